@@ -1,0 +1,160 @@
+"""Weights as they lie on the disk: safetensors, PyTorch pickles (restricted), either of them in shards.
+
+Checkpoints are untrusted input. A file is opened so that nothing in it is run and so that no memory is taken on its
+word alone: headers first, then shapes against config.json, then the tensors, mapped where the format allows it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..config import read_json_object
+from ..hub import Files
+from .stored import CheckpointError, Stored
+from .tf1 import read_tf1
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+TF1 = "bert_model.ckpt.index"
+
+# In this order: safetensors wins where a pickle lies beside it.
+CANDIDATES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
+
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def open_weights(files: Files, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, Stored]:
+    """Name in the file -> tensor not yet read, from the first kind of file that the checkpoint has.
+
+    Raises:
+        CheckpointError, ConfigError: there are no weights that minibert reads, or a file is damaged; it is named.
+        OSError: a file can't be had or read.
+    """
+    path = files.first(candidates)
+    if path is None and (path := files.cached(TF1)) is not None:
+        return read_tf1(path)
+    if path is None:
+        others = [name for name in ("tf_model.h5", "flax_model.msgpack", "onnx/model.onnx") if files.cached(name)]
+        raise CheckpointError(
+            f"{files.name} has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
+            + (f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else "")
+        )
+    if path.name.endswith(".index.json"):
+        return _open_shards(files, path)
+    return _open_one(path)
+
+
+def _open_one(path: Path) -> dict[str, Stored]:
+    return _open_safetensors(path) if path.name.endswith(".safetensors") else _open_pickle(path)
+
+
+def _open_shards(files: Files, index: Path) -> dict[str, Stored]:
+    """Follow the index; every tensor must lie in the shard that it names."""
+    places = read_json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise CheckpointError(f"{index}: an index of shards needs a weight_map from tensor names to file names")
+    kind = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"
+    shards: dict[str, dict[str, Stored]] = {}
+    for place in dict.fromkeys(places.values()):
+        if not place.endswith(kind):
+            raise CheckpointError(f"{index}: the shard {place!r} is not a {kind} file")
+        shards[place] = _open_one(files.require(place))
+    if lost := [f"{name} (in {place})" for name, place in places.items() if name not in shards[place]]:
+        raise CheckpointError(f"{index}: not in the shard that the index names: {', '.join(lost)}")
+    return {name: shards[place][name] for name, place in places.items()}
+
+
+def _open_safetensors(path: Path) -> dict[str, Stored]:
+    """Read the header; safetensors itself checks it against the size of the file."""
+    stored = {}
+    try:
+        handle = safe_open(path, framework="pt")
+        for name in handle.keys():  # noqa: SIM118 - a handle is no dict
+            header = handle.get_slice(name)
+            kind = header.get_dtype()
+            if kind not in _SAFETENSORS_DTYPES:
+                raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
+            shape = tuple(header.get_shape())
+            stored[name] = Stored(shape, _SAFETENSORS_DTYPES[kind], path, partial(handle.get_tensor, name))
+    except SafetensorError as error:
+        raise damaged(path, error) from error
+    return stored
+
+
+def _open_pickle(path: Path) -> dict[str, Stored]:
+    """Read a state dict saved by torch.save, with an unpickler that can build tensors and containers and nothing else.
+
+    The zip format (torch 1.6 and later) is mapped; the older one is read.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"  # as torch tells the two formats apart
+    try:
+        if zipped:
+            _refuse_bombs(path)
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        # Not torch's first line: it advises to run the file's code.
+        why = [line for line in str(error).splitlines() if "GLOBAL" in line or line.startswith("Unsupported")]
+        raise CheckpointError(
+            f"{path}: holds more than tensors, or is damaged, and was not opened further. A pickle can run any code, "
+            f"so only weights are read from it. ({''.join(why[:1]) or type(error).__name__})"
+        ) from error
+    except Exception as error:  # torch raises nearly every kind for damaged files
+        raise damaged(path, error) from error
+    if not isinstance(values, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in values.items()
+    ):
+        raise CheckpointError(f"{path}: expected a flat dict from names to tensors, as model.state_dict() gives")
+    if odd := [name for name, t in values.items() if t.layout != torch.strided or t.is_nested or t.is_meta]:
+        raise CheckpointError(f"{path}: sparse, nested or without numbers, which can't be read: {', '.join(odd)}")
+    return {
+        name: Stored(tuple(tensor.shape), tensor.dtype, path, partial(_unpickled, path, name, tensor))
+        for name, tensor in values.items()
+    }
+
+
+def _unpickled(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A stride of 0 makes one number stand for any number of them: a small file that would fill the memory."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{path}: {name} claims {tuple(tensor.shape)}, more than the file holds for it")
+    return tensor.detach()
+
+
+def _refuse_bombs(path: Path) -> None:
+    """torch.save never compresses, so a compressed entry is not its work, and might unpack to any size."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                raise CheckpointError(
+                    f"{path}: {entry.filename} is compressed ({entry.compress_size} bytes that say they are "
+                    f"{entry.file_size}); torch.save does not do that, so the file is not opened"
+                )
+
+
+def damaged(path: Path, error: BaseException) -> CheckpointError:
+    """The one error for a file that can't be parsed, with the parser's own words."""
+    return CheckpointError(f"{path}: damaged or not what its name says ({first_line(error)}); fetch it again")
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0]

@@ -1,0 +1,178 @@
+"""Published weights -> a Bert, with every tensor on both sides accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..config import BertConfig
+from ..hub import Files, open_files
+from ..model import Bert
+from .files import damaged, open_weights
+from .names import HARMLESS, by_modern_name, published_name
+from .report import LoadReport
+from .stored import CheckpointError, Stored
+
+AnyBert = TypeVar("AnyBert", bound=Bert)
+
+FLOATS = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")
+
+
+class WrongTensorsError(CheckpointError):
+    """The files do not hold the tensors that config.json describes; ``report`` lists all that is wrong."""
+
+    def __init__(self, report: LoadReport) -> None:
+        super().__init__(f"{report.source}: the weights do not fit config.json\n{report.problems()}")
+        self.report = report
+
+
+def load_bert(
+    name: str | os.PathLike[str],
+    *,
+    into: type[AnyBert],
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    refresh: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> AnyBert:
+    """Load a published BERT, in eval mode; ``model.report`` is the LoadReport.
+
+    Args:
+        name, revision, token, cache_dir, local_files_only, refresh: as ``hub.open_files``.
+        into: Bert, or a class derived from it.
+        device: Where to put it; None: the CPU.
+        dtype: float32 (also where the files are float16 or bfloat16), float64, bfloat16 or float16.
+
+    Raises:
+        HubError: the model can't be had. ConfigError: config.json is damaged or describes another architecture.
+        CheckpointError: a file is damaged, or its tensors are not those of config.json (all of them are listed).
+    """
+    files = open_files(
+        name,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        refresh=refresh,
+    )
+    return load_from(files, into=into, device=device, dtype=dtype)
+
+
+def load_from(
+    files: Files,
+    *,
+    into: type[AnyBert],
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> AnyBert:
+    """As ``load_bert``, from files that are already found."""
+    wanted = float_dtype(dtype)
+    config = read_config(files)
+    stored = open_weights(files)
+    tensors = {modern: stored[name] for modern, name in by_modern_name(stored).items()}
+    pooler = [name for name in POOLER if name in tensors]
+    if len(pooler) == 1:
+        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
+    if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
+        raise CheckpointError(  # said before torch multiplies them and overflows
+            f"{files.name}: config.json says {', '.join(huge)}, more than any file holds"
+        )
+    if config.num_hidden_layers > len(tensors):  # said before that many layers are built, if only as shapes
+        raise CheckpointError(
+            f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
+            f"but the files hold {len(tensors)} tensors in all"
+        )
+    with torch.device("meta"):  # shapes only: no memory, no random numbers
+        model = into(config, pooler=bool(pooler))
+    try:
+        ours = {name: published_name(name) for name in model.state_dict()}
+    except KeyError as error:
+        raise CheckpointError(
+            f"{into.__name__} has weights that no BERT has, {error}: load a Bert, and add them to it afterwards"
+        ) from None
+    shapes = {ours[name]: tuple(value.shape) for name, value in model.state_dict().items()}
+    report = _account(files, tensors, shapes, relative=config.position_embedding_type != "absolute", dtype=wanted)
+    if not report.complete:
+        raise WrongTensorsError(report)
+    model.load_state_dict({name: _read(tensors[theirs], theirs, wanted) for name, theirs in ours.items()}, assign=True)
+    model.report = report
+    return model.to(device).eval() if device is not None else model.eval()
+
+
+def read_config(files: Files) -> BertConfig:
+    """config.json, or Google's bert_config.json.
+
+    Raises:
+        HubError: there is neither. ConfigError: as BertConfig.from_file.
+    """
+    path = files.get("config.json") or files.cached("bert_config.json")
+    return BertConfig.from_file(path or files.require("config.json"))
+
+
+def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """`"bfloat16"` or torch.bfloat16 -> torch.bfloat16; None -> float32. ValueError for what is no float."""
+    chosen = FLOATS.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
+    if chosen is None or chosen not in FLOATS.values():
+        raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, not {dtype!r}")
+    return chosen
+
+
+def _account(
+    files: Files,
+    tensors: Mapping[str, Stored],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    relative: bool,
+    dtype: torch.dtype,
+) -> LoadReport:
+    """Put every name on one of the report's lists."""
+    used = [name for name in shapes if name in tensors]
+    rest = [name for name in tensors if name not in shapes]
+    # Checkpoints with relative positions carry an absolute table too, which their attention never sees.
+    harmless = [n for n in rest if HARMLESS.fullmatch(n) or (relative and n == "embeddings.position_embeddings.weight")]
+    wrong = [
+        f"{name}: {tensors[name].shape} in the files, {shapes[name]} by config.json"
+        for name in used
+        if tensors[name].shape != shapes[name]
+    ]
+    return LoadReport(
+        source=files.name,
+        files=tuple(dict.fromkeys(stored.file for stored in tensors.values())),
+        used=tuple(used),
+        known_harmless=tuple(harmless),
+        unexpected=tuple(name for name in rest if name not in set(harmless)),
+        missing=tuple(name for name in shapes if name not in tensors),
+        wrong_shape=tuple(wrong),
+        stored_dtype=", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in used})),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _read(stored: Stored, name: str, dtype: torch.dtype) -> Tensor:
+    if stored.dtype not in FLOATS.values():
+        raise CheckpointError(f"{stored.file}: {name} is {stored.dtype}, and weights must be floating-point numbers")
+    try:
+        return stored.read().to(dtype).contiguous()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise damaged(stored.file, error) from error
+
+
+def with_notes(report: LoadReport, *notes: str) -> LoadReport:
+    """The report, with what another room decided for lack of word in the files."""
+    return replace(report, notes=(*report.notes, *notes))

@@ -1,0 +1,265 @@
+"""`minibert embed | similarity | inspect`: the library from a shell. torch is imported only when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .hub import DEFAULT_MODEL
+from .table import shorten, table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .encoder import SentenceEncoder
+    from .truncation import TruncationReport
+
+EXAMPLES = """\
+examples:
+  minibert embed "A man is eating food."                      a readable table
+  minibert embed --input texts.txt --output vectors.npy       a line in, a row out; progress is shown
+  cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers
+  minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
+  minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
+  minibert inspect ./my-model                                 config, parameters, pooling, what was loaded
+
+`minibert COMMAND --help` tells the rest."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Gives the exit status: 0, or 1 with one line on stderr, or 2 for a wrong command line."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"minibert: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("minibert: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minibert",
+        description="Embed text with BERT: published weights in, vectors out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"minibert {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    embed = commands.add_parser(
+        "embed",
+        help="texts -> vectors",
+        description="Give a vector for each text: from the command line, a file or stdin, one text a line. Every line "
+        "gets a row, empty ones too.",
+    )
+    _add_texts(embed)
+    _add_model(embed)
+    embed.add_argument("-o", "--output", type=Path, metavar="FILE", help=".npy (an array) or .jsonl (JSON lines)")
+    embed.add_argument(
+        "--format",
+        choices=("table", "jsonl", "npy"),
+        help="of the output; by default as FILE ends, a table on a terminal, and otherwise JSON lines",
+    )
+    embed.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
+    embed.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N dimensions")
+    embed.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "int8", "uint8", "binary", "ubinary"),
+        help="of the numbers",
+    )
+    embed.add_argument("--prompt", metavar="WORDS", help="put this in front of each text")
+    embed.add_argument("--prompt-name", metavar="NAME", help="put the checkpoint's prompt of that name there")
+    embed.set_defaults(run=_embed)
+
+    similarity = commands.add_parser(
+        "similarity",
+        help="how alike texts are",
+        description="Compare every text with every other, by the measure of the checkpoint (mostly the cosine).",
+    )
+    _add_texts(similarity)
+    _add_model(similarity)
+    similarity.set_defaults(run=_similarity)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="what a checkpoint is, and what was loaded of it",
+        description="Show the config, the parameters of each part, the pooling, and the load report: every tensor "
+        "used, or known and left aside.",
+    )
+    inspect.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help="a folder or a hub id")
+    _add_source(inspect)
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: they are read from stdin")
+    parser.add_argument("-i", "--input", metavar="FILE", help="one text a line, UTF-8; - is stdin")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
+    )
+    _add_source(parser)
+    parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
+    parser.add_argument("--dtype", help="float32 (default), bfloat16, float16, float64")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="texts a batch, at most (default: by tokens)")
+    parser.add_argument(
+        "--truncation",
+        default="report",
+        choices=("report", "error", "silent"),
+        help="text too long for the model: cut it and say so, refuse it, or cut it quietly (default: %(default)s)",
+    )
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
+    parser.add_argument("--local-files-only", action="store_true", help="never touch the network")
+
+
+def _embed(options: argparse.Namespace) -> None:
+    form = _form(options)
+    texts = _texts(options)
+    encoder = _encoder(options)
+    vectors = encoder.encode(
+        texts,
+        batch_size=options.batch_size,
+        show_progress_bar=sys.stderr.isatty() and len(texts) > 100,
+        normalize_embeddings=options.normalize,
+        truncate_dim=options.truncate_dim,
+        precision=options.precision,
+        prompt=options.prompt,
+        prompt_name=options.prompt_name,
+    )
+    _say(encoder.truncation_report, options.truncation)
+    if form == "table":
+        sys.stdout.write(_vector_table(texts, vectors))
+        return
+    from .atomic import replacing
+
+    if options.output is None:
+        _write(sys.stdout.buffer, form, texts, vectors)
+        return
+    with replacing(options.output) as temporary, temporary.open("wb") as file:
+        _write(file, form, texts, vectors)
+    print(f"{options.output}: {len(vectors)} vectors of {vectors.shape[1]}", file=sys.stderr)
+
+
+def _similarity(options: argparse.Namespace) -> None:
+    texts = _texts(options)
+    if len(texts) < 2:
+        raise ValueError("similarity needs at least two texts")
+    encoder = _encoder(options)
+    vectors = encoder.encode(texts, batch_size=options.batch_size)
+    _say(encoder.truncation_report, options.truncation)
+    scores = encoder.similarity(vectors, vectors)
+    rows = [["", "", *range(1, len(texts) + 1)]]
+    rows += [
+        [i, shorten(text, 48), *(f"{score:.3f}" for score in scores[i - 1].tolist())] for i, text in enumerate(texts, 1)
+    ]
+    print(table(rows, left=(1,)))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from .encoder import SentenceEncoder
+    from .inspection import describe
+
+    encoder = SentenceEncoder.from_pretrained(
+        options.model, revision=options.revision, local_files_only=options.local_files_only, device="cpu"
+    )
+    print(describe(encoder))
+
+
+def _encoder(options: argparse.Namespace) -> SentenceEncoder:
+    from .encoder import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained(
+        options.model,
+        revision=options.revision,
+        local_files_only=options.local_files_only,
+        device=options.device,
+        dtype=options.dtype,
+        pooling=options.pooling,
+        truncation=options.truncation,
+    )
+
+
+def _form(options: argparse.Namespace) -> str:
+    """Settle the output before any work: a name that can't be written should not cost an hour of encoding."""
+    if options.output is None:
+        return options.format or ("table" if sys.stdout.isatty() else "jsonl")
+    form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(options.output.suffix)
+    if form not in ("npy", "jsonl"):
+        raise ValueError(f"{options.output}: an output file is .npy or .jsonl (or say --format)")
+    if not options.output.absolute().parent.is_dir():
+        raise ValueError(f"{options.output}: there is no folder {options.output.absolute().parent}")
+    return form
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    if options.texts and options.input:
+        raise ValueError("give texts or --input, not both")
+    if options.texts:
+        return list(options.texts)
+    if options.input in (None, "-"):
+        if options.input is None and sys.stdin.isatty():
+            raise ValueError('no text: minibert embed "a text", or --input FILE, or pipe lines in (see --help)')
+        return _lines("stdin", sys.stdin.buffer.read())
+    return _lines(options.input, Path(options.input).read_bytes())
+
+
+def _lines(source: str, content: bytes) -> list[str]:
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()  # the end of the last line, not a line after it
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    return texts
+
+
+def _say(report: TruncationReport, mode: str) -> None:
+    if report.lost and mode == "report":
+        print(f"minibert: {report} (--truncation error refuses such texts)", file=sys.stderr)
+
+
+def _write(file: Any, form: str, texts: Iterable[str], vectors: np.ndarray) -> None:
+    if form == "npy":
+        import numpy as np
+
+        np.save(file, vectors)
+        return
+    for text, vector in zip(texts, vectors, strict=True):
+        numbers = [float(str(number)) if vector.dtype.kind == "f" else int(number) for number in vector]
+        file.write(json.dumps({"text": text, "embedding": numbers}, ensure_ascii=False).encode() + b"\n")
+
+
+def _vector_table(texts: Sequence[str], vectors: np.ndarray) -> str:
+    """The first numbers of each vector: enough to see that it works, and that two differ."""
+    shown = min(6, vectors.shape[1])
+    rows = [["text", *range(1, shown + 1), "", "length"]]
+    for text, vector in zip(texts, vectors, strict=True):
+        numbers = [f"{number:.4f}" if vector.dtype.kind == "f" else str(number) for number in vector[:shown].tolist()]
+        length = float((vector.astype(float) ** 2).sum()) ** 0.5
+        rows.append([shorten(text, 40), *numbers, f"… {vectors.shape[1]}", f"{length:.4f}"])
+    return table(rows) + "\n"

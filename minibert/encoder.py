@@ -1,0 +1,368 @@
+"""SentenceEncoder: text in, vectors out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import LoadReport, float_dtype, load_from, save_bert
+from .checkpoint.load import with_notes
+from .config import ConfigError
+from .encoding import EncodeCall, deliver, evaluating
+from .hub import DEFAULT_MODEL, open_files
+from .inference.batching import CPU_TOKENS, GPU_TOKENS, plan_batches
+from .model import Bert
+from .modules import SentenceModules, read_modules, write_modules
+from .pooling import Dense, Pooling
+from .precision import PRECISIONS
+from .progress import progress_bar
+from .similarity import SIMILARITIES, Vectors, similarity, similarity_pairwise
+from .tokenizer import Tokenizer, Tokens
+from .truncation import TruncationReport, announce, check_mode
+
+OUTPUTS = ("sentence_embedding", "token_embeddings", None)
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class SentenceEncoder(nn.Module):
+    """A Bert, its tokenizer, a pooling and what follows it. As a module: a batch of ids (B, S) -> vectors (B, D)
+
+    `encode` may be called from several threads at once. A part of `model` that you replace by assignment stays
+    replaced: `encode` runs that very model.
+    """
+
+    def __init__(
+        self,
+        model: Bert,
+        tokenizer: Tokenizer,
+        modules: SentenceModules | None = None,
+        *,
+        truncation: str = "warn",
+    ) -> None:
+        """Put an encoder together from its parts; `from_pretrained` does it from a checkpoint.
+
+        Raises:
+            ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
+        """
+        super().__init__()
+        settings = modules or SentenceModules(after=[Pooling("mean")])
+        if tokenizer.highest_id >= model.config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer gives ids up to {tokenizer.highest_id}, the model knows {model.config.vocab_size} "
+                "tokens: they are not of the same checkpoint"
+            )
+        self.model = model
+        self.pooling = settings.after[0]
+        self.head = nn.Sequential(*settings.after[1:])
+        self.tokenizer = tokenizer
+        self.prompts = settings.prompts
+        self.default_prompt_name = settings.default_prompt_name
+        self.similarity_fn_name = settings.similarity_fn_name
+        self.truncate_dim = settings.truncate_dim
+        self.truncation = check_mode(truncation)
+        self.truncation_report = TruncationReport()  # of the latest call of encode
+        self.report: LoadReport | None = None
+        self._do_lower_case = settings.do_lower_case
+        self.max_seq_length = settings.max_seq_length or tokenizer.max_length or model.config.max_position_embeddings
+        if self.similarity_fn_name not in SIMILARITIES:
+            raise ConfigError(
+                f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, not {self.similarity_fn_name!r}"
+            )
+        width = self._pooled_width()
+        for module in self.head:
+            if isinstance(module, Dense) and module.linear.in_features != width:
+                raise ConfigError(f"the pooling gives vectors of {width}, the Dense takes {module.linear.in_features}")
+            width = module.linear.out_features if isinstance(module, Dense) else width
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        refresh: bool = False,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        pooling: str | list[str] | None = None,
+        truncation: str = "warn",
+    ) -> SentenceEncoder:
+        """Load a checkpoint with its tokenizer, its pooling and all that modules.json names.
+
+        Args:
+            name, revision, token, cache_dir, local_files_only, refresh: see ``hub.open_files``.
+            device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
+            dtype: float32; or float64, bfloat16, float16 for the Bert (pooling is computed in float32 at least).
+            pooling: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or several in a list, in place of
+                the checkpoint's own; what comes after the pooling stays.
+            truncation: What becomes of text that is too long: "warn" (cut, with one warning a call), "report" (cut,
+                see ``truncation_report``), "silent", or "error" (refused).
+
+        Returns:
+            SentenceEncoder: in eval mode; ``report`` says what became of every tensor, and which default was taken.
+
+        Raises:
+            HubError: the model can't be had.
+            ConfigError, CheckpointError: it is damaged, or not what minibert computes.
+        """
+        check_mode(truncation)
+        files = open_files(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            refresh=refresh,
+        )
+        files.first(
+            ("config.json", "modules.json")
+        )  # whichever is there, on a hub it fixes the commit for all the rest
+        modules = read_modules(files)
+        inner = files.below(modules.transformer)
+        if pooling is not None:
+            before = modules.after[0]
+            modules.after[0] = Pooling(pooling, before.include_prompt if isinstance(before, Pooling) else True)
+            modules.notes = [f"pooling {pooling!r} was asked for in place of the checkpoint's"]
+        model = load_from(inner, into=Bert, dtype=dtype)
+        tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
+        encoder = cls(model, tokenizer, modules, truncation=truncation)
+        encoder.report = with_notes(model.report, *modules.notes)
+        if float_dtype(dtype) == torch.float64:
+            encoder.double()
+        return encoder.to(find_device(device)).eval()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        prompt_length: int = 0,
+    ) -> Tensor:
+        """Sentence vectors, with gradients where they are on. (B, S) ids, mask, types -> (B, D)"""
+        return self._embed(input_ids, attention_mask, token_type_ids, prompt_length)[1]
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        truncation: str | None = None,
+    ) -> Any:
+        """Text -> vectors, in the order given.
+
+        Args:
+            sentences: One string, or any iterable of strings.
+            prompt_name, prompt: Put this in front of each text: a prompt of the checkpoint by its name, or the words
+                themselves. None: the checkpoint's default prompt, where it has one.
+            batch_size: Texts a batch, at most. None: as many as are fast; batches are cut by tokens, not by texts.
+            show_progress_bar: On stderr. None: no.
+            output_value: "sentence_embedding"; "token_embeddings": a tensor (tokens, D) per text, without padding;
+                None: a dict per text of all that was computed.
+            precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``precision.quantize_embeddings``).
+            convert_to_numpy: numpy arrays, the default; False: a list of tensors (of arrays with a ``precision``).
+            convert_to_tensor: One tensor, on the encoder's device.
+            normalize_embeddings: To length 1, after ``truncate_dim``.
+            truncate_dim: Keep the first so many dimensions (for models trained so: Matryoshka, arXiv 2205.13147).
+            truncation: As in ``from_pretrained``, for this call; the figures stay in ``truncation_report``.
+
+        Returns:
+            For n strings (n, D) float32, for one string (D,), for none (0, D).
+
+        Raises:
+            TypeError: a text is no string (its index is said), or a keyword is unknown.
+            ValueError: another value is wrong. TooLongError (a ValueError): see ``truncation``.
+        """
+        mode = check_mode(truncation or self.truncation)
+        if output_value not in OUTPUTS:
+            raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        keep = self._kept_dimensions(truncate_dim)
+        words = self._prompt(prompt, prompt_name)
+        tokens = self._tokens(sentences, words)
+        self.truncation_report = tokens.truncation
+        announce(tokens.truncation, mode)
+        call = EncodeCall(
+            tokens,
+            batch=partial(self._batch, tokens),
+            embed=partial(self._embed, prompt_length=self._prompt_tokens(words)),
+            keep=keep,
+            normalize=normalize_embeddings,
+        )
+        batches = plan_batches(tokens.lengths, max_tokens=self._token_budget(), max_texts=batch_size)
+        single = isinstance(sentences, str)
+        with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self):
+            if output_value != "sentence_embedding":
+                parts = call.parts(batches, bar.update, everything=output_value is None)
+                return parts[0] if single else parts
+            result = call.sentences(batches, bar.update, self._room_for(len(tokens.lengths), keep, convert_to_tensor))
+        return deliver(result, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
+
+    def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
+        """As `encode`, with the checkpoint's prompt for queries if it has one, and otherwise without any."""
+        return self.encode(sentences, **self._own_prompt(("query",), options))
+
+    def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
+        """As `encode`, with the checkpoint's prompt for documents (passages) if it has one, otherwise without any."""
+        return self.encode(sentences, **self._own_prompt(DOCUMENT_PROMPTS, options))
+
+    def similarity(self, a: Vectors, b: Vectors) -> Tensor:
+        """How alike, by the checkpoint's measure (`similarity_fn_name`). a (n, D), b (m, D) -> (n, m)"""
+        return similarity(a, b, self.similarity_fn_name)
+
+    def similarity_pairwise(self, a: Vectors, b: Vectors) -> Tensor:
+        """How alike, pair by pair. a (n, D), b (n, D) -> (n,)"""
+        return similarity_pairwise(a, b, self.similarity_fn_name)
+
+    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
+        """What `forward` takes, padded and cut: `input_ids`, `token_type_ids`, `attention_mask`, each (n, S)."""
+        tokens = self._tokens(texts, "")
+        announce(tokens.truncation, self.truncation)
+        return self._batch(tokens, range(len(tokens.lengths)))
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """D, the width of the vectors that `encode` gives."""
+        width = self._pooled_width()
+        for module in self.head:
+            width = module.linear.out_features if isinstance(module, Dense) else width
+        return width if self.truncate_dim is None else min(width, self.truncate_dim)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longer text is cut: tokens, with [CLS] and [SEP]. Never more than the model has positions."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        if length > (most := self.model.config.max_position_embeddings):
+            length = most
+        self._max_seq_length = length
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.parameters()).device
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that sentence-transformers and transformers load to the same vectors.
+
+        Raises:
+            CheckpointError, ConfigError: a part is none that they have (it is named).
+            OSError: the folder can't be written.
+        """
+        settings = SentenceModules(
+            after=[self.pooling, *self.head],
+            max_seq_length=self.max_seq_length,
+            do_lower_case=self._do_lower_case,
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+            similarity_fn_name=self.similarity_fn_name,
+            truncate_dim=self.truncate_dim,
+        )
+        save_bert(self.model, folder)
+        self.tokenizer.save_pretrained(folder)
+        write_modules(settings, self.model.config.hidden_size, Path(folder))
+
+    def _embed(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None, prompt_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """Token vectors (B, S, D) and sentence vectors (B, D)."""
+        x = self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # averages lose too much in half precision
+        mask = x.new_ones(x.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        return x, self.head(self.pooling(x, mask, prompt_length))
+
+    def _room_for(self, texts: int, keep: int | None, on_device: bool) -> Tensor:
+        width = self.get_sentence_embedding_dimension()
+        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        return torch.empty(
+            texts, width if keep is None else min(width, keep), dtype=dtype, device=self.device if on_device else "cpu"
+        )
+
+    def _tokens(self, texts: str | Iterable[str], prompt: str) -> Tokens:
+        single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
+        many: list[Any] = [texts] if single else list(texts)
+        if prompt:
+            many = [prompt + text if isinstance(text, str) else text for text in many]
+        return self.tokenizer.encode(many, limit=self.max_seq_length)
+
+    def _batch(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
+        # On the right whatever the checkpoint says: BERT counts positions from the left, so padding there would make
+        # a text's vector depend on its neighbours.
+        arrays = self.tokenizer.pad(tokens, rows, side="right")
+        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+
+    def _token_budget(self) -> int:
+        return CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
+
+    def _pooled_width(self) -> int:
+        ways = len(self.pooling.modes) if isinstance(self.pooling, Pooling) else 1
+        return ways * self.model.config.hidden_size
+
+    def _kept_dimensions(self, truncate_dim: int | None) -> int | None:
+        keep = self.truncate_dim if truncate_dim is None else truncate_dim
+        if keep is not None and keep < 1:
+            raise ValueError(f"truncate_dim must be at least 1, not {keep}")
+        return keep
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise ValueError(f"the model has no prompt {name!r}; it has {known}")
+        return self.prompts[name]
+
+    def _own_prompt(self, names: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            own = next((self.prompts[name] for name in names if name in self.prompts), "")
+            return {**options, "prompt": own}
+        return options
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """Tokens that a prompt takes at the beginning of each text: [CLS] and its own, not the [SEP] at its end."""
+        included = not isinstance(self.pooling, Pooling) or self.pooling.include_prompt
+        return 0 if not prompt or included else len(self.tokenizer.encode([prompt]).ids) - 1
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None: a GPU if torch sees one, otherwise the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
+    if (found.type == "cuda" and not torch.cuda.is_available()) or (found.type == "mps" and not _has_mps()):
+        raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
+    return found
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

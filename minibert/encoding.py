@@ -1,0 +1,86 @@
+"""One call of `SentenceEncoder.encode`: batch by batch, every result back in its text's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .precision import quantize_embeddings
+from .tokenizer import Tokens
+
+
+@dataclass
+class EncodeCall:
+    """What one call needs, and nothing that two calls could get in each other's way with."""
+
+    tokens: Tokens
+    batch: Callable[[np.ndarray], dict[str, Tensor]]  # indices of texts -> ids, mask, types, padded, on the device
+    embed: Callable[..., tuple[Tensor, Tensor]]  # ids, mask or None, types -> token vectors, sentence vectors
+    keep: int | None  # dimensions
+    normalize: bool
+
+    def sentences(self, batches: Iterable[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
+        """Fill ``result`` (texts, D), in the order of the texts."""
+        for rows in batches:
+            with torch.inference_mode():
+                _, vectors = self._run(rows, self.batch(rows))
+            result[torch.from_numpy(rows).to(result.device)] = vectors.to(result)
+            done(len(rows))
+        return result
+
+    def parts(self, batches: Iterable[np.ndarray], done: Callable[[int], object], *, everything: bool) -> list[Any]:
+        """Per text its token vectors (tokens, D), or a dict of all that was computed; padding is cut away."""
+        parts: list[Any] = [None] * len(self.tokens.lengths)
+        for rows in batches:
+            with torch.no_grad():  # not inference mode: these tensors are handed out, and may go into training
+                batch = self.batch(rows)
+                x, vectors = self._run(rows, batch)
+            for row, i in enumerate(rows):
+                length = int(self.tokens.lengths[i])
+                parts[i] = x[row, :length]
+                if everything:
+                    own = {name: value[row, :length] for name, value in batch.items()}
+                    parts[i] = own | {"token_embeddings": x[row, :length], "sentence_embedding": vectors[row]}
+            done(len(rows))
+        return parts
+
+    def _run(self, rows: np.ndarray, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        lengths = self.tokens.lengths[rows]
+        padded = lengths.min() < lengths.max()  # where nothing is padded, nothing need be masked
+        mask = batch["attention_mask"] if padded else None
+        x, vectors = self.embed(batch["input_ids"], mask, batch["token_type_ids"])
+        vectors = vectors if self.keep is None else vectors[:, : self.keep]
+        return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+class evaluating:
+    """Dropout off for a while, in a module that is being trained; one that is not is left untouched."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.training = [part for part in module.modules() if part.training]
+
+    def __enter__(self) -> None:
+        for part in self.training:
+            part.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for part in self.training:
+            part.training = True
+
+
+def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
+    """Vectors in the form that was asked for; a single text's without the first axis."""
+    vectors: Any = result
+    if precision != "float32":
+        vectors = quantize_embeddings(result.cpu().numpy(), precision)
+        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
+    elif as_numpy and not as_tensor:
+        vectors = result.numpy()
+    if not as_numpy and not as_tensor:
+        vectors = list(vectors)
+    return vectors[0] if single else vectors

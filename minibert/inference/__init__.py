@@ -1,0 +1,1 @@
+"""What makes encoding fast: the same page, fed well."""

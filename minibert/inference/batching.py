@@ -1,0 +1,47 @@
+"""Batches of near-equal length, so that padding hardly exists.
+
+Cost is counted in tokens: a batch of b texts costs b times its longest, padding included, and a fixed overhead for
+being a batch at all. The cheapest cuts through the sorted lengths are found by dynamic programming.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Fitted on two cores of a server (8 to 24 gave the same speed): what a batch costs beside its tokens, in tokens.
+OVERHEAD = 16
+# Tokens a batch at most: enough to keep the matrix units busy, few enough that the values between layers stay in cache.
+CPU_TOKENS = 2048
+GPU_TOKENS = 32768
+
+
+def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None) -> list[np.ndarray]:
+    """Indices of the texts of each batch, longest first; every text is in exactly one.
+
+    Args:
+        lengths: Tokens of each text, (texts,).
+        max_tokens: Texts times longest, at most; a single text may be longer.
+        max_texts: Texts a batch, at most; None: no bound of its own.
+    """
+    order = np.argsort(lengths, kind="stable")
+    distinct, counts = np.unique(lengths, return_counts=True)  # only between different lengths can a cut save padding
+    until = np.concatenate([[0], np.cumsum(counts)])  # texts shorter than distinct[i]
+    per_batch = np.maximum(1, max_tokens // np.maximum(1, distinct))
+    if max_texts is not None:
+        per_batch = np.minimum(per_batch, max_texts)
+    best = np.zeros(len(distinct) + 1)  # best[i]: the least cost of all texts shorter than distinct[i]
+    start = np.zeros(len(distinct) + 1, dtype=np.int64)
+    for end in range(1, len(distinct) + 1):
+        texts = until[end] - until[:end]  # in a group that begins at any earlier length and ends here
+        batches = -(-texts // per_batch[end - 1])
+        cost = best[:end] + batches * OVERHEAD + texts * distinct[end - 1]
+        start[end] = np.argmin(cost)
+        best[end] = cost[start[end]]
+    plan: list[np.ndarray] = []
+    end = len(distinct)
+    while end:
+        begin = start[end]
+        group = order[until[begin] : until[end]][::-1].copy()  # torch takes no arrays that run backwards
+        plan += np.array_split(group, -(-len(group) // per_batch[end - 1]))
+        end = begin
+    return plan
