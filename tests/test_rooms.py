@@ -1,0 +1,142 @@
+"""Imports are held to the rooms: each file of the package may import only from files above it in this table."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "minibert"
+
+# Room -> what it may import besides the standard library. A later room may import any earlier one.
+ROOMS = {
+    "config": set(),
+    "model": {"torch"},
+    "atomic": set(),
+    "hub": {"huggingface_hub"},
+    "checkpoint": {"torch", "numpy", "safetensors"},
+    "truncation": set(),
+    "vocabulary": {"tokenizers"},
+    "tokenizer": {"tokenizers", "torch", "numpy"},
+    "pooling": {"torch"},
+    "modules": {"torch"},
+    "precision": {"numpy"},
+    "similarity": {"torch", "numpy"},
+    "progress": {"huggingface_hub"},
+    "inference": {"torch", "numpy"},
+    "encoding": {"torch", "numpy"},
+    "encoder": {"torch"},
+    "table": set(),
+    "inspection": {"torch"},
+    "cli": {"numpy"},
+    "__main__": set(),
+}
+# The one arrow that points up, inside two methods: `Bert.from_pretrained` and `save_pretrained` know of the loader.
+ALLOWED_UP = {("model", "checkpoint")}
+
+
+def imports(source: str, package: str) -> set[str]:
+    """Dotted names of all that a file imports, `minibert.x` for its own package."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "minibert" else {module}
+    return found
+
+
+def faults(room: str, source: str, package: str = "minibert") -> list[str]:
+    """What a file of that room imports and may not."""
+    above = list(ROOMS)[: list(ROOMS).index(room) + 1]
+    bad = []
+    for name in imports(source, package):
+        top, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if top == "minibert":
+            if other not in (*above, "__version__") and (room, other) not in ALLOWED_UP:
+                bad.append(name)
+        elif top not in sys.stdlib_module_names and top not in ROOMS[room]:
+            bad.append(name)
+    return bad
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_each_file_imports_only_from_the_rooms_above_it(file):
+    place = file.relative_to(PACKAGE)
+    if place.name == "__init__.py" and len(place.parts) == 1:
+        return  # the door: it names every room, lazily
+    package = ".".join(["minibert", *place.parts[:-1]])
+    assert faults(place.parts[0].removesuffix(".py"), file.read_text(encoding="utf-8"), package) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("model", "import safetensors"),
+        ("model", "from .hub import open_files"),
+        ("config", "import torch"),
+        ("pooling", "from .encoder import SentenceEncoder"),
+        ("encoder", "import transformers"),
+        ("tokenizer", "import huggingface_hub"),
+        ("checkpoint", "def f():\n    from ..encoder import SentenceEncoder"),
+    ],
+)
+def test_a_forbidden_import_would_be_noticed(room, line):
+    assert faults(room, line, "minibert.checkpoint" if room == "checkpoint" else "minibert") != []
+
+
+def test_every_room_is_in_the_table():
+    there = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert there - {"__init__", "__pycache__"} == set(ROOMS)
+
+
+def modules_after(code: str) -> set[str]:
+    """What a fresh interpreter has imported after running the code."""
+    line = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
+    ).stdout
+    return set(line.split())
+
+
+def test_importing_minibert_imports_neither_torch_nor_the_network():
+    assert modules_after("import minibert").isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})
+
+
+def test_the_command_line_shows_its_help_without_torch():
+    code = "from minibert.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert modules_after(code).isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})
+
+
+def test_encoding_from_a_folder_never_imports_what_could_reach_the_network():
+    code = "import minibert; minibert.SentenceEncoder.from_pretrained('minilm').encode('hello')"
+    assert modules_after(code).isdisjoint({"huggingface_hub", "transformers", "sentence_transformers", "requests"})
+
+
+def test_this_test_would_see_torch():
+    assert "torch" in modules_after("from minibert import Bert")
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    import minibert
+
+    with pytest.raises(AttributeError, match="Bird"):
+        minibert.Bird  # noqa: B018
+
+
+def test_the_page_imports_torch_math_and_config_only():
+    top = ast.parse((PACKAGE / "model.py").read_text(encoding="utf-8")).body
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    sources = {node.module for node in top if isinstance(node, ast.ImportFrom)}
+    assert names == {"math", "torch"}
+    assert sources == {"__future__", "typing", "torch", "config"}
+
+
+def test_nothing_in_the_package_prints_but_the_command_line():
+    for file in PACKAGE.rglob("*.py"):
+        if file.name not in ("cli.py",):
+            assert not re.search(r"^\s*print\(", file.read_text(encoding="utf-8"), re.MULTILINE), file
