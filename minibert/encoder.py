@@ -253,9 +253,9 @@ class SentenceEncoder(nn.Module):
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        if length > (most := self.model.config.max_position_embeddings):
-            length = most
-        self._max_seq_length = length
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ValueError(f"max_seq_length must be a whole number of tokens, at least 1, not {length!r}")
+        self._max_seq_length = min(length, self.model.config.max_position_embeddings)
 
     @property
     def device(self) -> torch.device:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from threading import Lock
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,18 +60,30 @@ class EncodeCall:
 
 
 class evaluating:
-    """Dropout off for a while, in a module that is being trained; one that is not is left untouched."""
+    """Dropout off as long as any thread is in here, in a module that is being trained; any other is left untouched."""
+
+    lock = Lock()
+    inside: ClassVar[dict[int, tuple[int, list[nn.Module]]]] = {}  # by id: threads in here, what to set back at the end
 
     def __init__(self, module: nn.Module) -> None:
-        self.training = [part for part in module.modules() if part.training]
+        self.module = module
 
     def __enter__(self) -> None:
-        for part in self.training:
-            part.training = False
+        with self.lock:
+            threads, training = self.inside.get(id(self.module), (0, []))
+            found = [part for part in self.module.modules() if part.training]
+            self.inside[id(self.module)] = threads + 1, training + found
+            for part in found:
+                part.training = False
 
     def __exit__(self, *_: object) -> None:
-        for part in self.training:
-            part.training = True
+        with self.lock:
+            threads, training = self.inside.pop(id(self.module))
+            if threads > 1:
+                self.inside[id(self.module)] = threads - 1, training
+                return
+            for part in training:
+                part.training = True
 
 
 def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:

@@ -261,32 +261,27 @@ class Bert(nn.Module):
         return EncoderOutput(x, None if self.pooler is None else self.pooler(x))
 
     def check(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> None:
-        """Say at the door what is wrong, with the numbers in it. Nothing further in checks again."""
-        config, shape = self.config, input_ids.shape
-        if input_ids.ndim != 2 or not 0 < shape[1] <= config.max_position_embeddings:
-            longest = config.max_position_embeddings
-            raise ValueError(f"input_ids must be (batch, 1 to {longest} tokens), not {tuple(shape)}")
-        sizes = (
-            ("input_ids", input_ids, config.vocab_size),
-            ("token_type_ids", token_type_ids, config.type_vocab_size),
-        )
-        for name, ids, size in sizes:
-            if ids is None:
-                continue
-            if ids.dtype not in (torch.int64, torch.int32) or ids.shape != shape:
-                raise (ValueError if ids.shape != shape else TypeError)(
-                    f"{name} must be int64 or int32 of shape {tuple(shape)}, not {ids.dtype} {tuple(ids.shape)}"
-                )
-            on_hand = ids.numel() > 0 and ids.device.type == "cpu" and not torch.compiler.is_compiling()
-            if on_hand and not 0 <= int(ids.min()) <= int(ids.max()) < size:  # elsewhere looking would stall the device
-                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {ids.min()} to {ids.max()}")
+        """At the door, say what is wrong, with the numbers in it; nothing further in looks again."""
+        longest, shape = self.config.max_position_embeddings, tuple(input_ids.shape)
+        if len(shape) != 2 or not 0 < shape[1] <= longest:
+            raise ValueError(f"input_ids must be (batch, 1 to {longest} tokens), not {shape}")
         if attention_mask is not None and attention_mask.is_floating_point():
             raise TypeError(f"attention_mask must be bool or 0/1 (1 = a token), not {attention_mask.dtype}")
         if attention_mask is not None and attention_mask.shape not in (shape, (*shape, shape[1])):
-            raise ValueError(f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {tuple(shape)}")
+            raise ValueError(f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {shape}")
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        both = (input_ids, self.config.vocab_size), (types, self.config.type_vocab_size)
+        for name, (ids, size) in zip(("input_ids", "token_type_ids"), both, strict=True):
+            if ids.shape != shape:
+                raise ValueError(f"{name} {tuple(ids.shape)} does not fit input_ids {shape}")
+            if ids.dtype not in (torch.int64, torch.int32):
+                raise TypeError(f"{name} must be int64 or int32, not {ids.dtype}")
+            on_hand = ids.device.type == "cpu" and len(ids) > 0  # looking elsewhere would make the device wait
+            if on_hand and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {ids.min()} to {ids.max()}")
 
     def initialise(self, module: nn.Module) -> None:
-        """Fresh weights as published: normal with `initializer_range`, no biases, nothing for padding."""
+        """Fresh weights as the paper's: normal with `initializer_range`; 0 for biases and the padding token."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .checkpoint.files import SAFETENSORS, open_weights
@@ -145,7 +146,7 @@ def _read_pooling(files: Files, found: SentenceModules) -> Pooling:
             modes = ["mean"]
             found.notes.append(f"{files.name}/config.json names no pooling: the mean, as sentence-transformers has it")
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not modes or not all(mode in POOLINGS for mode in modes):
+    if not isinstance(modes, list) or not modes or not all(mode in list(POOLINGS) for mode in modes):
         raise ConfigError(
             f"{files.name}/config.json: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}"
         )
@@ -160,19 +161,20 @@ def _read_dense(files: Files) -> Dense:
     if not str(dotted).startswith("torch.nn.") or activation not in DENSE_ACTIVATIONS:
         known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
         raise ConfigError(f"{files.name}/config.json: activation_function {dotted!r} is none of {known}")
-    dense = Dense(
-        _width(values, "in_features", files),
-        _width(values, "out_features", files),
-        bias=bool(values.get("bias", True)),
-        activation=activation,
-        residual=bool(values.get("use_residual", False)),
-    )
+    with torch.device("meta"):  # shapes only: no memory on the config's word alone, no random numbers
+        dense = Dense(
+            _width(values, "in_features", files),
+            _width(values, "out_features", files),
+            bias=bool(values.get("bias", True)),
+            activation=activation,
+            residual=bool(values.get("use_residual", False)),
+        )
     stored = open_weights(files, DENSE_WEIGHTS)
     expected = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
     actual = {name: tensor.shape for name, tensor in stored.items()}
     if expected != actual:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
-    dense.load_state_dict({name: stored[name].read().float() for name in expected})
+    dense.load_state_dict({name: stored[name].read().float() for name in expected}, assign=True)
     return dense
 
 
@@ -209,12 +211,14 @@ def _read_prompts(files: Files, found: SentenceModules) -> None:
         raise ConfigError(f"{files.name}/{source}: prompts must map names to texts, not {prompts!r}")
     found.prompts = {name: text or "" for name, text in prompts.items()}
     found.default_prompt_name = values.get("default_prompt_name")
-    if found.default_prompt_name is not None and found.default_prompt_name not in found.prompts:
+    if found.default_prompt_name is not None and found.default_prompt_name not in list(found.prompts):
         raise ConfigError(
             f"{files.name}/{source}: default_prompt_name {found.default_prompt_name!r} is no prompt of it"
         )
-    found.similarity_fn_name = values.get("similarity_fn_name") or "cosine"
+    found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
     found.truncate_dim = values.get("truncate_dim")
+    if found.truncate_dim is not None and (not isinstance(found.truncate_dim, int) or found.truncate_dim < 1):
+        raise ConfigError(f"{files.name}/{source}: truncate_dim must be a number, not {found.truncate_dim!r}")
 
 
 def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:

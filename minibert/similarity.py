@@ -50,7 +50,7 @@ def as_matrix(vectors: Vectors) -> Tensor:
     if isinstance(vectors, Tensor):
         matrix = vectors
     elif isinstance(vectors, np.ndarray):
-        matrix = torch.from_numpy(vectors)
+        matrix = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))  # torch takes no other, as of np.load
     else:
         matrix = torch.stack([torch.as_tensor(vector) for vector in vectors])
     matrix = matrix if matrix.is_floating_point() else matrix.float()

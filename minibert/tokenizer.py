@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy as np
 import tokenizers
 import torch
 
-from .atomic import replacing
+from .atomic import replacing, write_text
 from .checkpoint.save import write_json
 from .hub import Files, open_files
-from .truncation import TruncationReport, announce, check_mode
-from .vocabulary import open_backend, read_options
+from .truncation import TruncationReport, announce, check_mode, kept_places
+from .vocabulary import open_backend, read_options, save_options
 
 CHUNK = 4096  # texts tokenised at a time: the library's own objects are ten times larger than the ids they hold
 
@@ -46,7 +46,7 @@ class Tokens:
     starts: np.ndarray  # int64 (texts + 1,)
     truncation: TruncationReport
 
-    @property
+    @cached_property  # asked for again for every batch
     def lengths(self) -> np.ndarray:
         """Tokens of each text, (texts,)."""
         return np.diff(self.starts)
@@ -80,7 +80,7 @@ class Tokenizer:
         self.pad_id = pad_id
         self.padding_side = padding_side
         self.truncation_side = truncation_side
-        self._backends: dict[int | None, tokenizers.Tokenizer] = {None: backend}  # by the length that they cut to
+        self._backend = backend
 
     @classmethod
     def from_pretrained(
@@ -183,24 +183,26 @@ class Tokenizer:
         Raises:
             TypeError: a text is no string. ValueError: a text is no valid Unicode, or texts and pairs differ in number.
         """
-        if pairs is not None and len(pairs) != len(texts):
-            raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
         check_texts(texts)
         if pairs is not None:
             check_texts(pairs)
-        backend = self._cutting_to(limit, pair=pairs is not None)
+            if len(pairs) != len(texts):
+                raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
+        self._check_limit(limit, pair=pairs is not None)
         ids: list[np.ndarray] = []
         types: list[np.ndarray] = []
         lost: dict[int, int] = {}
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
             inputs = chunk if pairs is None else list(zip(chunk, pairs[start : start + CHUNK], strict=True))
-            for i, encoding in enumerate(backend.encode_batch_fast(list(inputs)), start):
-                ids.append(np.array(encoding.ids, dtype=np.int32))
+            for i, encoding in enumerate(self._backend.encode_batch_fast(list(inputs)), start):
+                kept: slice | list[int] = slice(None)
+                if limit is not None and len(encoding) > limit:
+                    kept = kept_places(encoding.sequence_ids, limit, self.truncation_side)
+                    lost[i] = len(encoding) - limit
+                ids.append(np.array(encoding.ids, dtype=np.int32)[kept])
                 if pairs is not None:
-                    types.append(np.array(encoding.type_ids, dtype=np.int8))
-                if limit is not None and len(encoding) == limit and (over := encoding.overflowing):
-                    lost[i] = self._lost(over) if pairs is None else self._lost_of_pair(texts[i], pairs[i], limit)
+                    types.append(np.array(encoding.type_ids, dtype=np.int8)[kept])
         flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
         return Tokens(
             ids=flat,
@@ -229,14 +231,14 @@ class Tokenizer:
     def tokenize(self, text: str) -> list[str]:
         """The pieces of one text, without special tokens: "embeddings" -> em ##bed ##ding ##s."""
         check_texts([text])
-        pieces: list[str] = self._backends[None].encode(text, add_special_tokens=False).tokens
+        pieces: list[str] = self._backend.encode(text, add_special_tokens=False).tokens
         return pieces
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """The piece behind each id. Raises ValueError for an id that the vocabulary does not have."""
         pieces = []
         for i in ids:
-            piece = self._backends[None].id_to_token(int(i))
+            piece = self._backend.id_to_token(int(i))
             if piece is None:
                 raise ValueError(f"the vocabulary of {len(self)} tokens has no id {i}")
             pieces.append(piece)
@@ -244,64 +246,43 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """Ids back to text, as far as it can be told: case and spaces that WordPiece dropped stay lost."""
-        text: str = self._backends[None].decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
         return text
 
     def __len__(self) -> int:
         """Tokens in the vocabulary, added ones included."""
-        size: int = self._backends[None].get_vocab_size()
+        size: int = self._backend.get_vocab_size()
         return size
 
     @property
     def highest_id(self) -> int:
         """The largest id that this tokenizer can give; the model's vocabulary must reach beyond it."""
-        return max(self._backends[None].get_vocab().values())
+        return max(self._backend.get_vocab().values())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json. Raises OSError if the folder can't be written."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        backend = self._backends[None]
+        backend = self._backend
         with replacing(target / "tokenizer.json") as temporary:
             backend.save(str(temporary))
         vocabulary = backend.get_vocab(with_added_tokens=False)
-        with replacing(target / "vocab.txt") as temporary:
-            temporary.write_text("".join(f"{piece}\n" for piece in sorted(vocabulary, key=vocabulary.__getitem__)))
-        names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-        special = {name: f"[{name[:-6].upper()}]" for name in names} | {"pad_token": self.pad_token}
+        lines = [f"{piece}\n" for piece in sorted(vocabulary, key=vocabulary.__getitem__)]
+        write_text(target / "vocab.txt", "".join(lines))
         values = {
-            **{name: piece for name, piece in special.items() if backend.token_to_id(piece) is not None},
+            **save_options(backend, self.pad_token),
             "model_max_length": self.max_length,
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
-            "tokenizer_class": "BertTokenizer",
         }
         write_json(
             {name: value for name, value in values.items() if value is not None}, target / "tokenizer_config.json"
         )
 
-    def _cutting_to(self, limit: int | None, *, pair: bool) -> tokenizers.Tokenizer:
-        """The library keeps the limit as a state of the tokenizer, so each limit has one, and threads don't meet."""
-        if limit is None:
-            return self._backends[None]
-        if limit < (fewest := self._special_tokens(pair) + 1):
+    def _check_limit(self, limit: int | None, *, pair: bool) -> None:
+        fewest = self._backend.num_special_tokens_to_add(pair) + 1
+        if limit is not None and limit < fewest:
             raise ValueError(f"max_length must be at least {fewest}, to leave room for text, but is {limit}")
-        if limit not in self._backends:
-            backend = copy.deepcopy(self._backends[None])
-            backend.enable_truncation(limit, direction=self.truncation_side)
-            self._backends[limit] = backend
-        return self._backends[limit]
-
-    def _special_tokens(self, pair: bool = False) -> int:
-        count: int = self._backends[None].num_special_tokens_to_add(pair)
-        return count
-
-    def _lost(self, overflowing: list[Any]) -> int:
-        """Tokens in the pieces that were cut off; each comes wrapped in special tokens of its own."""
-        return sum(len(piece) - self._special_tokens() for piece in overflowing)
-
-    def _lost_of_pair(self, first: str, second: str, limit: int) -> int:
-        return len(self._backends[None].encode(first, second)) - limit
 
     @staticmethod
     def _lists(tokens: Tokens) -> dict[str, list[list[int]]]:

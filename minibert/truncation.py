@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MODES = ("warn", "error", "report", "silent")
@@ -15,6 +16,9 @@ class TooLongError(ValueError):
         first = next(iter(report.lost))
         super().__init__(f"{report}; the first is text {first}, {report.lost[first]} tokens too long")
         self.report = report
+
+    def __reduce__(self) -> tuple[type[TooLongError], tuple[TruncationReport]]:
+        return TooLongError, (self.report,)  # so that it gets whole out of another process
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,24 @@ def announce(report: TruncationReport, mode: str, stacklevel: int = 3) -> None:
             f'{report} (truncation="report" or "silent" stops this warning, "error" refuses such texts)',
             stacklevel=stacklevel,
         )
+
+
+def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[int]:
+    """Which tokens stay when ``limit`` may: the special ones, and of each text its beginning (side "left": its end).
+
+    ``sequences`` says of each token to which text it belongs: 0, 1, or None for a special one. Of a pair the longer
+    text is cut first, until both are alike: "longest_first", as in transformers. The `tokenizers` library could do it
+    too, but it keeps what it cuts off, and of a pair every piece of one text with every piece of the other: two texts
+    of 3000 words each, cut to 16 tokens, took gigabytes.
+    """
+    special = [place for place, text in enumerate(sequences) if text is None]
+    first, second = ([place for place, text in enumerate(sequences) if text == i] for i in (0, 1))
+    short, long = sorted((first, second), key=len)
+    room = limit - len(special)
+    few = min(len(short), room // 2)
+    parts = [(short, few), (long, room - few)]
+    kept = [places[:count] if side == "right" else places[len(places) - count :] for places, count in parts]
+    return sorted([*special, *kept[0], *kept[1]])
 
 
 def check_mode(mode: str) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from .config import ConfigError
+from .config import ConfigError, read_json_object
 from .hub import Files, HubError
 
 # Japanese and other BERTs cut words by other programs first; building them from vocab.txt would give other tokens.
 BERT_CLASSES = {None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
+FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
@@ -32,7 +33,9 @@ class Options:
 def read_options(files: Files) -> Options:
     """Lengths and sides. Raises ConfigError if a file is damaged."""
     values = files.read_object("tokenizer_config.json")
-    limits = [values.get("model_max_length"), files.read_object("config.json").get("max_position_embeddings")]
+    path = files.get("config.json") or files.cached("bert_config.json")  # Google's name
+    config = {} if path is None else read_json_object(path)
+    limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
     # transformers writes 1e30 for "no limit"
     known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e9]
     return Options(
@@ -78,6 +81,9 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
         raise ConfigError(f"{vocab}: made for {kind}, which minibert has only as a tokenizer.json; save it as one")
     if flags.get("do_basic_tokenize", True) is not True or flags.get("never_split"):
         raise ConfigError(f"{vocab}: do_basic_tokenize: false and never_split are not supported; save a tokenizer.json")
+    for name in FLAGS:
+        if not isinstance(flags.get(name), bool | None):
+            raise ConfigError(f"{vocab}: {name} must be true, false or null, not {flags[name]!r}")
     try:
         pieces = vocab.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -92,9 +98,9 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=special["unk"]))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
-        handle_chinese_chars=flags.get("tokenize_chinese_chars", True),
+        handle_chinese_chars=flags.get("tokenize_chinese_chars") is not False,
         strip_accents=flags.get("strip_accents"),  # None: as lower-casing
-        lowercase=not _has_capitals(pieces) if lower is None else bool(lower),
+        lowercase=not _has_capitals(pieces) if lower is None else lower,
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
@@ -113,18 +119,54 @@ def _has_capitals(pieces: list[str]) -> bool:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: Files) -> None:
-    """added_tokens.json: words that were given ids beyond vocab.txt."""
-    added = files.read_object("added_tokens.json")
-    for piece, i in sorted(added.items(), key=lambda item: str(item[1])):
-        backend.add_tokens([piece])
-        if backend.token_to_id(piece) != i:
-            raise ConfigError(f"{files.name}/added_tokens.json: {piece!r} can't have the id {i!r}")
+    """Words that were given ids beyond vocab.txt: in added_tokens.json, by later versions with flags in the config."""
+    try:
+        added = {int(i): {"content": piece} for piece, i in files.read_object("added_tokens.json").items()}
+        flagged = files.read_object("tokenizer_config.json").get("added_tokens_decoder") or {}
+        added |= {int(i): {k: v for k, v in flags.items() if k != "__type"} for i, flags in flagged.items()}
+        for i, flags in sorted(added.items()):
+            backend.add_tokens([tokenizers.AddedToken(**flags)])
+            if backend.token_to_id(flags["content"]) != i:
+                raise ConfigError(f"{files.name}: the added token {flags['content']!r} can't have the id {i}")
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ConfigError(f"{files.name}: added_tokens.json or added_tokens_decoder is damaged ({error})") from None
 
 
 def _normalizer_types(backend: tokenizers.Tokenizer) -> set[str]:
     found = backend.normalizer
     parts: Any = found if isinstance(found, normalizers.Sequence) else [found]
     return {type(part).__name__ for part in parts}
+
+
+def save_options(backend: tokenizers.Tokenizer, pad_token: str) -> dict[str, Any]:
+    """What tokenizer_config.json must say, so that transformers makes the same tokenizer of tokenizer.json.
+
+    Its BertTokenizer takes the vocabulary of that file and goes by the flags for all the rest; what flags can't tell
+    it must read as it is.
+    """
+    around = backend.encode("").tokens
+    pieces = {"unk": backend.model.unk_token, "pad": pad_token}
+    if len(around) == 2:
+        pieces |= {"cls": around[0], "sep": around[1]}
+    others = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    others = [piece for piece in others if piece not in pieces.values()]
+    if SPECIAL["mask"] in others or len(others) == 1:
+        pieces["mask"] = SPECIAL["mask"] if SPECIAL["mask"] in others else others[0]
+    values: dict[str, Any] = {f"{name}_token": piece for name, piece in pieces.items()}
+    found = backend.normalizer
+    if isinstance(found, normalizers.BertNormalizer) and isinstance(
+        backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer
+    ):
+        return values | {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": found.lowercase,
+            "strip_accents": found.strip_accents,
+            "tokenize_chinese_chars": found.handle_chinese_chars,
+        }
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return values | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
 
 
 def _special(values: Mapping[str, Any], name: str) -> str:

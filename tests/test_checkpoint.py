@@ -425,25 +425,32 @@ def test_a_write_that_fails_leaves_the_checkpoint_before_it_whole(
     wide(1).save_pretrained(tmp_path)
     before = contents(tmp_path)
     other = wide(2, dataclasses.replace(TINY, vocab_size=50))  # half of it beside half of the first would not load
-    with monkeypatch.context() as failing, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as failing:
         failing.setattr(*FAILURES[where])
-        other.save_pretrained(tmp_path)
+        with pytest.raises(OSError, match="No space left"):
+            other.save_pretrained(tmp_path)
     assert contents(tmp_path) == before
     assert_same(Bert.from_pretrained(tmp_path), wide(1))
 
 
 @pytest.mark.parametrize("where", FAILURES)
 def test_a_first_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    with monkeypatch.context() as failing, pytest.raises(OSError, match="No space left"):
+    model = wide()
+    with monkeypatch.context() as failing:
         failing.setattr(*FAILURES[where])
-        wide().save_pretrained(tmp_path)
+        with pytest.raises(OSError, match="No space left"):
+            model.save_pretrained(tmp_path)
     assert contents(tmp_path) == {}
 
 
 def test_an_interrupt_leaves_no_file_either(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "file") as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with replacing(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert contents(tmp_path) == {}
 
 

@@ -133,6 +133,14 @@ def refusal(name: str | Path = NAME, **options: object) -> str:
     return str(caught.value)
 
 
+def cached_by_another_tool(tmp_path: Path) -> None:
+    """transformers and snapshot_download leave no word of the files that they did not look for."""
+    Bert.from_pretrained(NAME)
+    open_files(NAME).get("modules.json")
+    (absent,) = (tmp_path / "cache").glob("*/.no_exist")
+    shutil.rmtree(absent)
+
+
 # --- What is downloaded
 
 
@@ -199,6 +207,14 @@ def test_a_second_load_opens_no_socket(hub: LoopbackHub, request: pytest.Fixture
     Bert.from_pretrained(NAME)
     request.getfixturevalue("no_network")
     assert is_of_seed(Bert.from_pretrained(NAME), 0)
+
+
+def test_weights_that_another_tool_cached_are_not_asked_for_in_a_better_form(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.publish(NAME, {"config.json": checkpoint()["config.json"], "pytorch_model.bin": pickled()})
+    cached_by_another_tool(tmp_path)
+    hub.requests.clear()
+    assert is_of_seed(Bert.from_pretrained(NAME), 0)
+    assert hub.requests == []
 
 
 def test_that_a_file_is_absent_is_remembered_too(hub: LoopbackHub) -> None:
@@ -335,14 +351,6 @@ def test_a_hub_that_is_down_is_said_to_be(hub: LoopbackHub, waits: list[float]) 
     message = refusal()
     assert f"{NAME}, revision main is not in the cache" in message
     assert "can't be reached" in message
-
-
-def cached_by_another_tool(tmp_path: Path) -> None:
-    """transformers and snapshot_download leave no word of the files that they did not look for."""
-    Bert.from_pretrained(NAME)
-    open_files(NAME).get("modules.json")
-    (absent,) = (tmp_path / "cache").glob("*/.no_exist")
-    shutil.rmtree(absent)
 
 
 def test_a_hub_that_is_down_costs_a_warning_per_file_that_may_exist(

@@ -199,7 +199,7 @@ REFUSED = {
     "type of the number of types": ((IDS, None, IDS * 3), ValueError, "token_type_ids must be from 0 to 2, but .* 3"),
     "type below 0": ((IDS, None, -IDS), ValueError, "token_type_ids must be from 0 to 2, but .* -1"),
     "float types": ((IDS, None, IDS.float()), TypeError, "token_type_ids must be int64 or int32.*, not torch.float32"),
-    "types of one row": ((IDS, None, IDS[:1]), ValueError, r"token_type_ids must be .* \(2, 9\), not .* \(1, 9\)"),
+    "types of one row": ((IDS, None, IDS[:1]), ValueError, r"token_type_ids \(1, 9\) does not fit input_ids \(2, 9\)"),
 }
 
 

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.utils import logging
 
 # The tests compare by the functions of tools/layer_diff.py, so that tool and tests can't come to disagree.
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
-logging.disable_progress_bar()
 
-
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """On models this small, threads cost three times what they save."""
     threads = torch.get_num_threads()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import TINY, random_batch
-from parity.pair import assert_same, assert_same_all_the_way, make_pair, watch
+from parity.pair import Pair, assert_same, assert_same_all_the_way, make_pair, watch
 from transformers.activations import ACT2FN
 
 from minibert.checkpoint.names import published_name
@@ -249,7 +249,7 @@ def test_every_parameter_has_the_gradient_of_the_reference(config, pooler, atten
 def test_in_training_mode_without_dropout():
     config = replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     ours, theirs = make_pair(config)
-    assert_same_all_the_way((ours.train(), theirs.train()), random_batch(config, (9, 5, 1)))
+    assert_same_all_the_way(Pair(ours.train(), theirs.train()), random_batch(config, (9, 5, 1)))
 
 
 def test_every_dropout_is_in_its_place_and_has_its_rate(monkeypatch):
@@ -264,5 +264,5 @@ def test_every_dropout_is_in_its_place_and_has_its_rate(monkeypatch):
     batch = random_batch(config, (9, 9, 9))
     at_rest = ours(**batch).last_hidden_state
     monkeypatch.setattr(torch.nn.functional, "dropout", forget_every_fifth)
-    assert_same_all_the_way((ours.train(), theirs.train()), batch)
+    assert_same_all_the_way(Pair(ours.train(), theirs.train()), batch)
     assert not torch.allclose(ours(**batch).last_hidden_state, at_rest)

@@ -1,12 +1,16 @@
-"""all-MiniLM-L6-v2, as published, gives the numbers that transformers gives: on real text, padded and not."""
+"""all-MiniLM-L6-v2, as published, gives the numbers that transformers gives: on real text, padded and not.
+
+In float64 to 1e-10, everywhere. In float32 to 1e-5 in what the model gives, and to 1e-4 between its layers, where
+numbers go up to 10, and where either implementation is up to 1e-5 away from its own numbers in float64.
+"""
 
 import re
 from importlib import resources
 
 import pytest
 import torch
-from layer_diff import TOLERANCE
-from parity.pair import Pair, assert_same_all_the_way
+from layer_diff import TOLERANCE, differences
+from parity.pair import Pair
 from tokenizers import Tokenizer
 from transformers import BertModel
 
@@ -23,7 +27,7 @@ def minilm(request):
 
 @pytest.fixture(scope="module")
 def sentences():
-    """64 lines of the model's own README, of 5 to 150 tokens."""
+    """64 lines of the model's own README, of 4 to 76 tokens."""
     lines = re.split(r"\n+|(?<=[.!?]) +", (FOLDER / "README.md").read_text(encoding="utf-8"))
     return [line for line in lines if re.search("[a-z]{3} [a-z]", line)][:64]
 
@@ -47,9 +51,12 @@ def tokenize():
 
 
 def assert_same_numbers(pair, batch):
-    tolerance = TOLERANCE[str(pair.theirs.dtype).removeprefix("torch.")]
+    dtype = str(pair.theirs.dtype).removeprefix("torch.")
     with torch.no_grad():
-        assert_same_all_the_way(pair, batch, below=tolerance)
+        found = differences(*pair, batch)
+    for name, difference in found.items():
+        assert difference < TOLERANCE[dtype], f"{name} is the first to differ, by {difference:.1e}"
+    assert max(found["layers.5"], found["pooler"]) < 1e-5
 
 
 def test_64_sentences_in_padded_batches(minilm, sentences, tokenize):
