@@ -255,6 +255,8 @@ class HubRepository(Files):
         except errors.HFValidationError as error:
             raise HubError(f"{self.name!r} is neither a folder nor a name that the hub could have ({error})") from None
         except Exception as error:  # broken-off downloads come as whatever the HTTP library raises
+            if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+                raise HubError(f"{self.name}: the hub does not accept the token, or not for this model") from error
             raise HubError(f"{where}: {file} could not be downloaded ({_reason(error)}); try again") from error
         return self._pin(Path(path), file)
 

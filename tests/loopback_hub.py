@@ -32,6 +32,7 @@ class Model:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     token: str | None = None  # gated: only whoever sends this one may read
+    refusal: str = "GatedRepo"  # what is said without that token
 
 
 class LoopbackHub:
@@ -103,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         if model is None:
             return self.refuse(404 if token else 401, "RepoNotFound")
         if model.token is not None and token != model.token:
-            return self.refuse(403 if token else 401, "GatedRepo")
+            return self.refuse(403 if token else 401, model.refusal)
         commit = model.branches.get(request.revision or "", request.revision or "")
         if commit not in model.commits:
             return self.refuse(404, "RevisionNotFound")

@@ -413,6 +413,13 @@ def test_a_gated_model_without_the_right_token(hub: LoopbackHub, token: str | No
     assert "wrong" not in message
 
 
+def test_a_token_that_is_not_accepted(hub: LoopbackHub) -> None:
+    hub.models[NAME].token, hub.models[NAME].refusal = "secret", ""
+    message = refusal(token="wrong")
+    assert f"{NAME}: the hub does not accept the token" in message
+    assert "try again" not in message
+
+
 def test_a_gated_model_with_the_token_as_an_argument(hub: LoopbackHub) -> None:
     hub.models[NAME].token = "secret"
     assert is_of_seed(Bert.from_pretrained(NAME, token="secret"), 0)

@@ -1,0 +1,100 @@
+"""Do the notebooks run, and does what they assert hold?
+
+    python tools/run_notebooks.py                                        all of notebooks/
+    python tools/run_notebooks.py notebooks/02_attention_by_hand.ipynb
+
+Each is run from its first cell to its last, in a fresh kernel of this Python and in its own folder. Nothing is written:
+what the cells give stays in memory. A notebook is refused, without being run, if it holds outputs or execution counts
+(they belong in no commit), or if its last code cell asserts nothing (then running it proves little).
+
+Prints a line for each: its name, the seconds it took, ok or what is wrong; below it what the cells wrote to stderr, as
+warnings, and of a failure the cell's source and its error. Ends with status 1 if one failed or was refused. Needs
+pip install -e '.[notebooks]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def objection(notebook: Any) -> str | None:
+    """Why a notebook is not even run; None if it may be."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in cells:
+        if cell.outputs or cell.execution_count is not None:
+            return f"refused: cell {cell.get('id')!r} holds outputs or an execution count; clear all outputs"
+    if not cells or not re.search(r"^\s*assert\b", cells[-1].source, re.MULTILINE):
+        return "refused: the last code cell asserts nothing"
+    return None
+
+
+def execute(notebook: Any, folder: Path, timeout: int) -> str | None:
+    """Run all cells, in place. Gives the source and the error of the cell that failed; None if none did."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
+
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        config=Config(KernelManager={"transport_encryption": "auto"}),  # ipykernel 7 warns if it is not
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # IPython colours its tracebacks
+    return None
+
+
+def stderr_of(notebook: Any) -> str:
+    """What the cells wrote to stderr: warnings, and whatever else."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return "".join(output.text for output in outputs if output.get("name") == "stderr")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Run notebooks, each in a fresh kernel and in its own folder, and say which fail. Those that hold "
+        "outputs or execution counts, or whose last code cell asserts nothing, are refused. Nothing is written.",
+        epilog="Ends with status 1 if a notebook failed or was refused.",
+    )
+    parser.add_argument("paths", nargs="*", type=Path, help="notebooks; none: all of notebooks/")
+    parser.add_argument("--timeout", type=int, default=120, help="seconds that a cell may take (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    paths = options.paths or sorted(FOLDER.glob("*.ipynb"))
+    if absent := [str(path) for path in paths if not path.is_file()] or ([] if paths else [f"{FOLDER}/*.ipynb"]):
+        parser.error(f"no such file: {', '.join(absent)}")
+
+    import nbformat  # after the arguments: --help needs none of it
+
+    size = max(len(path.name) for path in paths)
+    bad = 0
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        begin = time.perf_counter()
+        refusal = objection(notebook)
+        failure = None if refusal else execute(notebook, path.parent.resolve(), options.timeout)
+        outcome = refusal or ("FAILED" if failure else "ok")
+        print(f"{path.name:{size}}  {time.perf_counter() - begin:6.1f} s  {outcome}")
+        for text in (failure, None if refusal else stderr_of(notebook)):
+            if text:
+                print(textwrap.indent(text.rstrip(), "    "))
+        sys.stdout.flush()
+        bad += outcome != "ok"
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
