@@ -228,6 +228,8 @@ class HubRepository(Files):
                 local_files_only=self.local_files_only,
             )
         except errors.LocalEntryNotFoundError as error:
+            if getattr(getattr(_cause(error), "response", None), "status_code", None) in (401, 403):
+                raise HubError(f"{self.name}: the hub does not accept the token, or not for this model") from error
             if self.commit is None:
                 raise HubError(
                     f"{where} is not in the cache, and the hub can't be reached: {_reason(error)}"
@@ -255,8 +257,6 @@ class HubRepository(Files):
         except errors.HFValidationError as error:
             raise HubError(f"{self.name!r} is neither a folder nor a name that the hub could have ({error})") from None
         except Exception as error:  # broken-off downloads come as whatever the HTTP library raises
-            if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-                raise HubError(f"{self.name}: the hub does not accept the token, or not for this model") from error
             raise HubError(f"{where}: {file} could not be downloaded ({_reason(error)}); try again") from error
         return self._pin(Path(path), file)
 
@@ -270,11 +270,16 @@ class HubRepository(Files):
         return None
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line: the outer ones only say that something went wrong."""
+def _cause(error: BaseException) -> BaseException:
+    """The innermost cause: the outer ones only say that something went wrong."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    return f"{type(_cause(error)).__name__}: {_cause(error)}".splitlines()[0]
 
 
 def safe(file: str, owner: str) -> str:

@@ -40,7 +40,7 @@ def read_options(files: Files) -> Options:
     known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e9]
     return Options(
         max_length=min(known, default=None),
-        pad_token=_special(values, "pad"),
+        pad_token=_special(values, "pad", files.name),
         padding_side=values.get("padding_side", "right"),
         truncation_side=values.get("truncation_side", "right"),
     )
@@ -91,7 +91,7 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     if pieces and not pieces[-1]:
         pieces.pop()
     ids = {piece.rstrip("\r"): i for i, piece in enumerate(pieces)}
-    special = {name: _special(flags, name) for name in SPECIAL}
+    special = {name: _special(flags, name, str(vocab)) for name in SPECIAL}
     if absent := [special[name] for name in ("unk", "sep", "pad", "cls") if special[name] not in ids]:
         raise ConfigError(f"{vocab}: no vocabulary of BERT: {', '.join(absent)} not in it")
     lower = flags.get("do_lower_case")
@@ -169,10 +169,10 @@ def save_options(backend: tokenizers.Tokenizer, pad_token: str) -> dict[str, Any
     return values | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
 
 
-def _special(values: Mapping[str, Any], name: str) -> str:
+def _special(values: Mapping[str, Any], name: str, where: str) -> str:
     """A special token, written as a string or, by later versions, as an object with `content`."""
     token = values.get(f"{name}_token") or SPECIAL[name]
     content = token.get("content") if isinstance(token, dict) else token
     if not isinstance(content, str):
-        raise ConfigError(f"{name}_token must be a string, but is {token!r}")
+        raise ConfigError(f"{where}: {name}_token must be a string, but is {token!r}")
     return content

@@ -12,7 +12,23 @@ from helpers import TINY, widen
 from minibert import Bert
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the cat dog sat on mat hello world query passage man eats food who is".split()
+WORDS = (
+    "the",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "hello",
+    "world",
+    "query",
+    "passage",
+    "man",
+    "eats",
+    "food",
+    "who",
+    "is",
+)
 # Every lower-case word can be spelt: the length of a text in tokens is at most that in letters, and easy to tell.
 VOCABULARY = [
     *SPECIAL,
