@@ -47,6 +47,8 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         """Put an encoder together from its parts; `from_pretrained` does it from a checkpoint.
 
+        Without ``modules``: mean pooling and nothing after it, so the vectors are not of length 1.
+
         Raises:
             ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
         """
@@ -226,11 +228,11 @@ class SentenceEncoder(nn.Module):
         return self.encode(sentences, **self._own_prompt(DOCUMENT_PROMPTS, options))
 
     def similarity(self, a: Vectors, b: Vectors) -> Tensor:
-        """How alike, by the checkpoint's measure (`similarity_fn_name`). a (n, D), b (m, D) -> (n, m)"""
+        """How alike, by the checkpoint's measure (`similarity_fn_name`), as a tensor. a (n, D), b (m, D) -> (n, m)"""
         return similarity(a, b, self.similarity_fn_name)
 
     def similarity_pairwise(self, a: Vectors, b: Vectors) -> Tensor:
-        """How alike, pair by pair. a (n, D), b (n, D) -> (n,)"""
+        """How alike, pair by pair, as a tensor. a (n, D), b (n, D) -> (n,)"""
         return similarity_pairwise(a, b, self.similarity_fn_name)
 
     def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:

@@ -217,7 +217,6 @@ class HubRepository(Files):
     def _download(self, file: str) -> Path | None:
         from huggingface_hub import errors, hf_hub_download
 
-        where = f"{self.name}, revision {self.commit or self.revision or 'main'}"
         try:
             path = hf_hub_download(
                 self.name,
@@ -227,13 +226,9 @@ class HubRepository(Files):
                 cache_dir=self.cache_dir,
                 local_files_only=self.local_files_only,
             )
-        except errors.LocalEntryNotFoundError as error:
-            if getattr(getattr(_cause(error), "response", None), "status_code", None) in (401, 403):
-                raise HubError(f"{self.name}: the hub does not accept the token, or not for this model") from error
-            if self.commit is None:
-                raise HubError(
-                    f"{where} is not in the cache, and the hub can't be reached: {_reason(error)}"
-                ) from error
+        except errors.LocalEntryNotFoundError as error:  # the hub gave no answer of use, and the cache has no such file
+            if self.commit is None or _status(error) in (401, 403):
+                raise self._refusal(file, error) from error
             self.unreachable = True
             return self._warn_of(file)
         except errors.EntryNotFoundError as error:
@@ -241,24 +236,35 @@ class HubRepository(Files):
             if self.commit is None and answer is not None:
                 self.commit = answer.headers.get("X-Repo-Commit")  # of the same commit shall the others be
             return None
-        except errors.GatedRepoError as error:
-            raise HubError(
+        except Exception as error:  # broken-off downloads come as whatever the HTTP library raises
+            raise self._refusal(file, error) from error
+        return self._pin(Path(path), file)
+
+    def _refusal(self, file: str, error: Exception) -> HubError:
+        """Why the file can't be had, and what to do."""
+        from huggingface_hub import errors
+
+        revision = self.commit or self.revision or "main"
+        if isinstance(error, errors.GatedRepoError):
+            return HubError(
                 f"{self.name} is gated: accept its terms at https://huggingface.co/{self.name}, then pass token=... "
                 "or run `hf auth login`"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            revision = self.commit or self.revision or "main"
-            raise HubError(f"{self.name} has no revision {revision!r}: give a branch, a tag or a commit") from error
-        except errors.RepositoryNotFoundError as error:
-            raise HubError(
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return HubError(f"{self.name} has no revision {revision!r}: give a branch, a tag or a commit")
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return HubError(
                 f"the hub has no model {self.name!r}, or it is private: check the spelling, or pass token=... "
                 "(there is no folder of that name either)"
-            ) from error
-        except errors.HFValidationError as error:
-            raise HubError(f"{self.name!r} is neither a folder nor a name that the hub could have ({error})") from None
-        except Exception as error:  # broken-off downloads come as whatever the HTTP library raises
-            raise HubError(f"{where}: {file} could not be downloaded ({_reason(error)}); try again") from error
-        return self._pin(Path(path), file)
+            )
+        if isinstance(error, errors.HFValidationError):
+            return HubError(f"{self.name!r} is neither a folder nor a name that the hub could have ({error})")
+        if _status(error) in (401, 403):
+            return HubError(f"{self.name}: the hub does not accept the token, or not for this model")
+        where = f"{self.name}, revision {revision}"
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            return HubError(f"{where} is not in the cache, and the hub can't be reached: {_reason(error)}")
+        return HubError(f"{where}: {file} could not be downloaded ({_reason(error)}); try again")
 
     def _warn_of(self, file: str) -> Path | None:
         """Say what may be wrong with going on without the file."""
@@ -275,6 +281,11 @@ def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _status(error: BaseException) -> int | None:
+    """What the hub answered, as 401, if it was an answer that led to the error."""
+    return getattr(getattr(_cause(error), "response", None), "status_code", None)
 
 
 def _reason(error: BaseException) -> str:

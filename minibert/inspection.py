@@ -19,7 +19,7 @@ def describe(encoder: SentenceEncoder) -> str:
             ("Config", table(list(asdict(encoder.model.config).items()), left=(0, 1))),
             ("Parameters", _parameters(encoder)),
             ("From text to vector", _pipeline(encoder)),
-            ("Load report", _report(encoder)),
+            ("Load report", str(encoder.report or "not loaded from files")),
         )
     )
 
@@ -60,22 +60,5 @@ def _pipeline(encoder: SentenceEncoder) -> str:
         ("vector", f"{encoder.get_sentence_embedding_dimension()} numbers"),
         ("similarity", encoder.similarity_fn_name),
         ("prompts", ", ".join(prompts)),
-    ]
-    return table(rows, left=(0, 1))
-
-
-def _report(encoder: SentenceEncoder) -> str:
-    report = encoder.report
-    if report is None:
-        return "not loaded from files"
-    rows = [
-        ("source", report.source),
-        *(("file", path) for path in report.files),
-        ("dtype", f"{report.stored_dtype} in the files, {report.dtype} here"),
-        ("used", f"{len(report.used)} tensors"),
-        ("known, left aside", ", ".join(report.known_harmless) or "none"),
-        ("unexpected", ", ".join(report.unexpected) or "none"),
-        ("missing", ", ".join(report.missing) or "none"),
-        *(("note", note) for note in report.notes),
     ]
     return table(rows, left=(0, 1))

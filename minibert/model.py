@@ -199,7 +199,7 @@ class Encoder(nn.ModuleList):
 
 
 class Pooler(nn.Module):
-    """A dense layer and tanh over the [CLS] vector, trained to tell whether B follows A. (B, S, D) -> (B, D)
+    """A dense layer and tanh over the [CLS] vector, trained to tell if the second text follows. (B, S, D) -> (B, D)
 
     Not what sentence encoders call CLS pooling: that is the vector that goes in here, `last_hidden_state[:, 0]`.
     """

@@ -7,9 +7,9 @@ Each is run from its first cell to its last, in a fresh kernel of this Python an
 what the cells give stays in memory. A notebook is refused, without being run, if it holds outputs or execution counts
 (they belong in no commit), or if its last code cell asserts nothing (then running it proves little).
 
-Prints a line for each: its name, the seconds it took, ok or what is wrong; below it what the cells wrote to stderr, as
-warnings, and of a failure the cell's source and its error. Ends with status 1 if one failed or was refused. Needs
-pip install -e '.[notebooks]'.
+Prints a line for each: its name, the seconds it took, ok or what is wrong. Below that, of a failure, the cell's source
+and its error; otherwise what the cells wrote to stderr, as warnings. Ends with status 1 if one failed or was refused.
+Needs pip install -e '.[notebooks]'.
 """
 
 from __future__ import annotations
@@ -43,17 +43,21 @@ def execute(notebook: Any, folder: Path, timeout: int) -> str | None:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from traitlets.config import Config
 
+    running: list[str] = []
     client = NotebookClient(
         notebook,
         timeout=timeout,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
+        on_cell_execute=lambda cell, cell_index: running.append(cell.source),
         config=Config(KernelManager={"transport_encryption": "auto"}),  # ipykernel 7 warns if it is not
     )
     try:
         client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+    except CellExecutionError as error:
         return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # IPython colours its tracebacks
+    except (CellTimeoutError, DeadKernelError) as error:
+        return f"{running[-1]}\n\n{str(error).splitlines()[0]}"
     return None
 
 
@@ -88,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = None if refusal else execute(notebook, path.parent.resolve(), options.timeout)
         outcome = refusal or ("FAILED" if failure else "ok")
         print(f"{path.name:{size}}  {time.perf_counter() - begin:6.1f} s  {outcome}")
-        for text in (failure, None if refusal else stderr_of(notebook)):
-            if text:
-                print(textwrap.indent(text.rstrip(), "    "))
+        if below := failure or stderr_of(notebook):
+            print(textwrap.indent(below.rstrip(), "    "))
         sys.stdout.flush()
         bad += outcome != "ok"
     return 1 if bad else 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..table import table
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -24,6 +26,22 @@ class LoadReport:
     stored_dtype: str  # as it lies in the files: "float32", or several, as "float16, float32"
     dtype: str  # as it was loaded
     notes: tuple[str, ...] = ()  # what was decided for lack of word in the files, as a default pooling
+
+    def __str__(self) -> str:
+        """The account as a table; long lists of what is as it should be are only counted."""
+        return table(
+            [
+                ("source", self.source),
+                *(("file", path) for path in self.files),
+                ("dtype", f"{self.stored_dtype} in the files, {self.dtype} here"),
+                ("used", f"{len(self.used)} tensors"),
+                ("known, left aside", ", ".join(self.known_harmless) or "none"),
+                ("unexpected", ", ".join(self.unexpected) or "none"),
+                ("missing", ", ".join(self.missing) or "none"),
+                *(("note", note) for note in self.notes),
+            ],
+            left=(0, 1),
+        )
 
     @property
     def complete(self) -> bool:
