@@ -39,29 +39,36 @@ class SentenceEncoder(nn.Module):
 
     def __init__(
         self,
-        model: Bert,
-        tokenizer: Tokenizer,
+        model: Bert | str | os.PathLike[str],
+        tokenizer: Tokenizer | None = None,
         modules: SentenceModules | None = None,
         *,
         truncation: str = "warn",
+        **options: Any,
     ) -> None:
-        """Put an encoder together from its parts; `from_pretrained` does it from a checkpoint.
+        """Put an encoder together from its parts; or load one by its name, with the options of `from_pretrained`.
 
         Without ``modules``: mean pooling and nothing after it, so the vectors are not of length 1.
 
         Raises:
             ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
+            TypeError: there is a Bert without a Tokenizer, or an unknown keyword.
         """
         super().__init__()
-        settings = modules or SentenceModules(after=[Pooling("mean")])
+        if not isinstance(model, Bert):  # a name, as SentenceTransformer("name") takes it
+            self.__dict__.update(type(self).from_pretrained(model, truncation=truncation, **options).__dict__)
+            return
+        if not isinstance(tokenizer, Tokenizer) or options:
+            raise TypeError(f"a Bert needs a Tokenizer, and takes no {', '.join(options) or type(tokenizer).__name__}")
+        settings = modules or SentenceModules()
         if tokenizer.highest_id >= model.config.vocab_size:
             raise ConfigError(
                 f"the tokenizer gives ids up to {tokenizer.highest_id}, the model knows {model.config.vocab_size} "
                 "tokens: they are not of the same checkpoint"
             )
         self.model = model
-        self.pooling = settings.after[0]
-        self.head = nn.Sequential(*settings.after[1:])
+        self.pooling, *head = settings.after or [Pooling("mean")]
+        self.head = nn.Sequential(*head)
         self.tokenizer = tokenizer
         self.prompts = settings.prompts
         self.default_prompt_name = settings.default_prompt_name
@@ -216,7 +223,7 @@ class SentenceEncoder(nn.Module):
             if output_value != "sentence_embedding":
                 parts = call.parts(batches, bar.update, everything=output_value is None)
                 return parts[0] if single else parts
-            result = call.sentences(batches, bar.update, self._room_for(len(tokens.lengths), keep, convert_to_tensor))
+            result = call.sentences(batches, bar.update, self._no_vectors(keep, on_device=convert_to_tensor))
         return deliver(result, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
@@ -243,10 +250,7 @@ class SentenceEncoder(nn.Module):
 
     def get_sentence_embedding_dimension(self) -> int:
         """D, the width of the vectors that `encode` gives."""
-        width = self._pooled_width()
-        for module in self.head:
-            width = module.linear.out_features if isinstance(module, Dense) else width
-        return width if self.truncate_dim is None else min(width, self.truncate_dim)
+        return self._no_vectors(self.truncate_dim).shape[1]
 
     @property
     def max_seq_length(self) -> int:
@@ -293,12 +297,13 @@ class SentenceEncoder(nn.Module):
         mask = x.new_ones(x.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         return x, self.head(self.pooling(x, mask, prompt_length))
 
-    def _room_for(self, texts: int, keep: int | None, on_device: bool) -> Tensor:
-        width = self.get_sentence_embedding_dimension()
+    def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:
+        """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""
+        width = self._pooled_width()
+        for module in self.head:
+            width = module.linear.out_features if isinstance(module, Dense) else width
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(
-            texts, width if keep is None else min(width, keep), dtype=dtype, device=self.device if on_device else "cpu"
-        )
+        return torch.empty(0, width, dtype=dtype, device=self.device if on_device else "cpu")[:, :keep]
 
     def _tokens(self, texts: str | Iterable[str], prompt: str) -> Tokens:
         single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)

@@ -26,10 +26,12 @@ class EncodeCall:
     normalize: bool
 
     def sentences(self, batches: Iterable[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
-        """Fill ``result`` (texts, D), in the order of the texts."""
+        """All vectors (texts, D), in the order of the texts; of ``result`` (0, D) device, dtype, and D for no texts."""
         for rows in batches:
             with torch.inference_mode():
                 _, vectors = self._run(rows, self.batch(rows))
+            if not len(result):  # now the width is known, whatever stands in the place of pooling and head
+                result = result.new_empty(len(self.tokens.lengths), vectors.shape[1])
             result[torch.from_numpy(rows).to(result.device)] = vectors.to(result)
             done(len(rows))
         return result

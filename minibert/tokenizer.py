@@ -162,6 +162,10 @@ class Tokenizer:
         tokens = self.encode(texts, pairs, limit=limit if truncation else None)
         announce(tokens.truncation, mode)
         width = limit if padding == "max_length" else None
+        if padding == "max_length" and width is None:
+            raise ValueError(
+                "padding='max_length' needs a max_length: the checkpoint does not say how much it can take"
+            )
         if return_tensors is None and not padding:
             batch = Batch(self._lists(tokens))
         else:
@@ -238,7 +242,7 @@ class Tokenizer:
         """The piece behind each id. Raises ValueError for an id that the vocabulary does not have."""
         pieces = []
         for i in ids:
-            piece = self._backend.id_to_token(int(i))
+            piece = self._backend.id_to_token(int(i)) if 0 <= int(i) < 2**32 else None  # beyond, the library overflows
             if piece is None:
                 raise ValueError(f"the vocabulary of {len(self)} tokens has no id {i}")
             pieces.append(piece)

@@ -156,9 +156,8 @@ def save_options(backend: tokenizers.Tokenizer, pad_token: str) -> dict[str, Any
         pieces["mask"] = SPECIAL["mask"] if SPECIAL["mask"] in others else others[0]
     values: dict[str, Any] = {f"{name}_token": piece for name, piece in pieces.items()}
     found = backend.normalizer
-    if isinstance(found, normalizers.BertNormalizer) and isinstance(
-        backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer
-    ):
+    usual = isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+    if usual and isinstance(found, normalizers.BertNormalizer) and found.clean_text:
         return values | {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": found.lowercase,

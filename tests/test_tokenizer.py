@@ -373,6 +373,11 @@ def test_padding_to_max_length(tiny):
     assert batch["attention_mask"] == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
 
 
+def test_padding_to_a_max_length_that_nobody_knows_is_refused(tiny):
+    with pytest.raises(ValueError, match="needs a max_length"):
+        tiny("the cat", padding="max_length")
+
+
 def test_padding_on_the_left(tmp_path):
     batch = build(tmp_path, config={"padding_side": "left"})(["the cat", "dog"], padding=True)
     assert batch["attention_mask"] == [[1, 1, 1, 1], [0, 1, 1, 1]]
@@ -439,8 +444,9 @@ def test_tokenize_and_decode_go_there_and_back(tiny):
 
 
 def test_an_unknown_id_has_no_token(tiny):
-    with pytest.raises(ValueError, match="99"):
-        tiny.convert_ids_to_tokens([99])
+    for unknown in (99, -1, 2**40):
+        with pytest.raises(ValueError, match=f"99 tokens has no id {unknown}"):
+            tiny.convert_ids_to_tokens([unknown])
 
 
 # --- Truncation

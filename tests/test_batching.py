@@ -1,0 +1,105 @@
+"""Batches by length: none lost, none too large, and the cheapest there are."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibert.inference.batching import CPU_TOKENS, GPU_TOKENS, OVERHEAD, plan_batches
+
+some_lengths = st.lists(st.integers(1, 60), max_size=40).map(np.array)
+bounds = {"max_tokens": st.integers(1, 200), "max_texts": st.none() | st.integers(1, 10)}
+quietly = settings(deadline=None, derandomize=True, max_examples=200)
+
+
+def cost(batches, lengths):
+    """Padded tokens, and the overhead of each batch."""
+    return sum(len(rows) * lengths[rows].max() + OVERHEAD for rows in batches)
+
+
+@given(lengths=some_lengths, **bounds)
+@quietly
+def test_every_text_is_in_exactly_one_batch(lengths, max_tokens, max_texts):
+    batches = plan_batches(lengths.astype(int), max_tokens=max_tokens, max_texts=max_texts)
+    assert all(len(rows) for rows in batches)
+    assert sorted(np.concatenate([[], *batches]).tolist()) == list(range(len(lengths)))
+
+
+@given(lengths=some_lengths, **bounds)
+@quietly
+def test_no_batch_is_larger_than_allowed(lengths, max_tokens, max_texts):
+    for rows in plan_batches(lengths.astype(int), max_tokens=max_tokens, max_texts=max_texts):
+        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= max_tokens
+        assert len(rows) <= (max_texts or len(lengths))
+
+
+@given(lengths=some_lengths, **bounds)
+@quietly
+def test_the_longest_come_first(lengths, max_tokens, max_texts):
+    batches = plan_batches(lengths.astype(int), max_tokens=max_tokens, max_texts=max_texts)
+    assert (np.diff(lengths[np.concatenate([[], *batches]).astype(int)]) <= 0).all()
+
+
+def cheapest(lengths, max_tokens, max_texts):
+    """Every way to cut between different lengths is tried; a group too large is cut into even batches."""
+    distinct = sorted(set(lengths.tolist()))
+    costs = []
+    for cuts in range(2 ** (len(distinct) - 1)):
+        groups, group = [], []
+        for place, length in enumerate(distinct):
+            group += [length] * lengths.tolist().count(length)
+            if cuts >> place & 1 or length == distinct[-1]:
+                groups.append(group)
+                group = []
+        total = 0
+        for group in groups:
+            most = min(max(1, max_tokens // max(group)), max_texts or len(group))
+            total += len(group) * max(group) + OVERHEAD * -(-len(group) // most)
+        costs.append(total)
+    return min(costs)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9).map(np.array), **bounds)
+@quietly
+def test_no_other_cuts_are_cheaper(lengths, max_tokens, max_texts):
+    batches = plan_batches(lengths, max_tokens=max_tokens, max_texts=max_texts)
+    assert cost(batches, lengths) <= cheapest(lengths, max_tokens, max_texts)
+
+
+def test_a_few_lengths_that_are_nearly_alike_share_a_batch():
+    assert [sorted(rows) for rows in plan_batches(np.array([10, 11, 10]), max_tokens=100)] == [[0, 1, 2]]
+
+
+def test_lengths_far_apart_do_not():
+    assert [sorted(rows) for rows in plan_batches(np.array([3, 100, 3, 101]), max_tokens=1000)] == [[1, 3], [0, 2]]
+
+
+def test_none_make_no_batch():
+    assert plan_batches(np.zeros(0, dtype=int), max_tokens=100) == []
+
+
+def test_alike_texts_keep_their_order_for_torch():
+    """Indices must be an array that torch takes: it knows no negative strides."""
+    for rows in plan_batches(np.array([5, 5, 7, 7]), max_tokens=10):
+        assert rows.strides[0] > 0
+
+
+@pytest.mark.parametrize("budget", [CPU_TOKENS, GPU_TOKENS])
+def test_on_lengths_as_they_are_in_life_padding_hardly_exists(budget):
+    """Sentences of 23 tokens on average, with a long tail."""
+    lengths = np.random.default_rng(0).lognormal(3.0, 0.5, 10_000).astype(int).clip(3, 256)
+    assert 20 < lengths.mean() < 25
+    batches = plan_batches(lengths, max_tokens=budget)
+    padded = sum(len(rows) * lengths[rows].max() for rows in batches)
+    assert padded < 1.02 * lengths.sum()
+    in_the_order_given = sum(32 * lengths[start : start + 32].max() for start in range(0, 10_000, 32))
+    assert in_the_order_given > 1.8 * lengths.sum()  # what it saves
+
+
+def test_a_million_texts_are_planned_in_a_moment():
+    lengths = np.random.default_rng(0).integers(3, 512, 1_000_000)
+    began = time.monotonic()
+    plan_batches(lengths, max_tokens=CPU_TOKENS)
+    assert time.monotonic() - began < 5

@@ -1,0 +1,123 @@
+"""Four measures of likeness against slow loops; vectors in every usual form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minibert.similarity import SIMILARITIES, similarity, similarity_pairwise
+
+A = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 7)))
+B = torch.from_numpy(np.random.default_rng(1).standard_normal((5, 7)))
+LOOPS = {
+    "cosine": lambda a, b: sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b),
+    "dot": lambda a, b: sum(x * y for x, y in zip(a, b, strict=True)),
+    "euclidean": lambda a, b: -math.dist(a, b),
+    "manhattan": lambda a, b: -sum(abs(x - y) for x, y in zip(a, b, strict=True)),
+}
+every_measure = pytest.mark.parametrize("measure", LOOPS)
+
+
+def test_there_are_these_four():
+    assert list(SIMILARITIES) == list(LOOPS)
+
+
+@every_measure
+def test_every_vector_with_every_other(measure):
+    expected = torch.tensor([[LOOPS[measure](a, b) for b in B.tolist()] for a in A.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(similarity(A, B, measure), expected, rtol=0, atol=1e-13)
+
+
+@every_measure
+def test_pair_by_pair(measure):
+    expected = torch.tensor([LOOPS[measure](a, b) for a, b in zip(A.tolist(), B.tolist(), strict=False)]).double()
+    found = similarity_pairwise(A, B[:4], measure)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, similarity(A, B[:4], measure).diagonal())
+
+
+@every_measure
+def test_nothing_is_more_alike_than_the_same(measure):
+    vectors = torch.nn.functional.normalize(A, dim=1)  # a longer vector has a greater dot product than oneself
+    table = similarity(vectors, vectors, measure)
+    assert torch.equal(table.argmax(1), torch.arange(4))
+
+
+def test_the_cosine_is_what_is_meant_by_default():
+    assert torch.equal(similarity(A, B), similarity(A, B, "cosine"))
+    assert torch.equal(similarity_pairwise(A, B[:4]), similarity_pairwise(A, B[:4], "cosine"))
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+FORMS = {
+    "array": lambda x: x.numpy(),
+    "list of tensors": list,
+    "list of arrays": lambda x: list(x.numpy()),
+    "lists of numbers": lambda x: x.tolist(),
+    "turned around twice": lambda x: x.numpy()[::-1].copy()[::-1],  # strides below 0, which torch does not take
+    "columns of a wider one": lambda x: np.hstack([x.numpy(), x.numpy()])[:, :7],
+    "read only": lambda x: read_only(x.numpy()),  # as np.load(..., mmap_mode="r") gives, of which torch warns
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_usual_form_of_vectors_will_do(form):
+    found = similarity(FORMS[form](A), FORMS[form](B))
+    torch.testing.assert_close(found.double(), similarity(A, B), rtol=0, atol=1e-6)
+
+
+def test_one_vector_is_a_set_of_one():
+    assert torch.equal(similarity(A[0], B), similarity(A[:1], B))
+    assert similarity(A[0], B[0]).shape == (1, 1)
+    assert similarity_pairwise(A[0], B[0]).shape == (1,)
+
+
+def test_whole_numbers_are_taken_as_numbers():
+    a, b = np.array([[1, 2], [3, 4]], np.int8), np.array([[100, 100]], np.uint8)
+    assert similarity(a, b, "dot").tolist() == [[300.0], [700.0]]
+
+
+def test_two_precisions_meet_in_the_better_one():
+    assert similarity(A, B.float()).dtype == torch.float64
+    assert similarity(A.bfloat16(), B.float()).dtype == torch.float32
+
+
+def test_a_vector_of_zeros_is_like_nothing():
+    assert similarity(torch.zeros(1, 7), A.float()).tolist() == [[0.0] * 4]
+
+
+@every_measure
+def test_it_can_be_trained_through(measure):
+    a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
+    (similarity(a, b, measure).sum() + similarity_pairwise(a, b[:4], measure).sum()).backward()
+    assert a.grad.isfinite().all()
+    assert b.grad.abs().sum(1).min() > 0
+
+
+@pytest.mark.parametrize("compare", [similarity, similarity_pairwise])
+def test_an_unknown_measure_is_refused_with_the_known_ones(compare):
+    with pytest.raises(ValueError, match="cosine, dot, euclidean, manhattan, not 'cos'"):
+        compare(A, B, "cos")
+
+
+@pytest.mark.parametrize("compare", [similarity, similarity_pairwise])
+def test_vectors_of_different_widths_are_refused_with_both(compare):
+    with pytest.raises(ValueError, match="different widths: 7 and 6"):
+        compare(A, B[:, :6])
+
+
+def test_pairs_must_be_as_many():
+    with pytest.raises(ValueError, match="not 4 and 5"):
+        similarity_pairwise(A, B)
+
+
+@pytest.mark.parametrize("form", [torch.zeros(2, 2, 2), np.zeros((2, 2, 2)), torch.tensor(1.0)])
+def test_what_are_no_vectors_is_refused_with_the_shape(form):
+    with pytest.raises(ValueError, match="expected vectors"):
+        similarity(form, A)
