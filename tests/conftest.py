@@ -1,8 +1,14 @@
 """For every test: no network but this machine, and no test that is quietly left out."""
 
+import os
 import socket
 
 import pytest
+import torch
+
+# The tensors are tiny: threads would cost more than they give, and stall whenever another process wants a core.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 skipped = []
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, widen
+from huggingface_hub import utils
 from tiny_folder import MEAN, TEXTS, write_encoder, write_json
 from torch import Tensor, nn
 
@@ -308,6 +309,7 @@ def test_similarity_goes_by_the_checkpoint_s_measure(tiny):
 
 def test_a_bar_is_shown_on_stderr_when_asked_for(shared, capsys, monkeypatch):
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    utils.enable_progress_bars()  # tools/layer_diff.py, under test elsewhere, switches them off for the whole process
     shared.encode(TEXTS, show_progress_bar=True)
     out, err = capsys.readouterr()
     assert out == ""
@@ -411,6 +413,12 @@ def test_the_default_prompt_can_be_done_without(tiny):
     tiny.default_prompt_name = "query"
     assert np.array_equal(tiny.encode(TEXTS), tiny.encode(TEXTS, prompt="query: "))
     assert np.array_equal(tiny.encode(TEXTS, prompt=""), plain)
+
+
+def test_queries_without_a_prompt_of_their_own_have_none(tiny):
+    tiny.prompts, tiny.default_prompt_name = {"other": "the world "}, "other"
+    assert np.array_equal(tiny.encode_query(TEXTS), tiny.encode(TEXTS, prompt=""))
+    assert np.array_equal(tiny.encode_document(TEXTS), tiny.encode(TEXTS, prompt=""))
 
 
 def test_an_unknown_prompt_is_refused_with_the_known_ones(shared):
@@ -653,6 +661,14 @@ def test_half_precision_gives_float32_vectors_that_are_near(folder, shared, dtyp
     found, expected = encoder.encode(TEXTS), shared.encode(TEXTS)
     assert found.dtype == np.float32
     assert (shared.similarity_pairwise(found, expected) > 0.999).all()
+
+
+def test_pooling_is_computed_in_float32_however_the_bert_is(folder):
+    """Averages in half precision lose a digit of the three that there are."""
+    encoder = SentenceEncoder.from_pretrained(folder, dtype="bfloat16", device="cpu")
+    tokens = encoder.model(**encoder.tokenize(TEXTS[0])).last_hidden_state[0]
+    assert tokens.dtype == torch.bfloat16
+    close(encoder.encode(TEXTS[0]), tokens.detach().float().mean(0))
 
 
 def test_double_precision_is_double_throughout(tmp_path, minilm):

