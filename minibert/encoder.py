@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .checkpoint import LoadReport, float_dtype, load_from, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
+from .device import find_device
 from .encoding import EncodeCall, deliver, evaluating
 from .hub import DEFAULT_MODEL, open_files
 from .inference.batching import CPU_TOKENS, GPU_TOKENS, plan_batches
@@ -83,11 +84,7 @@ class SentenceEncoder(nn.Module):
             raise ConfigError(
                 f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, not {self.similarity_fn_name!r}"
             )
-        width = self._pooled_width()
-        for module in self.head:
-            if isinstance(module, Dense) and module.linear.in_features != width:
-                raise ConfigError(f"the pooling gives vectors of {width}, the Dense takes {module.linear.in_features}")
-            width = module.linear.out_features if isinstance(module, Dense) else width
+        self._width()
 
     @classmethod
     def from_pretrained(
@@ -299,11 +296,8 @@ class SentenceEncoder(nn.Module):
 
     def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:
         """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""
-        width = self._pooled_width()
-        for module in self.head:
-            width = module.linear.out_features if isinstance(module, Dense) else width
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, width, dtype=dtype, device=self.device if on_device else "cpu")[:, :keep]
+        return torch.empty(0, self._width(), dtype=dtype, device=self.device if on_device else "cpu")[:, :keep]
 
     def _tokens(self, texts: str | Iterable[str], prompt: str) -> Tokens:
         single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
@@ -321,9 +315,15 @@ class SentenceEncoder(nn.Module):
     def _token_budget(self) -> int:
         return CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
 
-    def _pooled_width(self) -> int:
-        ways = len(self.pooling.modes) if isinstance(self.pooling, Pooling) else 1
-        return ways * self.model.config.hidden_size
+    def _width(self) -> int:
+        """Numbers in a vector, before any are cut. Raises ConfigError where a Dense does not fit what comes before."""
+        width = self.model.config.hidden_size * (len(self.pooling.modes) if isinstance(self.pooling, Pooling) else 1)
+        for module in self.head:
+            if isinstance(module, Dense):
+                if module.linear.in_features != width:
+                    raise ConfigError(f"a Dense takes vectors of {module.linear.in_features}, but gets {width} numbers")
+                width = module.linear.out_features
+        return width
 
     def _kept_dimensions(self, truncate_dim: int | None) -> int | None:
         keep = self.truncate_dim if truncate_dim is None else truncate_dim
@@ -352,24 +352,3 @@ class SentenceEncoder(nn.Module):
         """Tokens that a prompt takes at the beginning of each text: [CLS] and its own, not the [SEP] at its end."""
         included = not isinstance(self.pooling, Pooling) or self.pooling.include_prompt
         return 0 if not prompt or included else len(self.tokenizer.encode([prompt]).ids) - 1
-
-
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; None: a GPU if torch sees one, otherwise the CPU.
-
-    Raises:
-        ValueError: torch knows no such device, or this machine has none.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
-    if (found.type == "cuda" and not torch.cuda.is_available()) or (found.type == "mps" and not _has_mps()):
-        raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
-    return found
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .checkpoint.files import SAFETENSORS, open_weights
 from .checkpoint.save import write_json, write_tensors
+from .checkpoint.shapes import shapes_only
 from .checkpoint.stored import CheckpointError
 from .config import ConfigError, read_json
 from .hub import Files
@@ -161,7 +161,7 @@ def _read_dense(files: Files) -> Dense:
     if not str(dotted).startswith("torch.nn.") or activation not in DENSE_ACTIVATIONS:
         known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
         raise ConfigError(f"{files.name}/config.json: activation_function {dotted!r} is none of {known}")
-    with torch.device("meta"):  # shapes only: no memory on the config's word alone, no random numbers
+    with shapes_only():  # no memory on the config's word alone
         dense = Dense(
             _width(values, "in_features", files),
             _width(values, "out_features", files),

@@ -15,7 +15,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder, write_json
 from torch import Tensor, nn
 
 from minibert import Bert, CheckpointError, ConfigError, SentenceEncoder, Tokenizer
-from minibert.encoder import find_device
+from minibert.device import find_device
 from minibert.model import Activation
 from minibert.modules import SentenceModules
 from minibert.pooling import Dense, Normalize, Pooling

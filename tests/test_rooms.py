@@ -26,6 +26,7 @@ ROOMS = {
     "precision": {"numpy"},
     "similarity": {"torch", "numpy"},
     "progress": {"huggingface_hub"},
+    "device": {"torch"},
     "inference": {"torch", "numpy"},
     "encoding": {"torch", "numpy"},
     "encoder": {"torch"},
@@ -115,6 +116,11 @@ def test_the_command_line_shows_its_help_without_torch():
 def test_encoding_from_a_folder_never_imports_what_could_reach_the_network():
     code = "import minibert; minibert.SentenceEncoder.from_pretrained('minilm').encode('hello')"
     assert modules_after(code).isdisjoint({"huggingface_hub", "transformers", "sentence_transformers", "requests"})
+
+
+def test_encoding_never_imports_torchs_compiler():
+    code = "import minibert; minibert.SentenceEncoder.from_pretrained('minilm').encode('hello')"
+    assert modules_after(code).isdisjoint({"torch._dynamo", "sympy"})  # a second that nobody would get back
 
 
 def test_this_test_would_see_torch():

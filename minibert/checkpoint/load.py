@@ -16,6 +16,7 @@ from ..model import Bert
 from .files import damaged, open_weights
 from .names import HARMLESS, by_modern_name, published_name
 from .report import LoadReport
+from .shapes import shapes_only
 from .stored import CheckpointError, Stored
 
 AnyBert = TypeVar("AnyBert", bound=Bert)
@@ -96,7 +97,7 @@ def load_from(
             f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
             f"but the files hold {len(tensors)} tensors in all"
         )
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
+    with shapes_only():
         model = into(config, pooler=bool(pooler))
     try:
         ours = {name: published_name(name) for name in model.state_dict()}

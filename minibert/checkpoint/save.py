@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +14,7 @@ from ..atomic import replacing, write_text
 from ..model import Bert
 from .files import SAFETENSORS
 from .names import published_name
+from .shapes import shapes_only
 from .stored import CheckpointError
 
 
@@ -27,7 +27,7 @@ def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:
         OSError: the folder can't be written; files that were there stay as they were.
     """
     ours = model.state_dict()
-    with torch.device("meta"):
+    with shapes_only():
         plain = Bert(model.config, pooler=model.pooler is not None).state_dict()
     shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
