@@ -18,6 +18,7 @@ from .device import find_device
 from .encoding import EncodeCall, deliver, evaluating
 from .hub import DEFAULT_MODEL, open_files
 from .inference.batching import CPU_TOKENS, GPU_TOKENS, plan_batches
+from .inference.prepare import prepare
 from .model import Bert
 from .modules import SentenceModules, read_modules, write_modules
 from .pooling import Dense, Pooling
@@ -100,6 +101,7 @@ class SentenceEncoder(nn.Module):
         dtype: str | torch.dtype | None = None,
         pooling: str | list[str] | None = None,
         truncation: str = "warn",
+        prepared: bool = True,
     ) -> SentenceEncoder:
         """Load a checkpoint with its tokenizer, its pooling and all that modules.json names.
 
@@ -111,6 +113,8 @@ class SentenceEncoder(nn.Module):
                 the checkpoint's own; what comes after the pooling stays.
             truncation: What becomes of text that is too long: "warn" (cut, with one warning a call), "report" (cut,
                 see ``truncation_report``), "silent", or "error" (refused).
+            prepared: Let torch's fused kernels compute the page's formulas (``inference.prepare``, which
+                ``inference.prepare.restore(encoder)`` undoes). False: the page itself.
 
         Returns:
             SentenceEncoder: in eval mode; ``report`` says what became of every tensor, and which default was taken.
@@ -139,6 +143,8 @@ class SentenceEncoder(nn.Module):
             modules.notes = [f"pooling {pooling!r} was asked for in place of the checkpoint's"]
         model = load_from(inner, into=Bert, dtype=dtype)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
+        if prepared:
+            prepare(model)
         encoder = cls(model, tokenizer, modules, truncation=truncation)
         encoder.report = with_notes(model.report, *modules.notes)
         if float_dtype(dtype) == torch.float64:
