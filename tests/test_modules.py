@@ -375,7 +375,7 @@ def test_widths_that_do_not_fit_are_refused(tmp_path):
     write_encoder(tmp_path, ("Pooling", MEAN), ("Dense", {}))
     (tmp_path / "2_Dense").mkdir()
     write_dense(tmp_path / "2_Dense", Dense(D + 1, 6))
-    with pytest.raises(ConfigError, match=f"gives vectors of {D}, the Dense takes {D + 1}"):
+    with pytest.raises(ConfigError, match=f"a Dense takes vectors of {D + 1}, but gets {D} numbers"):
         SentenceEncoder.from_pretrained(tmp_path)
 
 
