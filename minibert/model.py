@@ -47,7 +47,7 @@ class LayerNorm(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """X times the chance that a standard normal number is below x (arXiv 1606.08415): exact, by erf."""
+    """Scale x by the chance that a standard normal number is below it (arXiv 1606.08415): exact, by erf."""
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 

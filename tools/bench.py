@@ -1,12 +1,12 @@
-"""Race minibert against transformers and sentence-transformers: the same checkpoint, texts and threads.
+"""Race minibert against transformers and sentence-transformers, in float32 and in bfloat16.
 
     python tools/bench.py
     python tools/bench.py --model ./my-checkpoint --texts lines.txt --rounds 9
 
-Each engine runs in a process of its own; rounds are interleaved, so that a slow spell of the machine hits all alike.
-Every engine is given its best: transformers gets its texts sorted by length, and mean pooling and normalising cost it
-nothing (they are left out); sentence-transformers its defaults, which sort. The texts are docstrings of Python's own
-standard library, one in a line, unless a file is given. Needs the extra `test`.
+All have the same checkpoint, texts and threads. Each runs in a process of its own; rounds are interleaved, so that a
+slow spell of the machine hits all alike. Each is given its best: transformers gets its texts sorted by length, and mean
+pooling and normalising cost it nothing (they are left out); sentence-transformers its defaults, which sort. The texts
+are docstrings of Python's own standard library, unless a file is given. Needs the extra `test`.
 
 The table: median texts per second, and how many times transformers' that is; the largest difference of any number in
 the vectors to sentence-transformers'; the peak memory of the process. Machine and versions are printed with it.
@@ -34,7 +34,14 @@ import numpy as np
 from minibert.hub import open_files
 from minibert.table import table
 
-ENGINES = ("transformers", "sentence-transformers", "minibert")
+ENGINES = (
+    "transformers",
+    "transformers bfloat16",
+    "sentence-transformers",
+    "sentence-transformers bfloat16",
+    "minibert",
+    "minibert bfloat16",
+)
 WORKLOADS = {"one large call": 1024, "calls of 32": 32, "one text a call": 1}
 
 
@@ -52,20 +59,22 @@ def docstrings(count: int) -> list[str]:
 
 def open_engine(name: str, folder: str) -> Callable[[list[str]], np.ndarray | None]:
     """Load the model; the function encodes a list of texts."""
-    if name == "minibert":
+    library, _, dtype = name.partition(" ")
+    dtype = dtype or "float32"
+    if library == "minibert":
         from minibert import SentenceEncoder
 
-        ours = SentenceEncoder.from_pretrained(folder, device="cpu", truncation="silent")
+        ours = SentenceEncoder.from_pretrained(folder, device="cpu", dtype=dtype, truncation="silent")
         return lambda texts: np.asarray(ours.encode(texts))
-    if name == "sentence-transformers":
+    if library == "sentence-transformers":
         from sentence_transformers import SentenceTransformer
 
-        theirs = SentenceTransformer(folder, device="cpu")
+        theirs = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
         return lambda texts: np.asarray(theirs.encode(texts, show_progress_bar=False))
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=dtype).eval()
 
     def forward(texts: list[str]) -> None:
         texts = sorted(texts, key=len)
