@@ -291,13 +291,13 @@ class Bert(nn.Module):
                 module.weight[module.padding_idx].zero_()
 
     @classmethod
-    def from_pretrained(cls, name: str, **options: Any) -> Bert:
-        """Published weights, from a folder or from the hub; the options are those of `checkpoint.load_bert`."""
+    def from_pretrained(cls, name: Any, **options: Any) -> Bert:
+        """Published weights, by a folder or a hub id; the options are those of `checkpoint.load_bert`."""
         from .checkpoint import load_bert  # only here does the page know that files exist
 
         return load_bert(name, into=cls, **options)
 
-    def save_pretrained(self, folder: str) -> None:
+    def save_pretrained(self, folder: Any) -> None:
         """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save_bert`."""
         from .checkpoint import save_bert
 
