@@ -180,11 +180,14 @@ def _similarity(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     from .encoder import SentenceEncoder
     from .inspection import describe
+    from .model import Bert
+    from .vocabulary import NoTokenizerError
 
-    encoder = SentenceEncoder.from_pretrained(
-        options.model, revision=options.revision, local_files_only=options.local_files_only, device="cpu"
-    )
-    print(describe(encoder))
+    source = {"revision": options.revision, "local_files_only": options.local_files_only, "device": "cpu"}
+    try:
+        print(describe(SentenceEncoder.from_pretrained(options.model, **source)))
+    except NoTokenizerError:
+        print(describe(Bert.from_pretrained(options.model, **source)))
 
 
 def _encoder(options: argparse.Namespace) -> SentenceEncoder:

@@ -1,4 +1,4 @@
-"""What a loaded encoder is, in words and tables: the text of `minibert inspect`."""
+"""What a loaded model is, in words and tables: the text of `minibert inspect`."""
 
 from __future__ import annotations
 
@@ -8,37 +8,43 @@ from typing import Any
 from torch import nn
 
 from .encoder import SentenceEncoder
+from .model import Bert
 from .table import table
 
 
-def describe(encoder: SentenceEncoder) -> str:
-    """Config, parameters per part, pooling, text, and the load report, each under its heading."""
+def describe(model: SentenceEncoder | Bert) -> str:
+    """Config, parameters per part, how text becomes a vector, and the load report, each under its heading."""
+    encoder = model if isinstance(model, SentenceEncoder) else None
+    bert = model.model if isinstance(model, SentenceEncoder) else model
     return "\n\n".join(
         f"{heading}\n{text}"
         for heading, text in (
-            ("Config", table(list(asdict(encoder.model.config).items()), left=(0, 1))),
-            ("Parameters", _parameters(encoder)),
-            ("From text to vector", _pipeline(encoder)),
-            ("Load report", str(encoder.report or "not loaded from files")),
+            ("Config", table(list(asdict(bert.config).items()), left=(0, 1))),
+            ("Parameters", _parameters(bert, encoder)),
+            (
+                "From text to vector",
+                _pipeline(encoder) if encoder else "no tokenizer in the checkpoint: token ids only",
+            ),
+            ("Load report", str(model.report or "not loaded from files")),
         )
     )
 
 
-def _parameters(encoder: SentenceEncoder) -> str:
-    model, layers = encoder.model, len(encoder.model.layers)
-    layer: Any = model.layers[0]  # all have the same parts
+def _parameters(bert: Bert, encoder: SentenceEncoder | None) -> str:
+    layers = len(bert.layers)
+    layer: Any = bert.layers[0]  # all have the same parts
     parts: list[tuple[str, nn.Module | None, int]] = [
-        ("embeddings", model.embeddings, 1),
+        ("embeddings", bert.embeddings, 1),
         (f"attention, {layers} layers", layer.attention, layers),
         (f"feed-forward, {layers} layers", layer.feed_forward, layers),
         (f"norms, {layers} layers", nn.ModuleList([layer.attention_norm, layer.feed_forward_norm]), layers),
-        ("pooler (not used for sentence vectors)", model.pooler, 1),
-        ("after the pooling", encoder.head, 1),
+        ("pooler (not used for sentence vectors)", bert.pooler, 1),
+        ("after the pooling", encoder.head if encoder else None, 1),
     ]
     counts = [(name, times * _count(part)) for name, part, times in parts if part is not None and _count(part)]
-    whole = _count(encoder)
-    rows = [(name, f"{count:,}", f"{100 * count / whole:.1f} %") for name, count in counts]
-    return table([*rows, ("all", f"{whole:,}", f"{_bytes(encoder) / 2**20:.0f} MiB")])
+    whole = encoder or bert
+    rows = [(name, f"{count:,}", f"{100 * count / _count(whole):.1f} %") for name, count in counts]
+    return table([*rows, ("all", f"{_count(whole):,}", f"{_bytes(whole) / 2**20:.0f} MiB")])
 
 
 def _count(part: nn.Module) -> int:

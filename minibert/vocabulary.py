@@ -20,6 +20,10 @@ FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
+class NoTokenizerError(HubError):
+    """The checkpoint has weights, but nothing that could turn text into ids."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What tokenizer_config.json and config.json say beyond the vocabulary."""
@@ -50,12 +54,12 @@ def open_backend(files: Files, *, lowercase_first: bool = False) -> tokenizers.T
     """The library's tokenizer.
 
     Raises:
-        HubError: the checkpoint has neither tokenizer.json nor vocab.txt.
+        NoTokenizerError: the checkpoint has neither tokenizer.json nor vocab.txt.
         ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
     """
     path = files.first(("tokenizer.json", "vocab.txt"))
     if path is None:
-        raise HubError(f"{files.name} has neither tokenizer.json nor vocab.txt, so its text can't be tokenised")
+        raise NoTokenizerError(f"{files.name} has neither tokenizer.json nor vocab.txt, so no text can be tokenised")
     if path.name == "tokenizer.json":
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +152,14 @@ def test_inspect_shows_config_parts_pooling_and_report(capsys):
         "missing none",
     ):
         assert fact in shown
+
+
+def test_inspect_shows_a_checkpoint_without_a_tokenizer_too(capsys):
+    assert main(["inspect", str(Path(__file__).parent / "fixtures" / "relative" / "relative_key")]) == 0
+    shown = capsys.readouterr().out
+    assert "position_embedding_type       relative_key" in shown
+    assert "no tokenizer in the checkpoint" in shown
+    assert "embeddings.position_embeddings.weight" in shown  # known, and left aside
 
 
 def test_truncation_is_said_on_stderr_in_one_line(capsys):
