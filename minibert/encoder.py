@@ -196,7 +196,7 @@ class SentenceEncoder(nn.Module):
             truncation: As in ``from_pretrained``, for this call; the figures stay in ``truncation_report``.
 
         Returns:
-            For n strings (n, D) float32, for one string (D,), for none (0, D).
+            For n strings (n, D), for one string (D,), for none (0, D); float32, from a float64 model float64.
 
         Raises:
             TypeError: a text is no string (its index is said), or a keyword is unknown.

