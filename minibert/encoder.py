@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import prompts
 from .checkpoint import LoadReport, float_dtype, load_from, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
@@ -29,7 +30,6 @@ from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class SentenceEncoder(nn.Module):
@@ -210,7 +210,7 @@ class SentenceEncoder(nn.Module):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         keep = self._kept_dimensions(truncate_dim)
-        words = self._prompt(prompt, prompt_name)
+        words = prompts.choose(self.prompts, prompt, prompt_name, self.default_prompt_name)
         tokens = self._tokens(sentences, words)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode)
@@ -232,11 +232,11 @@ class SentenceEncoder(nn.Module):
 
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """As `encode`, with the checkpoint's prompt for queries if it has one, and otherwise without any."""
-        return self.encode(sentences, **self._own_prompt(("query",), options))
+        return self.encode(sentences, **self._own_prompt(prompts.QUERY, options))
 
     def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """As `encode`, with the checkpoint's prompt for documents (passages) if it has one, otherwise without any."""
-        return self.encode(sentences, **self._own_prompt(DOCUMENT_PROMPTS, options))
+        return self.encode(sentences, **self._own_prompt(prompts.DOCUMENT, options))
 
     def similarity(self, a: Vectors, b: Vectors) -> Tensor:
         """How alike, by the checkpoint's measure (`similarity_fn_name`), as a tensor. a (n, D), b (m, D) -> (n, m)"""
@@ -338,22 +338,9 @@ class SentenceEncoder(nn.Module):
             raise ValueError(f"truncate_dim must be at least 1, not {keep}")
         return keep
 
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise ValueError(f"the model has no prompt {name!r}; it has {known}")
-        return self.prompts[name]
-
     def _own_prompt(self, names: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-        if options.get("prompt") is None and options.get("prompt_name") is None:
-            own = next((self.prompts[name] for name in names if name in self.prompts), "")
-            return {**options, "prompt": own}
-        return options
+        asked = options.get("prompt") is not None or options.get("prompt_name") is not None
+        return options if asked else {**options, "prompt": prompts.own(self.prompts, names)}
 
     def _prompt_tokens(self, prompt: str) -> int:
         """Tokens that a prompt takes at the beginning of each text: [CLS] and its own, not the [SEP] at its end."""

@@ -29,6 +29,7 @@ ROOMS = {
     "device": {"torch"},
     "inference": {"torch", "numpy"},
     "encoding": {"torch", "numpy"},
+    "prompts": set(),
     "encoder": {"torch"},
     "inspection": {"torch"},
     "cli": {"numpy"},
