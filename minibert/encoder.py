@@ -20,6 +20,7 @@ from .encoding import EncodeCall, deliver, evaluating
 from .hub import DEFAULT_MODEL, open_files
 from .inference.batching import CPU_TOKENS, GPU_TOKENS, plan_batches
 from .inference.prepare import prepare
+from .inference.workers import workers_for
 from .model import Bert
 from .modules import SentenceModules, read_modules, write_modules
 from .pooling import Dense, Pooling
@@ -220,6 +221,7 @@ class SentenceEncoder(nn.Module):
             embed=partial(self._embed, prompt_length=self._prompt_tokens(words)),
             keep=keep,
             normalize=normalize_embeddings,
+            workers=workers_for(self, self.device),
         )
         batches = plan_batches(tokens.lengths, max_tokens=self._token_budget(), max_texts=batch_size)
         single = isinstance(sentences, str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .inference.workers import side_by_side
 from .precision import quantize_embeddings
 from .tokenizer import Tokens
 
@@ -24,12 +25,11 @@ class EncodeCall:
     embed: Callable[..., tuple[Tensor, Tensor]]  # ids, mask or None, types -> token vectors, sentence vectors
     keep: int | None  # dimensions
     normalize: bool
+    workers: int = 1  # batches side by side
 
-    def sentences(self, batches: Iterable[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
+    def sentences(self, batches: Sequence[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
         """All vectors (texts, D), in the order of the texts; of ``result`` (0, D) device, dtype, and D for no texts."""
-        for rows in batches:
-            with torch.inference_mode():
-                _, vectors = self._run(rows, self.batch(rows))
+        for rows, vectors in side_by_side(self._vectors, batches, self.workers):
             if not len(result):  # now the width is known, whatever stands in the place of pooling and head
                 result = result.new_empty(len(self.tokens.lengths), vectors.shape[1])
             result[torch.from_numpy(rows).to(result.device)] = vectors.to(result)
@@ -51,6 +51,10 @@ class EncodeCall:
                     parts[i] = own | {"token_embeddings": x[row, :length], "sentence_embedding": vectors[row]}
             done(len(rows))
         return parts
+
+    def _vectors(self, rows: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return self._run(rows, self.batch(rows))[1]
 
     def _run(self, rows: np.ndarray, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         lengths = self.tokens.lengths[rows]
