@@ -37,8 +37,8 @@ class SentenceEncoder(nn.Module):
     """A Bert, its tokenizer, a pooling and what follows it. As a module: a batch of ids (B, S) -> vectors (B, D)
 
     `encode` may be called from several threads at once. A part of `model` that you replace by assignment stays
-    replaced: `encode` runs that very model. On the CPU the batches of a large call are computed side by side, in threads
-    of their own (`inference.workers`); where a part has a hook, one after another in the caller's thread.
+    replaced: `encode` runs that very model. On the CPU the batches of a large call are computed side by side, each in
+    a thread of its own (`inference.workers`); where a part has a hook, one after another in the caller's.
     """
 
     def __init__(
