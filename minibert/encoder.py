@@ -22,7 +22,7 @@ from .inference.batching import CPU_TOKENS, GPU_TOKENS, plan_batches
 from .inference.prepare import prepare
 from .inference.workers import workers_for
 from .model import Bert
-from .modules import SentenceModules, read_modules, write_modules
+from .modules import SentenceModules, check_writable, read_modules, write_modules
 from .pooling import Dense, Pooling
 from .precision import PRECISIONS
 from .progress import progress_bar
@@ -224,7 +224,8 @@ class SentenceEncoder(nn.Module):
             normalize=normalize_embeddings,
             workers=workers_for(self, self.device),
         )
-        batches = plan_batches(tokens.lengths, max_tokens=self._token_budget(), max_texts=batch_size)
+        most = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
+        batches = plan_batches(tokens.lengths, max_tokens=most, max_texts=batch_size)
         single = isinstance(sentences, str)
         with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self):
             if output_value != "sentence_embedding":
@@ -279,7 +280,7 @@ class SentenceEncoder(nn.Module):
         """Write a folder that sentence-transformers and transformers load to the same vectors.
 
         Raises:
-            CheckpointError, ConfigError: a part is none that they have (it is named).
+            CheckpointError, ConfigError: a part is none that they have (it is named); nothing is written.
             OSError: the folder can't be written.
         """
         settings = SentenceModules(
@@ -291,6 +292,7 @@ class SentenceEncoder(nn.Module):
             similarity_fn_name=self.similarity_fn_name,
             truncate_dim=self.truncate_dim,
         )
+        check_writable(settings.after)
         save_bert(self.model, folder)
         self.tokenizer.save_pretrained(folder)
         write_modules(settings, self.model.config.hidden_size, Path(folder))
@@ -321,9 +323,6 @@ class SentenceEncoder(nn.Module):
         # a text's vector depend on its neighbours.
         arrays = self.tokenizer.pad(tokens, rows, side="right")
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
-
-    def _token_budget(self) -> int:
-        return CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
 
     def _width(self) -> int:
         """Numbers in a vector, before any are cut. Raises ConfigError where a Dense does not fit what comes before."""

@@ -7,14 +7,16 @@ form, which all of them, and the other programs that read such folders, understa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .checkpoint.files import SAFETENSORS, open_weights
+from .checkpoint.load import read_tensor
 from .checkpoint.save import write_json, write_tensors
 from .checkpoint.shapes import shapes_only
 from .checkpoint.stored import CheckpointError
@@ -31,6 +33,8 @@ BOOLEANS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+POOLING_SETTINGS = (*BOOLEANS, "pooling_mode", "include_prompt", "word_embedding_dimension", "embedding_dimension")
+DENSE_SETTINGS = ("in_features", "out_features", "bias", "activation_function", "use_residual")
 DENSE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -71,18 +75,26 @@ def read_modules(files: Files) -> SentenceModules:
     return found
 
 
+def check_writable(modules: Sequence[nn.Module]) -> None:
+    """Raise ConfigError for a module that sentence-transformers does not have, so that no half of it gets written."""
+    for module in modules:
+        if type(module) not in (Pooling, Dense, Normalize):
+            raise ConfigError(
+                f"{type(module).__name__} is no module that sentence-transformers has; it can't be saved in its form"
+            )
+
+
 def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> None:
     """Write modules.json, the folders it names, sentence_bert_config.json and config_sentence_transformers.json.
 
     Raises:
         ConfigError: a module is none that sentence-transformers has. OSError: the folder can't be written.
     """
+    check_writable(modules.after)
     entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
     for i, module in enumerate(modules.after, 1):
         kind = type(module).__name__
         below = folder / f"{i}_{kind}"
-        if type(module) not in (Pooling, Dense, Normalize):
-            raise ConfigError(f"{kind} is no module that sentence-transformers has; it can't be saved in its form")
         below.mkdir(parents=True, exist_ok=True)
         if isinstance(module, Pooling):
             write_json(_pooling_config(module, hidden_size), below / "config.json")
@@ -125,9 +137,7 @@ def _add(found: SentenceModules, files: Files, entry: dict[str, Any], source: Pa
     elif kind == "Dense" and found.after:
         found.after.append(_read_dense(below))
     elif kind == "Normalize" and found.after:
-        _refuse(
-            below.read_object("config.json"), below, module_input_name="sentence_embedding", module_output_name=None
-        )
+        _only_for_sentences(below.read_object("config.json"), below, known=())
         found.after.append(Normalize())
     elif kind in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
         raise ConfigError(f"{where} stands in a place where minibert does not compute it")
@@ -137,10 +147,9 @@ def _add(found: SentenceModules, files: Files, entry: dict[str, Any], source: Pa
 
 def _read_pooling(files: Files, found: SentenceModules) -> Pooling:
     values = files.read_object("config.json", needed=True)
+    _refuse_unknown(values, files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
     if modes is None:
-        if unknown := [name for name in values if name.startswith("pooling_mode") and name not in BOOLEANS]:
-            raise ConfigError(f"{files.name}/config.json: {', '.join(unknown)} is no pooling that minibert computes")
         modes = [mode for name, mode in BOOLEANS.items() if values.get(name)]
         if not modes:
             modes = ["mean"]
@@ -155,7 +164,7 @@ def _read_pooling(files: Files, found: SentenceModules) -> Pooling:
 
 def _read_dense(files: Files) -> Dense:
     values = files.read_object("config.json", needed=True)
-    _refuse(values, files, module_input_name="sentence_embedding", module_output_name=None)
+    _only_for_sentences(values, files, known=DENSE_SETTINGS)
     dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = str(dotted).rsplit(".", 1)[-1]
     if not str(dotted).startswith("torch.nn.") or activation not in DENSE_ACTIVATIONS:
@@ -174,7 +183,7 @@ def _read_dense(files: Files) -> Dense:
     actual = {name: tensor.shape for name, tensor in stored.items()}
     if expected != actual:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
-    dense.load_state_dict({name: stored[name].read().float() for name in expected}, assign=True)
+    dense.load_state_dict({name: read_tensor(stored[name], name, torch.float32) for name in expected}, assign=True)
     return dense
 
 
@@ -185,13 +194,20 @@ def _width(values: Mapping[str, Any], name: str, files: Files) -> int:
     return width
 
 
-def _refuse(values: Mapping[str, Any], files: Files, **allowed: Any) -> None:
-    """Settings that change what is computed, and that minibert does not follow: only their defaults will do."""
-    for name, usual in allowed.items():
-        if values.get(name, usual) not in (usual, "sentence_embedding"):
+def _only_for_sentences(values: Mapping[str, Any], files: Files, known: tuple[str, ...]) -> None:
+    """Refuse what would change the numbers: work on the tokens' vectors, and settings that minibert does not know."""
+    places = ("module_input_name", "module_output_name")
+    for name in places:
+        if values.get(name) not in (None, "sentence_embedding"):
             raise ConfigError(
                 f"{files.name}/config.json: {name} {values[name]!r} is not supported, only the sentence's"
             )
+    _refuse_unknown(values, files, (*places, *known))
+
+
+def _refuse_unknown(values: Mapping[str, Any], files: Files, known: tuple[str, ...]) -> None:
+    if unknown := [name for name in values if name not in known]:
+        raise ConfigError(f"{files.name}/config.json: minibert does not know the setting {', '.join(unknown)}")
 
 
 def _read_transformer_settings(files: Files, found: SentenceModules) -> None:

@@ -208,7 +208,7 @@ def test_an_unknown_pooling_is_named(folder, value):
 
 def test_an_unknown_boolean_of_pooling_is_named(folder):
     write_json(folder, "1_Pooling/config.json", {"pooling_mode_attention": True})
-    with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: pooling_mode_attention"):
+    with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: .* the setting pooling_mode_attention"):
         read(folder)
 
 
@@ -472,6 +472,35 @@ def test_pooling_is_written_in_the_oldest_form_that_can_tell_it(tmp_path):
     assert types == [
         f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Dense", "Normalize")
     ]
+
+
+@pytest.mark.parametrize("kind", ["Pooling", "Dense", "Normalize"])
+def test_a_setting_that_is_not_known_is_refused_by_name(folder, kind):
+    path = folder / {"Pooling": "1_Pooling", "Dense": "2_Dense", "Normalize": "3_Normalize"}[kind] / "config.json"
+    path.parent.mkdir(exist_ok=True)
+    write_modules_json(folder, ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**values, "temperature": 0.5}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{path.parent.name}/config.json: .* the setting temperature"):
+        read(folder)
+
+
+def test_whole_numbers_are_no_weights_of_a_dense(folder):
+    weights = {name: value.to(torch.int32) for name, value in Dense(D, 6).state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"2_Dense/model\.safetensors: .* floating-point"):
+        read(folder)
+
+
+def test_nothing_is_written_of_an_encoder_with_a_module_of_one_s_own(tmp_path):
+    class Mine(Pooling):
+        pass
+
+    encoder = SentenceEncoder.from_pretrained(write_encoder(tmp_path, ("Pooling", MEAN)))
+    encoder.pooling = Mine("mean")
+    with pytest.raises(ConfigError, match="Mine is no module"):
+        encoder.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_module_of_one_s_own_is_not_written(tmp_path):

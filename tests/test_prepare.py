@@ -145,6 +145,17 @@ def test_whoever_watches_a_tap_sees_the_pages_values(tap):
     assert (seen["fast"] - seen["page"]).abs().max() < 1e-10
 
 
+def test_a_hook_on_all_modules_of_torch_is_called_for_the_taps_too():
+    _, fast = both()
+    seen = set()
+    handle = nn.modules.module.register_module_forward_hook(lambda part, *_: seen.add(part))
+    try:
+        fast(**random_batch(TINY, (9, 5), seed=5))
+    finally:
+        handle.remove()
+    assert {fast.layers[1].attention.core.scores, fast.layers[1].attention.core.probs} <= seen
+
+
 def test_whoever_changes_a_tap_changes_the_result():
     _, fast = both()
     batch = random_batch(TINY, (9, 5), seed=6)

@@ -109,7 +109,9 @@ def load_from(
     report = _account(files, tensors, shapes, relative=config.position_embedding_type != "absolute", dtype=wanted)
     if not report.complete:
         raise WrongTensorsError(report)
-    model.load_state_dict({name: _read(tensors[theirs], theirs, wanted) for name, theirs in ours.items()}, assign=True)
+    model.load_state_dict(
+        {name: read_tensor(tensors[theirs], theirs, wanted) for name, theirs in ours.items()}, assign=True
+    )
     model.report = report
     return model.to(device).eval() if device is not None else model.eval()
 
@@ -163,7 +165,8 @@ def _account(
     )
 
 
-def _read(stored: Stored, name: str, dtype: torch.dtype) -> Tensor:
+def read_tensor(stored: Stored, name: str, dtype: torch.dtype) -> Tensor:
+    """The tensor, still mapped if it has the dtype already. CheckpointError names the file if it is damaged."""
     if stored.dtype not in FLOATS.values():
         raise CheckpointError(f"{stored.file}: {name} is {stored.dtype}, and weights must be floating-point numbers")
     try:

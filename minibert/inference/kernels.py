@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..model import Activation, LayerNorm, ScaledDotProductAttention
 
@@ -45,7 +46,8 @@ class KernelAttention(ScaledDotProductAttention):
     ) -> Tensor:
         """Mix the values; a row that is all padding comes out as on the page."""
         if (
-            _watched(self.scores)
+            _has_any_global_hook()
+            or _watched(self.scores)
             or _watched(self.probs)
             or _watched(self.dropout)
             or (self.training and self.dropout.p)

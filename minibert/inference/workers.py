@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +39,7 @@ def workers_for(model: nn.Module, device: torch.device) -> int:
     """
     if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return 1
-    if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+    if _has_any_global_hook() or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
         return 1
     return min(torch.get_num_threads(), MOST_WORKERS)
 
