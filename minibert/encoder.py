@@ -16,9 +16,9 @@ from .checkpoint import LoadReport, float_dtype, load_from, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
 from .device import find_device
-from .encoding import EncodeCall, deliver, evaluating
+from .encoding import EncodeCall, cut, deliver, evaluating
 from .hub import DEFAULT_MODEL, open_files
-from .inference.batching import CPU_TOKENS, GPU_TOKENS, plan_batches
+from .inference.arithmetic import choose
 from .inference.prepare import prepare
 from .inference.workers import workers_for
 from .model import Bert
@@ -144,15 +144,17 @@ class SentenceEncoder(nn.Module):
             before = modules.after[0]
             modules.after[0] = Pooling(pooling, before.include_prompt if isinstance(before, Pooling) else True)
             modules.notes = [f"pooling {pooling!r} was asked for in place of the checkpoint's"]
+        place = find_device(device)
+        dtype, arithmetic = choose(dtype, place, prepared=prepared)
         model = load_from(inner, into=Bert, dtype=dtype)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
         if prepared:
-            prepare(model)
+            prepare(model, arithmetic)
         encoder = cls(model, tokenizer, modules, truncation=truncation)
         encoder.report = with_notes(model.report, *modules.notes)
         if float_dtype(dtype) == torch.float64:
             encoder.double()
-        return encoder.to(find_device(device)).eval()
+        return encoder.to(place).eval()
 
     def forward(
         self,
@@ -179,6 +181,7 @@ class SentenceEncoder(nn.Module):
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         truncation: str | None = None,
+        batch_invariant: bool = False,
     ) -> Any:
         """Text -> vectors, in the order given.
 
@@ -196,6 +199,8 @@ class SentenceEncoder(nn.Module):
             normalize_embeddings: To length 1, after ``truncate_dim``.
             truncate_dim: Keep the first so many dimensions (for models trained so: Matryoshka, arXiv 2205.13147).
             truncation: As in ``from_pretrained``, for this call; the figures stay in ``truncation_report``.
+            batch_invariant: The same bits for a text alone, among others, in any order (on one machine, with one
+                number of threads): each text is computed by itself, on one worker's cores, which takes longer.
 
         Returns:
             For n strings (n, D), for one string (D,), for none (0, D); float32, from a float64 model float64.
@@ -216,16 +221,18 @@ class SentenceEncoder(nn.Module):
         tokens = self._tokens(sentences, words)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode)
+        workers = workers_for(self, self.device)
         call = EncodeCall(
             tokens,
             batch=partial(self._batch, tokens),
             embed=partial(self._embed, prompt_length=self._prompt_tokens(words)),
             keep=keep,
             normalize=normalize_embeddings,
-            workers=workers_for(self, self.device),
+            workers=workers,
+            batch_invariant=batch_invariant,
         )
-        most = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
-        batches = plan_batches(tokens.lengths, max_tokens=most, max_texts=batch_size)
+        on_cpu = self.device.type == "cpu"
+        batches = cut(tokens.lengths, max_texts=batch_size, workers=workers, on_cpu=on_cpu, alone=batch_invariant)
         single = isinstance(sentences, str)
         with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self):
             if output_value != "sentence_embedding":

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .inference.batching import CPU_TOKENS, GPU_TOKENS, LEAST_TOKENS, plan_batches
+from .inference.watching import every_part
 from .inference.workers import side_by_side
 from .precision import quantize_embeddings
 from .tokenizer import Tokens
@@ -26,10 +28,11 @@ class EncodeCall:
     keep: int | None  # dimensions
     normalize: bool
     workers: int = 1  # batches side by side
+    batch_invariant: bool = False  # the caller's own thread, with all cores, would round otherwise than a worker
 
     def sentences(self, batches: Sequence[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
         """All vectors (texts, D), in the order of the texts; of ``result`` (0, D) device, dtype, and D for no texts."""
-        for rows, vectors in side_by_side(self._vectors, batches, self.workers):
+        for rows, vectors in side_by_side(self._vectors, batches, self.workers, even_one=self.batch_invariant):
             if not len(result):  # now the width is known, whatever stands in the place of pooling and head
                 result = result.new_empty(len(self.tokens.lengths), vectors.shape[1])
             result[torch.from_numpy(rows).to(result.device)] = vectors.to(result)
@@ -65,6 +68,16 @@ class EncodeCall:
         return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
+def cut(lengths: np.ndarray, *, max_texts: int | None, workers: int, on_cpu: bool, alone: bool) -> list[np.ndarray]:
+    """Which texts go together: as `plan_batches`, in enough batches for all workers; or each ``alone``."""
+    if alone:
+        return list(np.arange(len(lengths))[:, None])
+    most = GPU_TOKENS
+    if on_cpu:
+        most = min(CPU_TOKENS, max(LEAST_TOKENS, -(-int(lengths.sum()) // workers)))
+    return plan_batches(lengths, max_tokens=most, max_texts=max_texts)
+
+
 class evaluating:
     """Dropout off as long as any thread is in here, in a module that is being trained; any other is left untouched."""
 
@@ -77,7 +90,7 @@ class evaluating:
     def __enter__(self) -> None:
         with self.lock:
             threads, training = self.inside.get(id(self.module), (0, []))
-            found = [part for part in self.module.modules() if part.training]
+            found = [part for part in every_part(self.module) if part.training]
             self.inside[id(self.module)] = threads + 1, training + found
             for part in found:
                 part.training = False

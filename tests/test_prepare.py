@@ -11,7 +11,8 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import ACTIVATIONS, POSITION_TYPES
-from minibert.inference.kernels import KernelAttention, KernelLayerNorm
+from minibert.inference.attention import KernelAttention
+from minibert.inference.kernels import KernelLayerNorm
 from minibert.inference.prepare import KERNELS, prepare, restore
 from minibert.model import LayerNorm, ScaledDotProductAttention
 
@@ -37,7 +38,7 @@ def test_prepared_equals_the_page(position_type, hidden_act, lengths):
     )
     page, fast = both(config)
     batch = random_batch(config, lengths, seed=1)
-    assert kernels(fast) == 5 + 2 + 2  # norms, activations, attentions
+    assert kernels(fast) == 5 + 2 + 2 + 2 + 2  # norms, activations, cores, attentions, feed-forwards
     for mine, theirs in zip(fast(**batch), page(**batch), strict=True):
         assert (mine - theirs).abs().max() < 1e-10
 
@@ -95,7 +96,7 @@ def test_real_weights_within_1e_5_of_the_page():
 def test_only_the_encoder_is_prepared_and_only_if_asked():
     assert kernels(Bert.from_pretrained("minilm")) == 0
     assert kernels(SentenceEncoder.from_pretrained("minilm", prepared=False)) == 0
-    assert kernels(SentenceEncoder.from_pretrained("minilm")) == 13 + 6 + 6
+    assert kernels(SentenceEncoder.from_pretrained("minilm")) == 13 + 6 + 6 + 6 + 6
 
 
 def test_names_and_weights_stay_and_restore_gives_the_page_back():

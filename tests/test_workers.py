@@ -1,7 +1,10 @@
 """Batches side by side: the same vectors in the same places, and torch's own settings left as they were."""
 
+import os
+import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -10,8 +13,7 @@ from helpers import TINY, widen
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import Bert, SentenceEncoder
-from minibert.inference import workers
-from minibert.inference.workers import LEAST_EACH, side_by_side, workers_for
+from minibert.inference.workers import side_by_side, workers_for
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +52,14 @@ def test_the_vectors_are_those_of_one_batch_after_another(encoder, used, monkeyp
     assert used == {"MainThread"}
 
 
-def test_few_batches_are_not_worth_a_worker(encoder, used):
-    encoder.encode(TEXTS[: 2 * LEAST_EACH - 1], batch_size=1)
+def test_a_single_batch_is_computed_where_it_was_asked_for(encoder, used):
+    encoder.encode(TEXTS[:1])
     assert used == {"MainThread"}
+
+
+def test_every_core_gets_a_batch_of_a_call_that_is_large_enough(encoder, used):
+    encoder.encode(["one two three four five"] * 128)
+    assert len(used) == 2
 
 
 def test_items_come_back_in_their_order_with_what_was_made_of_them():
@@ -65,16 +72,32 @@ def test_items_come_back_in_their_order_with_what_was_made_of_them():
     assert list(side_by_side(work, range(8), 2)) == [(i, i * i) for i in range(8)]
 
 
-def test_workers_compute_on_their_share_of_the_cores_and_the_setting_is_put_back():
-    torch.set_num_threads(4)
-    seen = list(side_by_side(lambda _: torch.get_num_threads(), range(8), 2))
-    assert {threads for _, threads in seen} == {2}
-    assert torch.get_num_threads() == 4
+def test_workers_have_one_core_each_for_good_and_the_setting_is_put_back():
+    for _ in range(2):  # the second time they have been there before
+        seen = {}
+        barrier = threading.Barrier(2, timeout=20)
+
+        def work(item, seen=seen, barrier=barrier):
+            barrier.wait()
+            seen[threading.current_thread().name] = torch.get_num_threads()
+            return item
+
+        list(side_by_side(work, range(8), 2))
+        assert set(seen.values()) == {1}
+        assert len(seen) == 2
+        assert torch.get_num_threads() == 2
     later = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert later == [4]
+    assert later == [2]
+
+
+def test_with_more_cores_than_workers_each_has_its_share():
+    torch.set_num_threads(4)
+    seen = list(side_by_side(lambda _: torch.get_num_threads(), range(8), 2))
+    assert {threads for _, threads in seen} == {2}
+    assert torch.get_num_threads() == 4
 
 
 def test_an_exception_comes_out_and_the_setting_is_put_back():
@@ -90,7 +113,6 @@ def test_an_exception_comes_out_and_the_setting_is_put_back():
         list(side_by_side(work, range(1000), 2))
     assert len(begun) < 1000
     assert torch.get_num_threads() == 2
-    assert workers._calls == 0
 
 
 def test_of_several_calls_at_once_the_last_puts_the_setting_back(encoder):
@@ -106,7 +128,6 @@ def test_of_several_calls_at_once_the_last_puts_the_setting_back(encoder):
     assert all(np.abs(result - expected).max() < 1e-6 for result in results)
     assert len(results) == 4
     assert torch.get_num_threads() == 2
-    assert workers._calls == 0
 
 
 def test_whoever_watches_a_part_is_called_in_his_own_thread_batch_after_batch(encoder, used):
@@ -125,3 +146,35 @@ def test_only_the_cpu_has_workers_and_never_too_many(monkeypatch):
     assert workers_for(Bert(TINY), torch.device("meta")) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert workers_for(Bert(TINY), torch.device("cpu")) == 8
+
+
+def test_a_forked_process_starts_workers_of_its_own(encoder):
+    """Its parent's threads are not in it, and waiting for them would take for ever."""
+    expected = encoder.encode(TEXTS * 5, batch_size=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks with threads, which is what this is about
+        child = os.fork()
+    if child == 0:
+        same = np.abs(encoder.encode(TEXTS * 5, batch_size=2) - expected).max() < 1e-6
+        os._exit(0 if same else 1)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+    assert (ended, status) == (child, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_batch_invariant_vectors_are_the_same_to_the_last_bit(encoder, tmp_path, dtype):
+    encoder = SentenceEncoder.from_pretrained("minilm", dtype=dtype, device="cpu")
+    texts = ["Short.", "A sentence of middling length, with a comma.", "and so on " * 30, "", "Short too."]
+    expected = encoder.encode(texts, batch_invariant=True)
+    backwards = encoder.encode(texts[::-1] * 3, batch_invariant=True)
+    alone = np.stack([encoder.encode(text, batch_invariant=True) for text in texts])
+    assert np.array_equal(expected, alone)
+    assert np.array_equal(backwards[:5][::-1], expected)
+    assert np.array_equal(backwards[5:10], backwards[:5])
+    assert np.abs(encoder.encode(texts) - expected).max() < {"float32": 1e-6, "bfloat16": 5e-3, "int8": 5e-2}[dtype]

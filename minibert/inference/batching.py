@@ -13,6 +13,8 @@ OVERHEAD = 16
 # Tokens a batch at most: enough to keep the matrix units busy, few enough that the values between layers stay in cache.
 CPU_TOKENS = 2048
 GPU_TOKENS = 32768
+# Fewer tokens than this in all are not worth being split among cores batch by batch.
+LEAST_TOKENS = 128
 
 
 def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None) -> list[np.ndarray]:

@@ -6,12 +6,10 @@ those of the part (see `prepare`). Gradients flow through all of them.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.nn.modules.module import _has_any_global_hook
 
-from ..model import Activation, LayerNorm, ScaledDotProductAttention
+from ..model import Activation, LayerNorm
 
 
 class KernelLayerNorm(LayerNorm):
@@ -27,42 +25,19 @@ class KernelActivation(Activation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Bend; the formulas without a kernel of their own are the page's."""
-        if self.formula is Activation.formulas["gelu"]:
-            return functional.gelu(x)
-        if self.formula is Activation.formulas["gelu_new"]:
-            return functional.gelu(x, approximate="tanh")
-        return self.formula(x)
+        name = formula_name(self)
+        return self.formula(x) if name is None else bend(x, name)
 
 
-class KernelAttention(ScaledDotProductAttention):
-    """Scores, softmax and mixing at once, without keeping the scores. q, k, v (B, H, S, K) -> (B, H, S, K)
-
-    Where somebody watches `scores` or `probs`, or dropout is on, it is the page that computes: those values exist
-    only there.
-    """
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
-    ) -> Tensor:
-        """Mix the values; a row that is all padding comes out as on the page."""
-        if (
-            _has_any_global_hook()
-            or _watched(self.scores)
-            or _watched(self.probs)
-            or _watched(self.dropout)
-            or (self.training and self.dropout.p)
-        ):
-            return super().forward(q, k, v, mask, bias)
-        added = bias
-        if mask is not None:
-            # Added, not boolean: where all is padding, torch's boolean mask gives NaN, and the page the average.
-            lowest = torch.finfo(q.dtype).min
-            added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
-            added = torch.where(mask, added, lowest)
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
+def formula_name(activation: Activation) -> str | None:
+    """Which of the page's formulas it is; None: somebody else's."""
+    return next((name for name, formula in Activation.formulas.items() if formula is activation.formula), None)
 
 
-def _watched(part: nn.Module) -> bool:
-    """Whether a hook would miss its call, or the part is no longer the page's."""
-    stock = type(part) in (nn.Identity, nn.Dropout)
-    return not stock or bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
+def bend(x: Tensor, activation: str | None) -> Tensor:
+    """The page's formula of that name, in one pass where torch has one; None: x as it is."""
+    if activation is None:
+        return x
+    if activation in ("gelu", "gelu_new"):
+        return functional.gelu(x, approximate="none" if activation == "gelu" else "tanh")
+    return Activation.formulas[activation](x)

@@ -1,35 +1,30 @@
 """Whole batches side by side on the CPU, each on a core of its own.
 
 torch would rather split every matrix product among all cores and wait for the slowest at each, which is no faster
-for batches of this size, and collapses when another process keeps a core busy: with one of two cores taken, encoding
-1024 texts took 6.1 s so, and 1.5 s with workers; 1.1 s either way on a free machine (all-MiniLM-L6-v2, float32, two
-cores of an Intel Xeon, 2026-11-23).
+for batches of this size, and collapses when another process keeps a core busy.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+
+from .watching import every_part, watched
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Each worker holds the values of one batch between layers: on many cores, fewer workers with some threads each.
 MOST_WORKERS = 8
-# Starting a worker costs some milliseconds, and at the end most of them wait for the last: with fewer batches than
-# this for each (a call of 32 texts has two or three in all) one after another was 15 % faster on a free machine.
-LEAST_EACH = 2
 
 _lock = threading.Lock()
-_calls = 0
-_threads = 1  # torch's setting before the first of the calls that are under way
+_pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}  # by process, workers, threads of each
 
 
 def workers_for(model: nn.Module, device: torch.device) -> int:
@@ -37,46 +32,62 @@ def workers_for(model: nn.Module, device: torch.device) -> int:
 
     Hooks fire in the thread that computes, and autocast holds in the thread that asked for it.
     """
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return 1
-    if _has_any_global_hook() or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or watched(*every_part(model)):
         return 1
     return min(torch.get_num_threads(), MOST_WORKERS)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result]]:
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, even_one: bool = False
+) -> Iterator[tuple[Item, Result]]:
     """Each item with what the work makes of it, in the order of the items.
 
-    An exception of any of them comes out here; what was not begun by then is not done.
+    An exception of any of them comes out here; what was not begun by then is not done. A single item is computed by
+    the caller, on all cores, unless ``even_one`` item is to have the numbers that it has among others.
     """
-    if workers < 2 or len(items) < LEAST_EACH * workers:
+    if workers < 2 or (len(items) < 2 and not even_one):
         yield from ((item, work(item)) for item in items)
         return
-    with _few_threads_each(workers) as begin:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="minibert", initializer=begin)
-        try:
-            yield from zip(items, pool.map(work, items), strict=True)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _few_threads_each(workers: int) -> Iterator[Callable[[], None]]:
-    """What a worker calls first, so that it computes on its share of the cores; torch's setting is put back at the end.
-
-    torch keeps the number for each thread, but one copy of it, for MKL and for threads to come, is the whole process's.
-    So the last call to end puts it back, whichever began first.
-    """
-    global _calls, _threads
-    with _lock:
-        if _calls == 0:
-            _threads = torch.get_num_threads()
-        _calls += 1
-        share = max(1, _threads // workers)
+    pool = _the_pool(workers, max(1, torch.get_num_threads() // workers))
+    futures = [pool.submit(work, item) for item in items]
     try:
-        yield lambda: torch.set_num_threads(share)
+        for item, future in zip(items, futures, strict=True):
+            yield item, future.result()
     finally:
-        with _lock:
-            _calls -= 1
-            if _calls == 0:
-                torch.set_num_threads(_threads)
+        for future in futures:
+            future.cancel()
+        wait(futures)  # nothing goes on behind the caller's back
+
+
+def on_one_core(work: Callable[[], Result]) -> Result:
+    """What the work gives, in a thread whose products are not split: a neighbour on another core is no hindrance."""
+    return _the_pool(1, 1).submit(work).result()
+
+
+def _the_pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Workers that compute on so many threads each; kept, because to start them costs as much as a short batch."""
+    key = os.getpid(), workers, threads  # a forked process has none of its parent's threads
+    with _lock:
+        if key not in _pools:
+            _pools[key] = _start(workers, threads)
+        return _pools[key]
+
+
+def _start(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Torch's setting is each thread's own, except that the latest is also what new threads begin with: put it back."""
+    before = torch.get_num_threads()
+    all_there = threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # the first use in a thread takes the process's setting; only then may it be changed
+        torch.set_num_threads(threads)
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="minibert", initializer=begin)
+    try:
+        for _ in range(workers):
+            pool.submit(int)
+        all_there.wait()
+    finally:
+        torch.set_num_threads(before)
+    return pool

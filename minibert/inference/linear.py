@@ -1,0 +1,150 @@
+"""Linear layers that read the same input, as one product, with their weights laid out for the processor.
+
+oneDNN multiplies faster when weights are stored in the order in which its kernels read them; it adds the bias and
+bends the result while it is still in cache, and it uses bfloat16 instructions where there are some. torch calls it
+so from its own compiler, by an operator that is not documented: `onednn_computes` tries it on numbers first, and where
+it does not exist or is wrong, torch's documented operators compute.
+
+The layers themselves stay what they are: float32, mapped from the file, trainable. What is laid out here is a copy,
+made at the first call and again after every change of a weight.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .kernels import bend
+from .watching import replaced, watched
+
+# Our activations by oneDNN's names: an operation after the product, and which algorithm of it.
+FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", "")}
+
+DATA: Any = torch.Tensor.data  # torch's own descriptor
+_lock = threading.Lock()
+
+
+class Arithmetic(Protocol):
+    """In which numbers products are computed. Holds no weights."""
+
+    def pack(self, weight: Tensor, bias: Tensor) -> Any:
+        """Whatever `multiply` wants of weights (O, I) and biases (O,), both float32."""
+
+    def multiply(self, x: Tensor, packed: Any, activation: str | None) -> Tensor:
+        """Multiply, add, and bend. x (..., I), of any float -> (..., O), of the float that comes cheapest"""
+
+
+class OneDnn:
+    """Products in float32, or in bfloat16 with sums in float32; plain torch's where oneDNN does not compute."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def pack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights in oneDNN's own order, the biases."""
+        weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+        if onednn_computes(self.dtype):
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        return weight, bias
+
+    def multiply(self, x: Tensor, packed: tuple[Tensor, Tensor], activation: str | None) -> Tensor:
+        """Products of x (..., I) -> (..., O) in this dtype, bent while still in cache where oneDNN knows how."""
+        weight, bias = packed
+        x = x.to(self.dtype)
+        if weight.layout is torch.strided:
+            return bend(functional.linear(x, weight, bias), activation)
+        name, algorithm = FUSED.get(activation, FUSED[None])
+        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+        return y if activation in FUSED else bend(y, activation)
+
+
+class Product:
+    """[x W1ᵀ + b1, x W2ᵀ + b2, ...] side by side, in one arithmetic. x (..., I) -> (..., O1 + O2 + ...)"""
+
+    def __init__(self, arithmetic: Arithmetic) -> None:
+        self.arithmetic = arithmetic
+        self._packed: Any = None
+        self._packed_from: list[nn.Parameter] = []  # kept alive, so that no other tensor takes its identity
+        self._state: list[tuple[int, int, int]] | None = None
+
+    def stands_for(self, *layers: nn.Linear) -> bool:
+        """Whether it may compute in the layers' place: their weights are laid out, again if they have changed.
+
+        Noticed are assignment, loading, optimizers, anything in place, and `.data`. Not noticed are changes through
+        memory shared with numpy, and through a `.data` taken before a call and written to after it.
+        """
+        if watched(*layers) or replaced(*layers):
+            return False
+        values = [value for layer in layers for value in layer._parameters.values() if value is not None]
+        return self._state == _state(values) or self._lay_out(layers, values)
+
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Products of x (..., I) -> (..., O) in the arithmetic's dtype, bent where an activation is named."""
+        return self.arithmetic.multiply(x, self._packed, activation)
+
+    def _lay_out(self, layers: Sequence[nn.Linear], values: list[nn.Parameter]) -> bool:
+        """False: these are no plain float32 parameters on the CPU, or they count no changes."""
+        for value in values:
+            if type(value) not in (nn.Parameter, Watched) or value.dtype != torch.float32 or not value.is_cpu:
+                return False
+            if value.is_inference():
+                return False
+        with _lock, torch.inference_mode():  # two threads at once only do the same twice
+            for value in values:
+                value.__class__ = Watched
+            weight = torch.cat([layer.weight.detach() for layer in layers])
+            bias = torch.cat(
+                [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers]
+            )
+            self._packed = self.arithmetic.pack(weight, bias)
+            self._packed_from = values
+            self._state = _state(values)
+        return True
+
+    def __reduce__(self) -> tuple[type[Product], tuple[Arithmetic]]:
+        return Product, (self.arithmetic,)  # a copy lays out its own weights
+
+
+def _state(values: list[nn.Parameter]) -> list[tuple[int, int, int]]:
+    """What changes whenever a parameter's numbers may have; empty before it is Watched."""
+    return [(id(value), value._version, value.taken) for value in values if isinstance(value, Watched)]
+
+
+class Watched(nn.Parameter):
+    """Counts how often its `.data` was taken: the one way to write to a parameter that torch itself does not count."""
+
+    taken = 0
+
+    @property
+    def data(self) -> Tensor:
+        """As torch's own."""
+        self.taken += 1
+        return DATA.__get__(self)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.taken += 1
+        DATA.__set__(self, value)
+
+
+@cache
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's operator is there and gives torch's numbers, with each fused activation."""
+    x, weight = torch.linspace(-2, 2, 64).view(2, 32).to(dtype), torch.linspace(-1, 1, 96).view(3, 32).to(dtype)
+    bias = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
+    plain = functional.linear(x.float(), weight.float(), bias.float())
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        for activation, (name, algorithm) in FUSED.items():
+            result = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
+            if not torch.allclose(result.float(), bend(plain, activation), rtol=4 * torch.finfo(dtype).eps, atol=1e-5):
+                return False
+    except (AttributeError, RuntimeError, NotImplementedError):  # another torch, another processor
+        return False
+    return True

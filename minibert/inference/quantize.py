@@ -1,0 +1,62 @@
+"""Products of 8-bit whole numbers: weights with one scale a row, activations with one range a token.
+
+A token's range is its own, so a text's vector does not depend on what else is in the batch. The range goes from the
+token's lowest to its highest number rather than from -highest to highest, because what a BERT sends into its products
+is lopsided (one channel stands out, GELU has no negative tail): on all-MiniLM-L6-v2 this halves the error.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels import bend
+
+
+class Int8:
+    """int8 weights, activations as uint8; sums in int32, results in float32."""
+
+    def pack(self, weight: Tensor, bias: Tensor) -> Any:
+        """Weights (O, I) in [-127, 127] with a scale each row; what a shift of x by 1 adds to each output; biases."""
+        scale = weight.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        whole = (weight / scale[:, None]).round()
+        shift = whole.sum(-1) * scale
+        packed = whole.to(torch.int8)
+        if onednn_computes_int8():
+            packed = torch.ops.onednn.qlinear_prepack(packed, None)
+        return packed, scale, shift, bias
+
+    def multiply(self, x: Tensor, packed: Any, activation: str | None) -> Tensor:
+        """Products of x (..., I) -> (..., O), float32"""
+        weight, scale, shift, bias = packed
+        rows = x.reshape(-1, x.shape[-1]).float()
+        lowest = rows.amin(-1, keepdim=True)
+        step = (rows.amax(-1, keepdim=True) - lowest).clamp_min(1e-12) / 255
+        levels = torch.addcmul(0.5 - lowest / step, rows, 1 / step).to(torch.uint8)  # + 0.5 and cut: rounded
+        y = torch.addr(bias, lowest.view(-1), shift).addcmul_(_product(levels, weight, scale), step)
+        return bend(y, activation).unflatten(0, x.shape[:-1])
+
+
+def _product(levels: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Sums of levels (M, I) uint8, weights (O, I) int8 -> (M, O) float32"""
+    if weight.layout is torch.strided:
+        return levels.float() @ (weight.float() * scale[:, None]).T
+    zero = torch.zeros(len(scale), dtype=torch.int64)
+    return torch.ops.onednn.qlinear_pointwise(
+        levels, 1.0, 0, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+@cache
+def onednn_computes_int8() -> bool:
+    """Whether oneDNN's int8 operator, undocumented too, is there and gives the exact sums."""
+    levels = torch.arange(64, dtype=torch.uint8).view(2, 32) * 4
+    weight, scale = (torch.arange(96).view(3, 32) - 48).to(torch.int8), torch.tensor([0.5, 1.0, 2.0])
+    try:
+        product = _product(levels, torch.ops.onednn.qlinear_prepack(weight, None), scale)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.equal(product, _product(levels, weight, scale))

@@ -1,0 +1,67 @@
+"""The page's two sub-layers with prepared products: query, key and value in one, the activation in the other's end.
+
+They compute so only on the CPU, in float32, without gradients, and where nobody watches or has replaced what they pass
+over; otherwise the page's own `forward` does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..model import Activation, FeedForward, MultiHeadAttention
+from .attention import KernelAttention
+from .kernels import KernelActivation, formula_name
+from .linear import Arithmetic, Product
+from .watching import watched
+
+
+class ProductAttention(MultiHeadAttention):
+    """Every position gathers from every other, in H independent ways. x (B, S, D), mask or None -> (B, S, D)"""
+
+    products: tuple[Product, Product]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As the page, with the parts that are the page's own."""
+        into, back = self.products
+        inner = (self.query, self.key, self.value)
+        if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out)):
+            return super().forward(x, mask)
+        q, k, v = into(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
+        if type(self.core) is not KernelAttention or watched(self.core) or self.core.explicit():
+            q, k, v = q.float(), k.float(), v.float()  # whoever looks or computes there finds the page's dtype
+        bias = None if self.relative is None else self.relative(q, k)
+        mixed = self.core(q, k, v, mask, bias)
+        return back(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
+
+
+class ProductFeedForward(FeedForward):
+    """Each position by itself: widen, bend, narrow. (B, S, D) -> (B, S, D)"""
+
+    products: tuple[Product, Product]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the page, with the parts that are the page's own."""
+        up, down = self.products
+        bent = type(self.activation) in (Activation, KernelActivation) and not watched(self.activation)
+        name = formula_name(self.activation) if bent else None
+        if not (name and fit(x) and up.stands_for(self.up) and down.stands_for(self.down)):
+            return super().forward(x)
+        return down(up(x, name)).to(x.dtype)
+
+
+def fit(x: Tensor) -> bool:
+    """Whether products are made of such a tensor, here and now."""
+    return (
+        type(x) is Tensor
+        and x.dtype is torch.float32
+        and x.is_cpu
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def give_products(part: ProductAttention | ProductFeedForward, arithmetic: Arithmetic) -> None:
+    """What a sub-layer needs to compute so."""
+    part.products = Product(arithmetic), Product(arithmetic)
