@@ -11,9 +11,11 @@ from torch.nn import functional
 from ..model import ScaledDotProductAttention
 from .watching import replaced, watched
 
-# On the CPU the kernel has a fixed cost for each text and head, which is most of it for short texts. Several that
-# make up this many tokens are computed as one, each blind to the others: with 8 tokens a third of the time.
-SHARED = 32
+# On the CPU the kernel's softmax takes keys 16 at a time and what is left over one by one, and each text and head costs
+# something of its own. So short texts are computed several at once, up to this many tokens (fitted, two cores of an
+# Intel Xeon), and what is left over is filled up; with 23 tokens either halves the time.
+LANES = 16
+TOGETHER = {torch.float32: 16, torch.bfloat16: 32}
 
 
 class KernelAttention(ScaledDotProductAttention):
@@ -29,18 +31,14 @@ class KernelAttention(ScaledDotProductAttention):
         """Mix the values; a row that is all padding comes out as on the page."""
         if self.explicit():
             return super().forward(q, k, v, mask, bias)
-        texts = SHARED // q.shape[2]
-        if bias is None and texts > 1 and q.device.type == "cpu" and (mask is None or mask.shape[2] == 1):
-            return _several_as_one(q, k, v, mask, min(texts, len(q)))
+        if bias is None and q.device.type == "cpu" and (mask is None or mask.shape[2] == 1):
+            return _mix_windows(q, k, v, mask)
         return _mix(q, k, v, mask, bias)
 
     def explicit(self) -> bool:
         """Whether somebody needs values that only the page forms."""
-        return (
-            (self.training and self.dropout.p > 0)
-            or watched(self.scores, self.probs, self.dropout)
-            or replaced(self.scores, self.probs, self.dropout)
-        )
+        taps = self.scores, self.probs, self.dropout
+        return (self.training and self.dropout.p > 0) or watched(*taps) or replaced(*taps)
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -53,29 +51,54 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | No
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
 
 
-def _several_as_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, texts: int) -> Tensor:
-    """Short texts in groups, each group one text to the kernel. (B, H, S, K) -> (B, H, S, K)"""
+def _mix_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """As `_mix`, in groups of short texts, each with keys up to a multiple of LANES. (B, H, S, K) -> (B, H, S, K)
+
+    The keys that fill up are those that come next in memory, which are the next text's, and count for nothing: so
+    nothing is copied, except for the last texts, after which too little comes.
+    """
     B, H, S, K = q.shape
-    whole = B - B % texts
-    if whole < B:  # the last group is smaller
-        first, last = slice(whole), slice(whole, None)
-        parts = (
-            _several_as_one(q[rows], k[rows], v[rows], None if mask is None else mask[rows], count)
-            for rows, count in ((first, texts), (last, B - whole))
-        )
-        return torch.cat([part.transpose(1, 2) for part in parts]).transpose(1, 2)
-    q, k, v = (z.transpose(1, 2).reshape(-1, texts * S, H, K).transpose(1, 2) for z in (q, k, v))
-    added = _own_text_only(texts, S, q.dtype)
+    texts = max(1, min(TOGETHER.get(q.dtype, 0) // S, B))
+    group = texts * S
+    window = -(-group // LANES) * LANES
+    if texts == 1 and S % LANES < 3:  # one or two left over cost less than a window
+        return _mix(q, k, v, mask, None)
+    groups = min(B // texts, (B * S - window) // group + 1)
+    if groups < 1 or any(z.stride(0) != S * z.stride(2) for z in (q, k, v)):
+        return _mix_filled(q, k, v, mask)
+    first = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)
+    added = _own_text_only(texts, S, window, q.dtype)
     if mask is not None:
-        padding = ~mask.reshape(-1, 1, 1, texts * S)
+        padding = ~mask.reshape(-1).as_strided((groups, 1, 1, window), (group, 0, 0, 1))
         added = added + torch.zeros(padding.shape, dtype=q.dtype).masked_fill_(padding, torch.finfo(q.dtype).min)
-    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
-    return mixed.transpose(1, 2).reshape(B, S, H, K).transpose(1, 2)
+    k_windows, v_windows = (
+        z.as_strided((groups, H, window, K), (group * z.stride(2), *z.stride()[1:])) for z in (k, v)
+    )
+    mixed = functional.scaled_dot_product_attention(first, k_windows, v_windows, attn_mask=added)
+    mixed = mixed.transpose(1, 2).reshape(-1, S, H, K)
+    done = groups * texts
+    if done < B:
+        last = _mix_filled(q[done:], k[done:], v[done:], None if mask is None else mask[done:])
+        mixed = torch.cat([mixed, last.transpose(1, 2)])
+    return mixed.transpose(1, 2)
 
 
-@lru_cache(maxsize=64)
-def _own_text_only(texts: int, S: int, dtype: torch.dtype) -> Tensor:
-    """0 between positions of one text, -inf between texts: added to the scores. (1, 1, texts * S, texts * S)"""
+def _mix_filled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """As `_mix`, with keys that count for nothing up to a multiple of LANES."""
+    S = q.shape[2]
+    more = -S % LANES
+    added = _own_text_only(1, S, S + more, q.dtype)
+    if mask is not None:
+        lowest = torch.finfo(q.dtype).min
+        added = added + functional.pad(torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, lowest), (0, more))
+    k, v = (functional.pad(z, (0, 0, 0, more)) for z in (k, v))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
+
+
+@lru_cache(maxsize=256)
+def _own_text_only(texts: int, S: int, window: int, dtype: torch.dtype) -> Tensor:
+    """Added to the scores: 0 for keys of the same text, -inf for others. (1, 1, texts * S, window)"""
     with torch.inference_mode(False):
-        text = torch.arange(texts * S) // S
-        return torch.zeros(1, 1, texts * S, texts * S, dtype=dtype).masked_fill_(text[:, None] != text, -torch.inf)
+        text = torch.arange(window) // S
+        other = text[: texts * S, None] != text
+        return torch.zeros(1, 1, texts * S, window, dtype=dtype).masked_fill_(other, -torch.inf)

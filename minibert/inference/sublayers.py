@@ -28,7 +28,9 @@ class ProductAttention(MultiHeadAttention):
         if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out)):
             return super().forward(x, mask)
         q, k, v = into(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
-        if type(self.core) is not KernelAttention or watched(self.core) or self.core.explicit():
+        if q.dtype != x.dtype and (
+            type(self.core) is not KernelAttention or watched(self.core) or self.core.explicit()
+        ):
             q, k, v = q.float(), k.float(), v.float()  # whoever looks or computes there finds the page's dtype
         bias = None if self.relative is None else self.relative(q, k)
         mixed = self.core(q, k, v, mask, bias)

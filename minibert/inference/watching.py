@@ -16,12 +16,10 @@ STOCK = (nn.Identity, nn.Dropout, nn.Linear)
 
 def watched(*parts: nn.Module) -> bool:
     """Whether a hook would miss the call of one of these."""
-    if _has_any_global_hook():
-        return True
-    for part in parts:
-        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
-            return True
-    return False
+    return _has_any_global_hook() or any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        for part in parts
+    )
 
 
 def replaced(*parts: nn.Module) -> bool:
