@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError, LoadReport
     from .config import BertConfig, ClassifierConfig, ConfigError
+    from .cross_encoder import CrossEncoder
     from .encoder import SentenceEncoder
     from .heads import (
         BertForMaskedLM,
@@ -37,6 +38,7 @@ _ROOMS = {
     "CheckpointError": "checkpoint",
     "ClassifierConfig": "config",
     "ConfigError": "config",
+    "CrossEncoder": "cross_encoder",
     "HubError": "hub",
     "LoadReport": "checkpoint",
     "SentenceEncoder": "encoder",
@@ -54,6 +56,7 @@ __all__ = [
     "CheckpointError",
     "ClassifierConfig",
     "ConfigError",
+    "CrossEncoder",
     "HubError",
     "LoadReport",
     "SentenceEncoder",

@@ -32,6 +32,8 @@ ROOMS = {
     "encoding": {"torch", "numpy"},
     "prompts": set(),
     "encoder": {"torch"},
+    "cross_modules": {"torch"},
+    "cross_encoder": {"torch", "numpy"},
     "research": {"torch"},
     "inspection": {"torch"},
     "cli": {"numpy"},
