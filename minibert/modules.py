@@ -61,17 +61,17 @@ def read_modules(files: Files) -> SentenceModules:
         CheckpointError: a Dense module's weights are damaged or not those of its config.
     """
     found = SentenceModules()
-    _read_prompts(files, found)
+    read_prompts(files, found)
     path = files.get("modules.json")
     if path is None:
         found.after.append(Pooling("mean"))
         found.notes.append("no modules.json: mean pooling is sentence-transformers' default, not the checkpoint's word")
     else:
-        for entry in _entries(path):
+        for entry in read_entries(path):
             _add(found, files, entry, path)
         if not found.after or not isinstance(found.after[0], Pooling):
             raise ConfigError(f"{path}: after the Transformer comes no Pooling, so there is no sentence vector")
-    _read_transformer_settings(files.below(found.transformer), found)
+    read_transformer_settings(files.below(found.transformer), found)
     return found
 
 
@@ -114,7 +114,8 @@ def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> N
     write_json(entries, folder / "modules.json")  # last: a folder without it is not yet a sentence encoder
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The modules that modules.json lists, each with a type and a path. Raises ConfigError if it is damaged."""
     entries = read_json(path)
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)
@@ -165,11 +166,10 @@ def _read_pooling(files: Files, found: SentenceModules) -> Pooling:
 def _read_dense(files: Files) -> Dense:
     values = files.read_object("config.json", needed=True)
     _only_for_sentences(values, files, known=DENSE_SETTINGS)
-    dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = str(dotted).rsplit(".", 1)[-1]
-    if not str(dotted).startswith("torch.nn.") or activation not in DENSE_ACTIVATIONS:
-        known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
-        raise ConfigError(f"{files.name}/config.json: activation_function {dotted!r} is none of {known}")
+    activation = activation_name(
+        values.get("activation_function", "torch.nn.modules.activation.Tanh"),
+        f"{files.name}/config.json: activation_function",
+    )
     with shapes_only():  # no memory on the config's word alone
         dense = Dense(
             _width(values, "in_features", files),
@@ -185,6 +185,24 @@ def _read_dense(files: Files) -> Dense:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
     dense.load_state_dict({name: read_tensor(stored[name], name, torch.float32) for name in expected}, assign=True)
     return dense
+
+
+def activation_name(dotted: object, where: str) -> str:
+    """`torch.nn.modules.activation.Tanh` -> `Tanh`, of DENSE_ACTIVATIONS. Nothing is imported by such a name.
+
+    Raises:
+        ConfigError: it is none of them; the message begins with ``where``.
+    """
+    name = str(dotted).rsplit(".", 1)[-1]
+    if not str(dotted).startswith("torch.nn.") or name not in DENSE_ACTIVATIONS:
+        known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
+        raise ConfigError(f"{where} {dotted!r} is none of {known}")
+    return name
+
+
+def dotted_activation(name: str) -> str:
+    """`Tanh` -> `torch.nn.modules.activation.Tanh`, as sentence-transformers writes it."""
+    return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
 def _width(values: Mapping[str, Any], name: str, files: Files) -> int:
@@ -210,7 +228,8 @@ def _refuse_unknown(values: Mapping[str, Any], files: Files, known: tuple[str, .
         raise ConfigError(f"{files.name}/config.json: minibert does not know the setting {', '.join(unknown)}")
 
 
-def _read_transformer_settings(files: Files, found: SentenceModules) -> None:
+def read_transformer_settings(files: Files, found: SentenceModules) -> None:
+    """sentence_bert_config.json, which lies beside config.json. Raises ConfigError if it is damaged."""
     values = files.read_object("sentence_bert_config.json")
     length = values.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
@@ -219,7 +238,8 @@ def _read_transformer_settings(files: Files, found: SentenceModules) -> None:
     found.do_lower_case = bool(values.get("do_lower_case", False))
 
 
-def _read_prompts(files: Files, found: SentenceModules) -> None:
+def read_prompts(files: Files, found: SentenceModules) -> None:
+    """config_sentence_transformers.json, which lies beside modules.json. Raises ConfigError if it is damaged."""
     source = "config_sentence_transformers.json"
     values = files.read_object(source)
     prompts = values.get("prompts") or {}
@@ -250,11 +270,10 @@ def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
 
 
 def _dense_config(dense: Dense) -> dict[str, Any]:
-    place = "linear" if dense.activation == "Identity" else "activation"
     config = {
         "in_features": dense.linear.in_features,
         "out_features": dense.linear.out_features,
         "bias": dense.linear.bias is not None,
-        "activation_function": f"torch.nn.modules.{place}.{dense.activation}",
+        "activation_function": dotted_activation(dense.activation),
     }
     return config | ({"use_residual": True} if dense.use_residual else {})

@@ -15,6 +15,7 @@ import torch
 
 from .atomic import replacing, write_text
 from .checkpoint.save import write_json
+from .config import ConfigError
 from .hub import Files, open_files
 from .truncation import TruncationReport, announce, check_mode, kept_places
 from .vocabulary import open_backend, read_options, save_options
@@ -64,6 +65,7 @@ class Tokenizer:
         *,
         max_length: int | None = None,
         pad_token: str = "[PAD]",
+        mask_token: str = "[MASK]",
         padding_side: str = "right",
         truncation_side: str = "right",
     ) -> None:
@@ -78,6 +80,8 @@ class Tokenizer:
         self.max_length = max_length
         self.pad_token = pad_token
         self.pad_id = pad_id
+        self.mask_token = mask_token
+        self.mask_id: int | None = backend.token_to_id(mask_token)
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self._backend = backend
@@ -120,6 +124,7 @@ class Tokenizer:
             open_backend(files, lowercase_first=lowercase_first),
             max_length=options.max_length,
             pad_token=options.pad_token,
+            mask_token=options.mask_token,
             padding_side=options.padding_side,
             truncation_side=options.truncation_side,
         )
@@ -263,6 +268,14 @@ class Tokenizer:
         """The largest id that this tokenizer can give; the model's vocabulary must reach beyond it."""
         return max(self._backend.get_vocab().values())
 
+    def check_fits(self, vocab_size: int) -> None:
+        """Raise ConfigError where a model of that many tokens does not know all that this tokenizer can give."""
+        if self.highest_id >= vocab_size:
+            raise ConfigError(
+                f"the tokenizer gives ids up to {self.highest_id}, the model knows {vocab_size} tokens: they are not "
+                "of the same checkpoint"
+            )
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json. Raises OSError if the folder can't be written."""
         target = Path(folder)
@@ -274,7 +287,7 @@ class Tokenizer:
         lines = [f"{piece}\n" for piece in sorted(vocabulary, key=vocabulary.__getitem__)]
         write_text(target / "vocab.txt", "".join(lines))
         values = {
-            **save_options(backend, self.pad_token),
+            **save_options(backend, self.pad_token, self.mask_token),
             "model_max_length": self.max_length,
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,

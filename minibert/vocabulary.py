@@ -30,6 +30,7 @@ class Options:
 
     max_length: int | None
     pad_token: str
+    mask_token: str
     padding_side: str
     truncation_side: str
 
@@ -45,6 +46,7 @@ def read_options(files: Files) -> Options:
     return Options(
         max_length=min(known, default=None),
         pad_token=_special(values, "pad", files.name),
+        mask_token=_special(values, "mask", files.name),
         padding_side=values.get("padding_side", "right"),
         truncation_side=values.get("truncation_side", "right"),
     )
@@ -144,7 +146,7 @@ def _normalizer_types(backend: tokenizers.Tokenizer) -> set[str]:
     return {type(part).__name__ for part in parts}
 
 
-def save_options(backend: tokenizers.Tokenizer, pad_token: str) -> dict[str, Any]:
+def save_options(backend: tokenizers.Tokenizer, pad_token: str, mask_token: str) -> dict[str, Any]:
     """What tokenizer_config.json must say, so that transformers makes the same tokenizer of tokenizer.json.
 
     Its BertTokenizer takes the vocabulary of that file and goes by the flags for all the rest; what flags can't tell
@@ -156,8 +158,8 @@ def save_options(backend: tokenizers.Tokenizer, pad_token: str) -> dict[str, Any
         pieces |= {"cls": around[0], "sep": around[1]}
     others = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
     others = [piece for piece in others if piece not in pieces.values()]
-    if SPECIAL["mask"] in others or len(others) == 1:
-        pieces["mask"] = SPECIAL["mask"] if SPECIAL["mask"] in others else others[0]
+    if mask_token in others or len(others) == 1:
+        pieces["mask"] = mask_token if mask_token in others else others[0]
     values: dict[str, Any] = {f"{name}_token": piece for name, piece in pieces.items()}
     found = backend.normalizer
     usual = isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)

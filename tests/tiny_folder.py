@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import Any
 
 from helpers import TINY, widen
 
-from minibert import Bert
+from minibert import Bert, BertForSequenceClassification, ClassifierConfig
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = (
@@ -88,3 +89,10 @@ def write_encoder(folder: Path, *modules: tuple[str, dict[str, Any]], **files: o
     for name, values in files.items():
         write_json(folder, f"{name}.json", values)
     return folder
+
+
+def write_cross_encoder(folder: Path, num_labels: int = 1, **settings: object) -> Path:
+    """A checkpoint with a classifier, as a cross-encoder is; ``settings`` go into its config.json."""
+    config = ClassifierConfig(**asdict(TINY), num_labels=num_labels)
+    widen(BertForSequenceClassification(config)).save_pretrained(folder, **settings)
+    return write_vocabulary(folder, config={"do_lower_case": True, "tokenizer_class": "BertTokenizer"})

@@ -3,7 +3,7 @@
 from .load import WrongTensorsError, float_dtype, load_bert, load_from, read_config
 from .names import PUBLISHED_NAMES
 from .report import LoadReport
-from .save import save_bert
+from .save import save_bert, save_model
 from .stored import CheckpointError
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "load_from",
     "read_config",
     "save_bert",
+    "save_model",
 ]

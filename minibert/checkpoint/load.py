@@ -1,25 +1,25 @@
-"""Published weights -> a Bert, with every tensor on both sides accounted for."""
+"""Published weights -> a Bert, or a model with a head, with every tensor on both sides accounted for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..config import BertConfig
+from ..config import AnyConfig, BertConfig
 from ..hub import Files, open_files
 from ..model import Bert
 from .files import damaged, open_weights
-from .names import HARMLESS, by_modern_name, published_name
+from .names import TIED, by_modern_name, harmless, head_of, loadable_as, modern_name, published_name
 from .report import LoadReport
 from .shapes import shapes_only
 from .stored import CheckpointError, Stored
 
-AnyBert = TypeVar("AnyBert", bound=Bert)
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 FLOATS = {
     "float32": torch.float32,
@@ -33,15 +33,15 @@ POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 class WrongTensorsError(CheckpointError):
     """The files do not hold the tensors that config.json describes; ``report`` lists all that is wrong."""
 
-    def __init__(self, report: LoadReport) -> None:
-        super().__init__(f"{report.source}: the weights do not fit config.json\n{report.problems()}")
+    def __init__(self, report: LoadReport, advice: str = "") -> None:
+        super().__init__(f"{report.source}: the weights do not fit config.json\n{report.problems()}{advice}")
         self.report = report
 
 
 def load_bert(
     name: str | os.PathLike[str],
     *,
-    into: type[AnyBert],
+    into: type[AnyModel],
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -49,12 +49,12 @@ def load_bert(
     refresh: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> AnyBert:
+) -> AnyModel:
     """Load a published BERT, in eval mode; ``model.report`` is the LoadReport.
 
     Args:
         name, revision, token, cache_dir, local_files_only, refresh: as ``hub.open_files``.
-        into: Bert, or a class derived from it.
+        into: Bert, one of the classes of ``heads``, or a class derived from any of them.
         device: Where to put it; None: the CPU.
         dtype: float32 (also where the files are float16 or bfloat16), float64, bfloat16 or float16.
 
@@ -76,13 +76,14 @@ def load_bert(
 def load_from(
     files: Files,
     *,
-    into: type[AnyBert],
+    into: type[AnyModel],
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> AnyBert:
+) -> AnyModel:
     """As ``load_bert``, from files that are already found."""
     wanted = float_dtype(dtype)
-    config = read_config(files)
+    config = read_config(files, getattr(into, "config_class", BertConfig))
+    _check_classifier(files, into)
     stored = open_weights(files)
     tensors = {modern: stored[name] for modern, name in by_modern_name(stored).items()}
     pooler = [name for name in POOLER if name in tensors]
@@ -98,17 +99,27 @@ def load_from(
             f"but the files hold {len(tensors)} tensors in all"
         )
     with shapes_only():
-        model = into(config, pooler=bool(pooler))
+        # A Bert has a pooler where the files hold one; a model with a head knows whether that reads the pooler.
+        model: Any = into(config, pooler=bool(pooler)) if issubclass(into, Bert) else into(config)
     try:
-        ours = {name: published_name(name) for name in model.state_dict()}
+        ours = {name: modern_name(published_name(name)) for name in model.state_dict()}
     except KeyError as error:
         raise CheckpointError(
             f"{into.__name__} has weights that no BERT has, {error}: load a Bert, and add them to it afterwards"
         ) from None
     shapes = {ours[name]: tuple(value.shape) for name, value in model.state_dict().items()}
+    tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
+    for copy, name in tied.items():
+        tensors.setdefault(name, tensors[copy])
     report = _account(files, tensors, shapes, relative=config.position_embedding_type != "absolute", dtype=wanted)
     if not report.complete:
-        raise WrongTensorsError(report)
+        raise WrongTensorsError(report, _advice(report, tensors))
+    for copy, name in tied.items():
+        if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
+            raise CheckpointError(
+                f"{files.name}: {copy} differs from {name}: in BERT's masked-LM head, which is the one that minibert "
+                "computes, they are one tensor"
+            )
     model.load_state_dict(
         {name: read_tensor(tensors[theirs], theirs, wanted) for name, theirs in ours.items()}, assign=True
     )
@@ -116,14 +127,14 @@ def load_from(
     return model.to(device).eval() if device is not None else model.eval()
 
 
-def read_config(files: Files) -> BertConfig:
-    """config.json, or Google's bert_config.json.
+def read_config(files: Files, kind: type[AnyConfig]) -> AnyConfig:
+    """config.json, or Google's bert_config.json, as a BertConfig or a class derived from it.
 
     Raises:
         HubError: there is neither. ConfigError: as BertConfig.from_file.
     """
     path = files.get("config.json") or files.cached("bert_config.json")
-    return BertConfig.from_file(path or files.require("config.json"))
+    return kind.from_file(path or files.require("config.json"))
 
 
 def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
@@ -132,6 +143,28 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if chosen is None or chosen not in FLOATS.values():
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, not {dtype!r}")
     return chosen
+
+
+def _check_classifier(files: Files, into: type[nn.Module]) -> None:
+    """Refuse what would load and give nonsense: a classifier of tokens for one of texts has the same names and shapes.
+
+    The older of such checkpoints have a pooler too, which their classifier never read.
+    """
+    kinds = {"BertForSequenceClassification", "BertForTokenClassification"}
+    if asked := kinds.intersection(parent.__name__ for parent in into.__mro__):
+        said = files.read_object("config.json").get("architectures")
+        other = (kinds - asked).intersection(said if isinstance(said, list) else ())
+        if other:
+            raise CheckpointError(
+                f"{files.name}: config.json says {other.pop()}: load it as that, not as {into.__name__}"
+            )
+
+
+def _advice(report: LoadReport, tensors: Mapping[str, Stored]) -> str:
+    """Where nothing but a head is missing: which classes would do without it."""
+    if report.unexpected or report.wrong_shape or not all(map(head_of, report.missing)):
+        return ""
+    return f"\n  The files hold what {' or '.join(loadable_as(tensors))} needs: load them as such."
 
 
 def _account(
@@ -145,8 +178,9 @@ def _account(
     """Put every name on one of the report's lists."""
     used = [name for name in shapes if name in tensors]
     rest = [name for name in tensors if name not in shapes]
+    heads = {head_of(name) for name in shapes}
     # Checkpoints with relative positions carry an absolute table too, which their attention never sees.
-    harmless = [n for n in rest if HARMLESS.fullmatch(n) or (relative and n == "embeddings.position_embeddings.weight")]
+    aside = [n for n in rest if harmless(n, heads) or (relative and n == "embeddings.position_embeddings.weight")]
     wrong = [
         f"{name}: {tensors[name].shape} in the files, {shapes[name]} by config.json"
         for name in used
@@ -156,8 +190,8 @@ def _account(
         source=files.name,
         files=tuple(dict.fromkeys(stored.file for stored in tensors.values())),
         used=tuple(used),
-        known_harmless=tuple(harmless),
-        unexpected=tuple(name for name in rest if name not in set(harmless)),
+        known_harmless=tuple(aside),
+        unexpected=tuple(name for name in rest if name not in set(aside)),
         missing=tuple(name for name in shapes if name not in tensors),
         wrong_shape=tuple(wrong),
         stored_dtype=", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in used})),

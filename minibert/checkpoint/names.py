@@ -1,13 +1,14 @@
 """The name table: ours -> Hugging Face's. Thirteen rows are all that stands between the page and published weights.
 
 Rows name modules; `.weight` and `.bias` pass through, and `{}` is the layer. For BERT-base that makes 5 + 16 * 12 + 2
-= 199 tensors. The table is a bijection, so saving in the published form is the same table read backwards.
+= 199 tensors; five more rows are the heads'. The table is a bijection, so saving in the published form is the same
+table read backwards.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from .stored import CheckpointError
 
@@ -31,22 +32,52 @@ PUBLISHED_NAMES = {
 # A fourteenth, for the few checkpoints whose position_embedding_type is relative (one embedding per layer).
 RELATIVE_NAMES = {"layers.{}.attention.relative.distance": "encoder.layer.{}.attention.self.distance_embedding"}
 
-# Known, and not the encoder's: heads for other tasks, an old buffer of 0, 1, 2, ..., what optimisers leave behind.
-HARMLESS = re.compile(
-    r"embeddings\.position_ids|(cls|classifier|qa_outputs)\..*"
-    r"|global_step|beta[12]_power|.*\.(adam_[mv]|Adam(_1)?|AdamWeightDecayOptimizer(_1)?)|output_(weights|bias)"
-)
+# Five more for the heads. The masked-LM head has one tensor directly below it, its bias: its matrix is the token
+# embedding's.
+HEAD_NAMES = {
+    "masked_lm": "cls.predictions",
+    "masked_lm.dense": "cls.predictions.transform.dense",
+    "masked_lm.norm": "cls.predictions.transform.LayerNorm",
+    "next_sentence": "cls.seq_relationship",
+    "classifier": "classifier",
+}
 
-_TABLE = PUBLISHED_NAMES | RELATIVE_NAMES
+# Second names that the masked-LM head's tensors have in many files: the same numbers once more.
+TIED = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
+# What a checkpoint must hold beyond the encoder to be loaded as one of our classes.
+NEEDED: dict[str, set[str]] = {
+    "Bert": set(),
+    "BertForMaskedLM": {"cls.predictions"},
+    "BertForNextSentencePrediction": {"pooler", "cls.seq_relationship"},
+    "BertForPreTraining": {"cls.predictions", "pooler", "cls.seq_relationship"},
+    "BertForSequenceClassification": {"pooler", "classifier"},
+    "BertForTokenClassification": {"classifier"},
+}
+
+_HEAD = re.compile(r"(cls\.[^.]+|cls|classifier|qa_outputs|pooler(?=\.dense\.(?:weight|bias)$))\..+")
+# Known, and no weights of any model: an old buffer of 0, 1, 2, ..., what optimisers leave behind.
+_LEFTOVERS = re.compile(
+    r"embeddings\.position_ids|global_step|beta[12]_power"
+    r"|.*\.(adam_[mv]|Adam(_1)?|AdamWeightDecayOptimizer(_1)?)|output_(weights|bias)"
+)
+_TABLE = PUBLISHED_NAMES | RELATIVE_NAMES | HEAD_NAMES
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def published_name(ours: str) -> str:
-    """`layers.3.attention.query.weight` -> `encoder.layer.3.attention.self.query.weight`. KeyError for any other."""
-    module, _, kind = ours.rpartition(".")
+    """`layers.3.attention.query.weight` -> `encoder.layer.3.attention.self.query.weight`. KeyError for any other.
+
+    A leading `bert.` stays: models with a head have it here and there.
+    """
+    prefix = "bert." if ours.startswith("bert.") else ""
+    module, _, kind = ours.removeprefix(prefix).rpartition(".")
     layer = _LAYER.search(module)
     row = _TABLE[_LAYER.sub("{}", module, count=1)]
-    return f"{row.format(layer.group()) if layer else row}.{kind}"
+    return f"{prefix}{row.format(layer.group()) if layer else row}.{kind}"
 
 
 def modern_name(theirs: str) -> str:
@@ -68,3 +99,20 @@ def by_modern_name(found: Iterable[str]) -> Mapping[str, str]:
             raise CheckpointError(f"two names for one tensor: {names[modern]} and {name}")
         names[modern] = name
     return names
+
+
+def head_of(name: str) -> str | None:
+    """`cls.predictions.bias` -> `cls.predictions`; None for what belongs to the encoder, or to nothing we know."""
+    found = _HEAD.fullmatch(name)
+    return found and found[1]
+
+
+def harmless(name: str, heads: Collection[str | None]) -> bool:
+    """Whether a tensor may be left aside by a model with these heads: another task's head, a leftover of training."""
+    return name in TIED or _LEFTOVERS.fullmatch(name) is not None or head_of(name) not in {None, *heads}
+
+
+def loadable_as(names: Iterable[str]) -> list[str]:
+    """Our classes for which these names, in modern form, hold all heads."""
+    heads = {head_of(name) for name in names}
+    return [name for name, needed in NEEDED.items() if heads >= needed]

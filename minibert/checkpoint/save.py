@@ -1,14 +1,16 @@
-"""A Bert -> config.json and model.safetensors, in the published form: the name table read backwards."""
+"""A model -> config.json and model.safetensors, in the published form: the name table read backwards."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..atomic import replacing, write_text
 from ..model import Bert
@@ -19,7 +21,19 @@ from .stored import CheckpointError
 
 
 def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:
-    """Write a folder that transformers and sentence-transformers load to the same numbers.
+    """Write a folder that transformers and sentence-transformers load to the same numbers; see ``save_model``."""
+    save_model(model, folder, model.config.to_dict(), lambda: Bert(model.config, pooler=model.pooler is not None))
+
+
+def save_model(
+    model: nn.Module, folder: str | os.PathLike[str], config: Mapping[str, Any], build: Callable[[], nn.Module]
+) -> None:
+    """Write a Bert or a model with a head.
+
+    Args:
+        model, folder: What, and where to; the folder is made where there is none.
+        config: What config.json is to say, but for the dtype.
+        build: Makes a model of the same config in which no part was replaced.
 
     Raises:
         CheckpointError: the model has weights that BERT does not have (a part was replaced), so there is no
@@ -28,7 +42,7 @@ def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:
     """
     ours = model.state_dict()
     with shapes_only():
-        plain = Bert(model.config, pooler=model.pooler is not None).state_dict()
+        plain = build().state_dict()
     shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
         raise CheckpointError(
@@ -39,8 +53,8 @@ def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / "config.json") as config:  # both are written before either takes its place
-        write_json(model.config.to_dict() | {"dtype": dtype}, config)
+    with replacing(target / "config.json") as temporary:  # both are written before either takes its place
+        write_json({**config, "dtype": dtype}, temporary)
         write_tensors(tensors, target / SAFETENSORS)
 
 

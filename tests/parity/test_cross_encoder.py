@@ -1,0 +1,181 @@
+"""CrossEncoder against sentence-transformers' own: scores, order, activations, labels, folders in both directions."""
+
+import json
+
+import numpy as np
+import pytest
+import sentence_transformers
+import torch
+from tiny_folder import TEXTS, write_cross_encoder, write_json
+from torch import nn
+
+from minibert import CrossEncoder
+
+# Every text with every other; and pairs too long for the tiny model's 40 tokens: by the first, the second, both.
+PAIRS = [(first, second) for first in TEXTS for second in TEXTS]
+PAIRS += [("the cat " * 30, "food"), ("who is", "man eats food " * 20), ("the cat " * 30, "man eats food " * 20)]
+LABELS = [1, 2, 3]
+
+
+def load(folder, **options):
+    """Ours and theirs, float32."""
+    ours = CrossEncoder.from_pretrained(folder, device="cpu", truncation="silent", **options)
+    return ours, sentence_transformers.CrossEncoder(str(folder), device="cpu")
+
+
+def assert_same(mine, reference, below):
+    mine, reference = np.asarray(mine), np.asarray(reference)
+    assert mine.shape == reference.shape
+    assert mine.dtype == reference.dtype
+    assert np.abs(mine - reference).max() < below * max(1, np.abs(reference).max())
+
+
+def assert_same_scores(ours, theirs, pairs=PAIRS, **options):
+    """In float64, where only the order of summation differs."""
+    mine, reference = (model.double().predict(pairs, convert_to_tensor=True, **options) for model in (ours, theirs))
+    assert mine.dtype == torch.float64
+    assert_same(mine, reference, 1e-10)
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+@pytest.mark.parametrize("prepared", [True, False])
+def test_scores(tmp_path, num_labels, prepared):
+    ours, theirs = load(write_cross_encoder(tmp_path, num_labels), prepared=prepared)
+    assert np.ptp(theirs.predict(PAIRS), axis=0).min() > 0.1  # no two of them are mixed up unseen
+    assert_same(ours.predict(PAIRS), theirs.predict(PAIRS), 1e-6)
+    assert_same_scores(ours, theirs)
+
+
+OPTIONS = [
+    {"apply_softmax": True},
+    {"activation_fn": nn.Identity()},
+    {"activation_fn": nn.Tanh()},
+    {"activation_fn": torch.exp, "apply_softmax": True},
+    {"activation_fn": lambda logits: logits[:, -1]},
+    {"batch_size": 1},
+    {"batch_size": 5},
+    {"convert_to_tensor": True},
+    {"convert_to_tensor": True, "convert_to_numpy": False},
+    {"convert_to_numpy": False},
+    {"prompt": "who is "},
+    {"show_progress_bar": False},
+]
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option(tmp_path, num_labels, options):
+    ours, theirs = load(write_cross_encoder(tmp_path, num_labels))
+    for inputs in (PAIRS[:9], PAIRS[4], list(PAIRS[4]), [PAIRS[4]], [list(pair) for pair in PAIRS[:3]]):
+        mine, reference = ours.predict(inputs, **options), theirs.predict(inputs, **options)
+        assert type(mine) is type(reference)
+        assert_same(mine, reference, 1e-5)
+
+
+@pytest.mark.parametrize("inputs", [np.array(PAIRS[:4]), np.array(PAIRS[3])], ids=["pairs", "a pair"])
+def test_arrays_of_text(tmp_path, inputs):
+    ours, theirs = load(write_cross_encoder(tmp_path))
+    assert_same_scores(ours, theirs, inputs)
+
+
+DOTTED = ["torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh", "torch.nn.Sigmoid", "torch.nn.ReLU"]
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+@pytest.mark.parametrize("dotted", DOTTED)
+@pytest.mark.parametrize("place", ["oldest", "old", "oldest, and the version", "both", "modules"])
+def test_the_checkpoints_activation_wherever_it_stands(tmp_path, num_labels, dotted, place):
+    settings = {
+        "oldest": {"sbert_ce_default_activation_function": dotted},
+        "old": {"sentence_transformers": {"activation_fn": dotted, "version": "4.1.0"}},
+        "oldest, and the version": {
+            "sentence_transformers": {"version": "4.1.0"},
+            "sbert_ce_default_activation_function": dotted,
+        },
+        "both": {
+            "sentence_transformers": {"activation_fn": dotted},
+            "sbert_ce_default_activation_function": "torch.nn.modules.activation.GELU",
+        },
+        "modules": {"sbert_ce_default_activation_function": "torch.nn.modules.activation.GELU"},
+    }
+    write_cross_encoder(tmp_path, num_labels, **settings[place])
+    if place == "modules":
+        kind = "sentence_transformers.base.modules.transformer.Transformer"
+        write_json(tmp_path, "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+        write_json(tmp_path, "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+        write_json(
+            tmp_path, "config_sentence_transformers.json", {"model_type": "CrossEncoder", "activation_fn": dotted}
+        )
+    ours, theirs = load(tmp_path)
+    assert type(theirs.activation_fn).__name__ == dotted.rsplit(".", 1)[-1]
+    assert_same_scores(ours, theirs)
+
+
+@pytest.mark.parametrize("length", [8, 9, 23])
+def test_the_longest_pair(tmp_path, length):
+    folder = write_cross_encoder(tmp_path)
+    ours = CrossEncoder(folder, max_length=length, truncation="silent", device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(folder), max_length=length, device="cpu")
+    assert ours.max_seq_length == theirs.max_seq_length == length
+    assert_same_scores(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"return_documents": True}, {"activation_fn": nn.Identity()}])
+def test_rank(tmp_path, options):
+    ours, theirs = load(write_cross_encoder(tmp_path))
+    documents = [*TEXTS, "a man eats food", "hello cat", "who"]
+    mine, reference = (
+        ours.rank("who is on the mat?", documents, **options),
+        theirs.rank("who is on the mat?", documents, **options),
+    )
+    assert [hit.keys() for hit in mine] == [hit.keys() for hit in reference]
+    assert [hit["corpus_id"] for hit in mine] == [hit["corpus_id"] for hit in reference]
+    assert [hit.get("text") for hit in mine] == [hit.get("text") for hit in reference]
+    assert [hit["score"] for hit in mine] == pytest.approx([hit["score"] for hit in reference], abs=1e-6)
+
+
+# --- Folders
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+@pytest.mark.parametrize("activation", [None, nn.Tanh(), torch.sigmoid])
+def test_what_we_save_they_load(tmp_path, num_labels, activation):
+    folder = write_cross_encoder(tmp_path / "first", num_labels)
+    ours = CrossEncoder(folder, activation_fn=activation, max_length=23, truncation="silent", device="cpu")
+    ours.prompts, ours.default_prompt_name = {"query": "who is "}, "query"
+    ours.save_pretrained(tmp_path / "ours")
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "ours"), device="cpu")
+    assert theirs.max_seq_length == 23
+    again, _ = load(tmp_path / "ours")
+    assert np.array_equal(again.predict(PAIRS), ours.predict(PAIRS))
+    assert_same_scores(ours, theirs)
+
+
+def test_what_we_save_they_load_by_config_json_alone_as_their_older_versions_did(tmp_path):
+    ours, _ = load(write_cross_encoder(tmp_path / "first"), activation_fn=nn.Tanh())
+    ours.save_pretrained(tmp_path / "ours")
+    for name in ("modules", "sentence_bert_config", "config_sentence_transformers"):
+        (tmp_path / "ours" / f"{name}.json").unlink()
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "ours"), device="cpu")
+    assert isinstance(theirs.activation_fn, nn.Tanh)
+    assert_same_scores(ours, theirs)
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+def test_what_they_save_we_load(tmp_path, num_labels):
+    folder = write_cross_encoder(tmp_path / "first", num_labels)
+    theirs = sentence_transformers.CrossEncoder(
+        str(folder),
+        device="cpu",
+        activation_fn=nn.Tanh(),
+        max_length=23,
+        prompts={"query": "who is "},
+        default_prompt_name="query",
+    )
+    theirs.save_pretrained(str(tmp_path / "theirs"), create_model_card=False)
+    assert "max_seq_length" not in json.loads((tmp_path / "theirs" / "sentence_bert_config.json").read_text())
+    ours, _ = load(tmp_path / "theirs")
+    assert ours.max_seq_length == 23
+    assert ours.prompts == theirs.prompts
+    assert_same_scores(ours, theirs)
+    assert_same_scores(ours, theirs, prompt="")
