@@ -119,7 +119,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     _add_source(parser)
     parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
     parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
-    parser.add_argument("--dtype", help="float32 (default), bfloat16, float16, float64")
+    parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
     parser.add_argument("--batch-size", type=int, metavar="N", help="texts a batch, at most (default: by tokens)")
     parser.add_argument(
         "--truncation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .checkpoint import LoadReport, float_dtype, load_from, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
 from .device import find_device
-from .encoding import EncodeCall, cut, deliver, evaluating
+from .encoding import EncodeCall, cut, deliver, evaluating, windows
 from .hub import DEFAULT_MODEL, open_files
 from .inference.arithmetic import choose
 from .inference.prepare import prepare
@@ -106,8 +106,9 @@ class SentenceEncoder(nn.Module):
         Args:
             name, revision, token, cache_dir, local_files_only, refresh: see ``hub.open_files``.
             device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
-            dtype: float32; or float64, bfloat16, float16 for the Bert (pooling is computed in float32 at least). With
-                bfloat16, numbers of vectors of length 1 were up to 3e-3 away from float32's (all-MiniLM-L6-v2).
+            dtype: float32, float64, bfloat16, float16, int8. On a prepared CPU bfloat16 and int8 are what the linear
+                layers compute in, see `inference.arithmetic`; README states their error. Pooling is in float32 at
+                least.
             pooling: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or several in a list, in place of
                 the checkpoint's own; what comes after the pooling stays.
             truncation: What becomes of text that is too long: "warn" (cut, with one warning a call), "report" (cut,
@@ -237,13 +238,21 @@ class SentenceEncoder(nn.Module):
             result = call.sentences(batches, bar.update, self._no_vectors(keep, on_device=convert_to_tensor))
         return deliver(result, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
+    def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
+        """As `encode`, of texts that need not fit in memory: the vectors of so many texts at a time, in their order.
+
+        Batches are cut within a window. Errors and ``truncation_report`` count texts from the window's first.
+        """
+        for texts in windows(sentences, window):
+            yield self.encode(texts, **options)
+
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """As `encode`, with the checkpoint's prompt for queries if it has one, and otherwise without any."""
-        return self.encode(sentences, **self._own_prompt(prompts.QUERY, options))
+        return self.encode(sentences, **prompts.with_own(options, self.prompts, prompts.QUERY))
 
     def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """As `encode`, with the checkpoint's prompt for documents (passages) if it has one, otherwise without any."""
-        return self.encode(sentences, **self._own_prompt(prompts.DOCUMENT, options))
+        return self.encode(sentences, **prompts.with_own(options, self.prompts, prompts.DOCUMENT))
 
     def similarity(self, a: Vectors, b: Vectors) -> Tensor:
         """How alike, by the checkpoint's measure (`similarity_fn_name`), as a tensor. a (n, D), b (m, D) -> (n, m)"""
@@ -342,10 +351,6 @@ class SentenceEncoder(nn.Module):
         if keep is not None and keep < 1:
             raise ValueError(f"truncate_dim must be at least 1, not {keep}")
         return keep
-
-    def _own_prompt(self, names: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-        asked = options.get("prompt") is not None or options.get("prompt_name") is not None
-        return options if asked else {**options, "prompt": prompts.own(self.prompts, names)}
 
     def _prompt_tokens(self, prompt: str) -> int:
         """Tokens that a prompt takes at the beginning of each text: [CLS] and its own, not the [SEP] at its end."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -76,6 +77,21 @@ def cut(lengths: np.ndarray, *, max_texts: int | None, workers: int, on_cpu: boo
     if on_cpu:
         most = min(CPU_TOKENS, max(LEAST_TOKENS, -(-int(lengths.sum()) // workers)))
     return plan_batches(lengths, max_tokens=most, max_texts=max_texts)
+
+
+def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The texts, so many at a time; the last are fewer.
+
+    Raises:
+        TypeError: a single string, whose letters were hardly meant. ValueError: the size is no positive number.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("a stream is of many texts, this is one: put it in a list, or use encode")
+    if size < 1:
+        raise ValueError(f"window must be at least 1 text, not {size}")
+    rest = iter(texts)
+    while window := list(islice(rest, size)):
+        yield window
 
 
 class evaluating:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 QUERY = ("query",)
 DOCUMENT = ("document", "passage", "corpus")  # the first that a checkpoint has
@@ -28,3 +29,9 @@ def choose(prompts: Mapping[str, str], prompt: str | None, name: str | None, def
 def own(prompts: Mapping[str, str], names: tuple[str, ...]) -> str:
     """The prompt for one kind of text; "" where the checkpoint has none for it, whatever its default is."""
     return next((prompts[name] for name in names if name in prompts), "")
+
+
+def with_own(options: dict[str, Any], prompts: Mapping[str, str], names: tuple[str, ...]) -> dict[str, Any]:
+    """Options of `encode` with the prompt for one kind of text, unless they name another."""
+    asked = options.get("prompt") is not None or options.get("prompt_name") is not None
+    return options if asked else {**options, "prompt": own(prompts, names)}

@@ -694,3 +694,28 @@ def test_a_checkpoint_that_pads_on_the_left_gives_the_same_vectors_in_any_batch(
     assert Tokenizer.from_pretrained(tmp_path).padding_side == "left"
     close(encoder.encode(TEXTS), expected)
     close(np.stack([encoder.encode(text) for text in TEXTS]), expected)
+
+
+def test_a_stream_is_encoded_window_by_window_and_read_no_further_than_needed(shared):
+    read = []
+
+    def stream():
+        for text in TEXTS * 3:
+            read.append(text)
+            yield text
+
+    parts = shared.encode_stream(stream(), window=4, normalize_embeddings=True)
+    first = next(parts)
+    assert len(first) == 4
+    assert len(read) <= 5
+    rest = list(parts)
+    assert all(len(part) == 4 for part in rest[:-1])
+    close(np.concatenate([first, *rest]), shared.encode(TEXTS * 3, normalize_embeddings=True))
+    assert list(shared.encode_stream([])) == []
+
+
+def test_a_stream_of_letters_or_of_windows_of_nothing_is_refused(shared):
+    with pytest.raises(TypeError, match="a stream is of many texts, this is one"):
+        next(shared.encode_stream("letters"))
+    with pytest.raises(ValueError, match="window must be at least 1 text, not 0"):
+        next(shared.encode_stream(TEXTS, window=0))

@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="sts-dev.csv or one of its form")
     parser.add_argument("--model", default="minilm", help="a folder or a hub id (default: %(default)s)")
     parser.add_argument("--pooling", help="cls, mean, max, ... instead of the checkpoint's own")
-    parser.add_argument("--dtype", help="float32 (default), bfloat16, float16, float64")
+    parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
     options = parser.parse_args()
     scores, first, second = read_pairs(options.file)
     encoder = SentenceEncoder.from_pretrained(options.model, pooling=options.pooling, dtype=options.dtype)
