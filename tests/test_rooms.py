@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 ROOMS = {
     "config": set(),
     "model": {"torch"},
+    "underway": {"numpy"},
+    "research": {"torch"},
     "atomic": set(),
     "table": set(),
     "hub": {"huggingface_hub"},

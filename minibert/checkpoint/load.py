@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..config import BertConfig
 from ..hub import Files, open_files
-from ..model import Bert
 from .files import damaged, open_weights
 from .names import HARMLESS, by_modern_name, published_name
 from .report import LoadReport
-from .shapes import shapes_only
+from .shapes import AnyBert, blank
 from .stored import CheckpointError, Stored
-
-AnyBert = TypeVar("AnyBert", bound=Bert)
 
 FLOATS = {
     "float32": torch.float32,
@@ -97,8 +93,7 @@ def load_from(
             f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
             f"but the files hold {len(tensors)} tensors in all"
         )
-    with shapes_only():
-        model = into(config, pooler=bool(pooler))
+    model = blank(into, config, pooler=bool(pooler))
     try:
         ours = {name: published_name(name) for name in model.state_dict()}
     except KeyError as error:

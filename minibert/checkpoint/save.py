@@ -14,12 +14,14 @@ from ..atomic import replacing, write_text
 from ..model import Bert
 from .files import SAFETENSORS
 from .names import published_name
-from .shapes import shapes_only
+from .shapes import blank
 from .stored import CheckpointError
 
 
 def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:
     """Write a folder that transformers and sentence-transformers load to the same numbers.
+
+    With heads cut out (`research.prune_heads`) it is one for minibert, and of the form that transformers 4 had.
 
     Raises:
         CheckpointError: the model has weights that BERT does not have (a part was replaced), so there is no
@@ -27,8 +29,7 @@ def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:
         OSError: the folder can't be written; files that were there stay as they were.
     """
     ours = model.state_dict()
-    with shapes_only():
-        plain = Bert(model.config, pooler=model.pooler is not None).state_dict()
+    plain = blank(Bert, model.config, pooler=model.pooler is not None).state_dict()
     shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
         raise CheckpointError(
