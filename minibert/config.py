@@ -50,7 +50,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
-    pruned_heads: Mapping[int, Sequence[int]] = field(default_factory=dict, hash=False)  # layer: heads it has lost
+    pruned_heads: Mapping[int, Sequence[int]] = field(default_factory=dict, hash=False)  # of each layer: what it lost
 
     def __post_init__(self) -> None:
         for name in (*REQUIRED, "type_vocab_size"):

@@ -157,7 +157,9 @@ WRONG_HEADS = [
     ({"0": [0]}, "there is no layer '0', only 0 to 1"),
     ({0: [4]}, "layer 0 has no head 4, only 0 to 3"),
     ({1: [0], 0: [1, -1]}, "layer 0 has no head -1, only 0 to 3"),
-    ({1: [0.5]}, "layer 1 has no head 0.5, only 0 to 3"),
+    ({1: 7}, "layer 1 has no head 7, only 0 to 3"),
+    ({1: [0.5]}, r"heads must be whole numbers, not \[0.5\]"),
+    ({1: None}, "heads must be whole numbers, not None"),
 ]
 
 
@@ -165,9 +167,9 @@ WRONG_HEADS = [
 def test_heads_that_are_not_there_are_refused_and_nothing_is_changed(heads, words):
     model = wide()
     before = model(**BATCH)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         prune_heads(model, heads)
-    with pytest.raises(ValueError, match=words), ablate_heads(model, heads):
+    with pytest.raises((ValueError, TypeError), match=words), ablate_heads(model, heads):
         pass
     assert apart(model(**BATCH), before) == 0
     assert model.config == TINY
@@ -235,6 +237,15 @@ def test_heads_are_counted_among_those_that_are_left():
     assert apart(twice(**BATCH), once(**BATCH)) == 0
     with pytest.raises(ValueError, match="layer 1 has no head 1, only 0 to 0"):
         prune_heads(twice, {1: [1]})
+
+
+def test_heads_may_come_as_a_tensor():
+    """As they do from `importance[layer].topk(2, largest=False).indices`."""
+    one, other = wide(), wide()
+    prune_heads(one, {0: torch.tensor([2, 1]), 1: torch.tensor(3)})
+    prune_heads(other, {0: np.array([1, 2]), 1: 3})
+    assert one.config.pruned_heads == other.config.pruned_heads == {0: [1, 2], 1: [3]}
+    assert apart(one(**BATCH), other(**BATCH)) == 0
 
 
 def test_nothing_to_cut_cuts_nothing():
@@ -311,6 +322,13 @@ def test_a_pruned_encoder_is_saved_and_loads_again(tmp_path):
     assert "{0: [2], 1: [0, 3]}" in shown
     attention = sum(p.numel() for layer in encoder.model.layers for p in layer.attention.parameters())
     assert f"{attention:,}" in shown
+
+
+def test_a_bert_is_born_whole_whatever_its_config_has_lost():
+    born = Bert(wide_pruned().config)
+    assert {layer.attention.query.out_features for layer in born.layers} == {32}
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        born.load_state_dict(wide_pruned().state_dict())
 
 
 def test_a_model_that_lost_nothing_is_saved_as_ever(tmp_path):

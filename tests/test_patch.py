@@ -141,7 +141,7 @@ def test_only_the_heads_that_are_named_and_both_together(name):
     name = f"layers.1.{name}"
     clean, _ = captured(model, A)
     own, _ = captured(model, B)
-    for heads, positions in (([0, 2], None), (3, None), ([1, 3], [4, 0])):
+    for heads, positions in (([0, 2], None), (3, None), ([1, 3], [4, 0]), (torch.tensor([1, 3]), np.array([4]))):
         with patch(model, name, clean, heads=heads, positions=positions), capture(model, name) as values:
             model(**B)
         expected = own[name].clone()
@@ -309,7 +309,9 @@ def test_a_patch_that_is_no_patch():
     refused(
         model, "layers.0", lambda value: None, "the place of layers.0 must be a tensor, not NoneType", error=TypeError
     )
-    refused(model, "layers.*", {"layers.0": torch.zeros(3, 9, 32)}, "nothing to patch layers.1 with, only layers.0")
+    refused(
+        model, "layers.*", {"layers.0": torch.zeros(3, 9, 32)}, "nothing to patch layers.1 with; the nearest: layers.0"
+    )
     refused(model, "layers.9", torch.zeros_like, "layers is an Encoder, which has no '9'")
 
 
@@ -322,6 +324,7 @@ def test_heads_and_positions_that_are_not_there():
     short, _ = captured(model, random_batch(TINY, (3, 3, 3)))
     refused(model, core, short, "core: there are positions from 0 to 2, and so not 5", positions={2: 5})
     refused(model, core, torch.zeros_like, "no heads are given", heads=[])
+    refused(model, core, torch.zeros_like, "heads must be whole numbers, not 1.5", error=TypeError, heads=1.5)
     refused(model, "layers.0", torch.zeros_like, r"layers.0, \(B, S, D\), has no heads to choose from", heads=0)
     refused(model, "pooler", torch.zeros_like, r"pooler, \(B, D\), has no positions", positions=0)
     model.layers[0].feed_forward.activation = nn.Sequential(nn.GELU())

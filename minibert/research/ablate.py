@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..model import Bert
 from .hooks import patch
-from .values import bert_in
+from .values import bert_in, whole_numbers
 
 
 @contextmanager
@@ -67,8 +67,8 @@ def prune_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> None:
     """Cut heads out for good: the same numbers as with ``ablate_heads``, from smaller matrices.
 
     What is saved afterwards loads again: `pruned_heads` in config.json says what is missing, as transformers 4 had it
-    (transformers 5 can't prune, nor load such a folder). `query`, `key`, `value` and `out` get new parameters: prune
-    before you make an optimiser.
+    (transformers 5 can't prune, nor load such a folder); `Bert(config)` by itself is born with all its heads. `query`,
+    `key`, `value` and `out` get new parameters: prune before you make an optimiser.
 
     Args:
         model: A Bert, or a module that holds one.
@@ -111,13 +111,16 @@ def _heads(bert: Bert, layer: int) -> list[int]:
 
 
 def _checked(bert: Bert, heads: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
-    for layer, numbers in heads.items():
+    checked = {}
+    for layer, several in heads.items():
         if layer not in range(len(bert.layers)):
             raise ValueError(f"there is no layer {layer!r}, only 0 to {len(bert.layers) - 1}")
-        last = len(_heads(bert, layer)) - 1
-        if wrong := [number for number in numbers if number not in range(last + 1)]:
-            raise ValueError(f"layer {layer} has no head {wrong[0]!r}, only 0 to {last}")
-    return {layer: set(numbers) for layer, numbers in heads.items() if numbers}
+        numbers, last = set(whole_numbers(several, "heads")), len(_heads(bert, layer)) - 1
+        if wrong := [number for number in sorted(numbers) if not 0 <= number <= last]:
+            raise ValueError(f"layer {layer} has no head {wrong[0]}, only 0 to {last}")
+        if numbers:
+            checked[layer] = numbers
+    return checked
 
 
 def _linears(bert: Bert, layer: int) -> list[nn.Linear]:

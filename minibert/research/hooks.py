@@ -25,14 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from ..underway import Texts, texts_under_way
-from .values import Place, bert_in, find
+from .values import Place, bert_in, find, nearest, whole_numbers
 
 
 class Values(dict[str, Any]):
     """What was captured, by name, in the order in which it was computed."""
 
     def __missing__(self, name: str) -> Any:
-        raise KeyError(f"{name} is not among the {len(self)} values that were captured: {', '.join(self)}")
+        raise KeyError(
+            f"{name} was not captured; of the {len(self)} values that were, the nearest: {nearest(name, self)}"
+        )
 
 
 @contextmanager
@@ -207,7 +209,7 @@ def _own(new: Any, place: Place) -> Any:
     """Of what ``patch`` was given, the part that is for this place."""
     if isinstance(new, Mapping):
         if place.name not in new:
-            raise ValueError(f"there is nothing to patch {place.name} with, only {', '.join(new) or 'nothing at all'}")
+            raise ValueError(f"there is nothing to patch {place.name} with; the nearest: {nearest(place.name, new)}")
         new = new[place.name]
     if not isinstance(new, (Tensor, list)) and not callable(new):
         raise TypeError(f"a patch is a function, a tensor, or what capture gave, not {type(new).__name__}")
@@ -221,11 +223,7 @@ def _pairs(chosen: Any, place: Place, letter: str, what: str) -> dict[int, int] 
     if letter not in place.axes:
         form = f"({', '.join(place.axes)})" if place.axes else "of a module that is not the page's"
         raise ValueError(f"{place.name}, {form}, has no {what} to choose from")
-    pairs = (
-        dict(chosen)
-        if isinstance(chosen, Mapping)
-        else {n: n for n in ([chosen] if isinstance(chosen, int) else chosen)}
-    )
+    pairs = dict(chosen) if isinstance(chosen, Mapping) else {number: number for number in whole_numbers(chosen, what)}
     if not pairs:
         raise ValueError(f"no {what} are given, so that nothing would be patched")
     return pairs

@@ -7,9 +7,11 @@ A module's output goes by the module's name, whatever stands in that place. Two 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from operator import index
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -138,14 +140,30 @@ def find(bert: Bert, pattern: str) -> list[Place]:
     chosen = [place for name, place in known.items() if _fits(name.split("."), pattern.split("."))]
     if not chosen:
         raise ValueError(f"no value is called {pattern!r}: {_why_not(bert, pattern)}. All names are in docs/values.md")
+    found_at: dict[nn.Module, list[str]] = {}
+    for name, module in bert.named_modules(remove_duplicate=False):
+        found_at.setdefault(module, []).append(name)
     for place in chosen:
-        names = [name for name, part in bert.named_modules(remove_duplicate=False) if part is place.module]
-        if len(names) > 1:
+        if len(names := found_at[place.module]) > 1:
             raise ValueError(
                 f"{' and '.join(names)} are one and the same module, so their values can't be told apart: "
                 "give each place a module of its own (copy.deepcopy)"
             )
     return chosen
+
+
+def whole_numbers(chosen: Any, what: str) -> list[int]:
+    """One number or several, out of whatever holds them: an int, a list, a tensor, an array."""
+    try:
+        several = isinstance(chosen, Iterable) and getattr(chosen, "ndim", 1) > 0  # a tensor of no axes is one number
+        return [index(number) for number in (chosen if several else [chosen])]
+    except TypeError:
+        raise TypeError(f"{what} must be whole numbers, not {chosen!r}") from None
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A few of the names, those first that are most like it."""
+    return ", ".join(get_close_matches(name, names, n=5, cutoff=0.0)) or "none at all"
 
 
 def _axes(name: str) -> tuple[str, ...]:
