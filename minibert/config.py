@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,6 +57,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
+    pruned_heads: Mapping[int, Sequence[int]] = field(default_factory=dict, hash=False)  # of each layer: what it lost
 
     def __post_init__(self) -> None:
         for name in (*REQUIRED, "type_vocab_size"):
@@ -78,6 +79,8 @@ class BertConfig:
         pad = self.pad_token_id
         if pad is not None and (not _is_integer(pad) or not 0 <= pad < self.vocab_size):
             raise ConfigError(f"pad_token_id must be null or an id below vocab_size {self.vocab_size}, but is {pad!r}")
+        lost = _pruned(self.pruned_heads, self.num_hidden_layers, self.num_attention_heads)
+        object.__setattr__(self, "pruned_heads", lost)
 
     @property
     def head_size(self) -> int:
@@ -124,7 +127,10 @@ class BertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a config.json that transformers loads as a BertModel."""
-        return {"architectures": ["BertModel"], "model_type": "bert", **asdict(self)}
+        values = asdict(self)
+        if not self.pruned_heads:  # a field of transformers 4 alone
+            del values["pruned_heads"]
+        return {"architectures": ["BertModel"], "model_type": "bert", **values}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +215,24 @@ def _is_integer(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _pruned(value: object, layers: int, heads: int) -> dict[int, list[int]]:
+    """The same with layers as numbers, which JSON can't have for keys, and without layers that have lost nothing."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"pruned_heads must be {{layer: heads that it has lost}}, but is {value!r}")
+    pruned = {}
+    for key, lost in value.items():
+        layer = int(key) if isinstance(key, str) and key.isdecimal() else key
+        if not _is_integer(layer) or layer not in range(layers):
+            raise ConfigError(f"pruned_heads is for layers 0 to {layers - 1}, and not {key!r}")
+        if not isinstance(lost, (list, tuple)) or not all(_is_integer(head) and head in range(heads) for head in lost):
+            raise ConfigError(f"pruned_heads of layer {layer} must be heads from 0 to {heads - 1}, but is {lost!r}")
+        if len(set(lost)) == heads:
+            raise ConfigError(f"pruned_heads of layer {layer} leaves it none of its {heads} heads")
+        if lost:
+            pruned[layer] = sorted(set(lost))
+    return pruned
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from .inference.watching import every_part
 from .inference.workers import side_by_side
 from .precision import quantize_embeddings
 from .tokenizer import Tokens
+from .underway import Texts, under_way
 
 
 @dataclass
@@ -64,7 +65,8 @@ class EncodeCall:
         lengths = self.tokens.lengths[rows]
         padded = lengths.min() < lengths.max()  # where nothing is padded, nothing need be masked
         mask = batch["attention_mask"] if padded else None
-        x, vectors = self.embed(batch["input_ids"], mask, batch["token_type_ids"])
+        with under_way(Texts(self, len(self.tokens.lengths), rows, lengths)):
+            x, vectors = self.embed(batch["input_ids"], mask, batch["token_type_ids"])
         vectors = vectors if self.keep is None else vectors[:, : self.keep]
         return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 

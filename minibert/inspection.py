@@ -31,17 +31,18 @@ def describe(model: SentenceEncoder | Bert) -> str:
 
 
 def _parameters(bert: Bert, encoder: SentenceEncoder | None) -> str:
-    layers = len(bert.layers)
-    layer: Any = bert.layers[0]  # all have the same parts
-    parts: list[tuple[str, nn.Module | None, int]] = [
-        ("embeddings", bert.embeddings, 1),
-        (f"attention, {layers} layers", layer.attention, layers),
-        (f"feed-forward, {layers} layers", layer.feed_forward, layers),
-        (f"norms, {layers} layers", nn.ModuleList([layer.attention_norm, layer.feed_forward_norm]), layers),
-        ("pooler (not used for sentence vectors)", bert.pooler, 1),
-        ("after the pooling", encoder.head if encoder else None, 1),
+    layers: list[Any] = list(bert.layers)  # not all alike, where heads were cut out
+    norms = [norm for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm)]
+    parts: list[tuple[str, list[nn.Module | None]]] = [
+        ("embeddings", [bert.embeddings]),
+        (f"attention, {len(layers)} layers", [layer.attention for layer in layers]),
+        (f"feed-forward, {len(layers)} layers", [layer.feed_forward for layer in layers]),
+        (f"norms, {len(layers)} layers", norms),
+        ("pooler (not used for sentence vectors)", [bert.pooler]),
+        ("after the pooling", [encoder.head if encoder else None]),
     ]
-    counts = [(name, times * _count(part)) for name, part, times in parts if part is not None and _count(part)]
+    sums = [(name, sum(_count(module) for module in modules if module is not None)) for name, modules in parts]
+    counts = [(name, count) for name, count in sums if count]
     whole = encoder or bert
     rows = [(name, f"{count:,}", f"{100 * count / _count(whole):.1f} %") for name, count in counts]
     return table([*rows, ("all", f"{_count(whole):,}", f"{_bytes(whole) / 2**20:.0f} MiB")])

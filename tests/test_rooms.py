@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 ROOMS = {
     "config": set(),
     "model": {"torch"},
+    "underway": {"numpy"},
     "atomic": set(),
     "table": set(),
     "hub": {"huggingface_hub"},

@@ -16,7 +16,7 @@ from ..model import Bert
 from .files import damaged, open_weights
 from .names import TIED, by_modern_name, harmless, head_of, loadable_as, modern_name, published_name
 from .report import LoadReport
-from .shapes import shapes_only
+from .shapes import blank
 from .stored import CheckpointError, Stored
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -98,9 +98,9 @@ def load_from(
             f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
             f"but the files hold {len(tensors)} tensors in all"
         )
-    with shapes_only():
-        # A Bert has a pooler where the files hold one; a model with a head knows whether that reads the pooler.
-        model: Any = into(config, pooler=bool(pooler)) if issubclass(into, Bert) else into(config)
+    # A Bert has a pooler where the files hold one; a model with a head knows whether that reads the pooler.
+    options = {"pooler": bool(pooler)} if issubclass(into, Bert) else {}
+    model: Any = blank(lambda: into(config, **options), config)
     try:
         ours = {name: modern_name(published_name(name)) for name in model.state_dict()}
     except KeyError as error:

@@ -16,7 +16,7 @@ from ..atomic import replacing, write_text
 from ..model import Bert
 from .files import SAFETENSORS
 from .names import published_name
-from .shapes import shapes_only
+from .shapes import blank
 from .stored import CheckpointError
 
 
@@ -35,14 +35,16 @@ def save_model(
         config: What config.json is to say, but for the dtype.
         build: Makes a model of the same config in which no part was replaced.
 
+    With heads cut out (`research.prune_heads`) it is one for minibert, and of the form that transformers 4 had.
+
     Raises:
         CheckpointError: the model has weights that BERT does not have (a part was replaced), so there is no
             published name for them. Nothing is written.
         OSError: the folder can't be written; files that were there stay as they were.
     """
     ours = model.state_dict()
-    with shapes_only():
-        plain = build().state_dict()
+    shape: Any = model.config
+    plain = blank(build, shape).state_dict()
     shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
         raise CheckpointError(

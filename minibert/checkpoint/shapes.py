@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from ..config import BertConfig
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -23,6 +26,27 @@ class _NoInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else options["tensor"]
         return func(*args, **options)
+
+
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
+
+
+def blank(build: Callable[[], AnyModel], config: BertConfig) -> AnyModel:
+    """What a checkpoint of this config is to fill: names and shapes, narrower where config.json says `pruned_heads`.
+
+    Args:
+        build: Makes a Bert, or a model that has one as `bert`.
+    """
+    with shapes_only():
+        model = build()
+        layers: Any = getattr(model, "bert", model).layers
+        for layer, lost in config.pruned_heads.items():
+            attention = layers[layer].attention
+            D = config.hidden_size
+            narrow = (config.num_attention_heads - len(lost)) * config.head_size
+            attention.query, attention.key, attention.value = (nn.Linear(D, narrow) for _ in range(3))
+            attention.out = nn.Linear(narrow, D)
+    return model
 
 
 @contextmanager

@@ -1,0 +1,145 @@
+"""Heads weighed, switched off, or cut out for good.
+
+A head is named by its number among those that its layer has now, as in the values that ``capture`` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..model import Bert
+from .hooks import patch
+from .values import bert_in, whole_numbers
+
+
+@contextmanager
+def mask_heads(model: nn.Module, mask: Tensor | Sequence[Any]) -> Iterator[None]:
+    """Multiply what each head has mixed by a number of its own, in the forwards that run inside.
+
+    The same as multiplying its `probs` after dropout. Gradients flow into the mask: after ``loss.backward()``,
+    ``mask.grad.abs()`` says how much the loss hangs on each head (arXiv 1905.10650, section 4.1).
+
+    Args:
+        model: A Bert, or a module that holds one.
+        mask: (L, H), a number for each head of each layer; or L rows of their own lengths, where heads were pruned.
+
+    Raises:
+        ValueError: the mask is of another size, or a layer's attention has no `core` any more.
+    """
+    bert = bert_in(model)
+    rows = [torch.as_tensor(row) for row in (torch.atleast_1d(mask) if isinstance(mask, Tensor) else mask)]
+    wanted = [(len(_heads(bert, layer)),) for layer in range(len(bert.layers))]
+    if (given := [tuple(row.shape) for row in rows]) != wanted:
+        raise ValueError(f"the mask must have a row of these shapes for each layer: {wanted}, and it has {given}")
+    with ExitStack() as patches:
+        for layer, row in enumerate(rows):
+            patches.enter_context(patch(bert, f"layers.{layer}.attention.core", partial(_weigh, row)))
+        yield
+
+
+@contextmanager
+def ablate_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> Iterator[None]:
+    """Switch heads off, in the forwards that run inside: what they mix is 0.
+
+    Args:
+        model: A Bert, or a module that holds one.
+        heads: {layer: heads}, as {3: [0, 5]}.
+
+    Raises:
+        ValueError: there is no such layer or head, or the layer's attention has no `core` any more.
+    """
+    bert = bert_in(model)
+    with ExitStack() as patches:
+        for layer, numbers in _checked(bert, heads).items():
+            core = f"layers.{layer}.attention.core"
+            patches.enter_context(patch(bert, core, torch.zeros_like, heads=sorted(numbers)))
+        yield
+
+
+def prune_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> None:
+    """Cut heads out for good: the same numbers as with ``ablate_heads``, from smaller matrices.
+
+    What is saved afterwards loads again: `pruned_heads` in config.json says what is missing, as transformers 4 had it
+    (transformers 5 can't prune, nor load such a folder); `Bert(config)` by itself is born with all its heads. `query`,
+    `key`, `value` and `out` get new parameters: prune before you make an optimiser.
+
+    Args:
+        model: A Bert, or a module that holds one.
+        heads: {layer: heads}, as {3: [0, 5]}. At least one must stay in each layer.
+
+    Raises:
+        ValueError: there is no such layer or head; or none would stay; or one of the four has been replaced by what is
+            no nn.Linear. Then nothing is cut.
+    """
+    bert = bert_in(model)
+    plan = []
+    for layer, numbers in _checked(bert, heads).items():
+        there = _heads(bert, layer)
+        stay = [number for number in range(len(there)) if number not in numbers]
+        if not stay:
+            raise ValueError(f"at least one head must stay in layer {layer}, which has {len(there)}")
+        plan.append((layer, _linears(bert, layer), stay, [there[number] for number in numbers]))
+    gone = {layer: list(before) for layer, before in bert.config.pruned_heads.items()}
+    size = bert.config.head_size
+    for layer, (*into_heads, out), stay, originals in plan:
+        kept = (torch.tensor(stay)[:, None] * size + torch.arange(size)).flatten()
+        for linear in into_heads:
+            _keep(linear, "weight", 0, kept)
+            _keep(linear, "bias", 0, kept)
+            linear.out_features = len(kept)
+        _keep(out, "weight", 1, kept)
+        out.in_features = len(kept)
+        gone[layer] = sorted([*gone.get(layer, ()), *originals])
+    bert.config = replace(bert.config, pruned_heads=gone)
+
+
+def _weigh(weights: Tensor, mixed: Tensor) -> Tensor:
+    return mixed * weights.to(mixed)[:, None, None]  # (H, 1, 1) to each of (B, H, S, K)
+
+
+def _heads(bert: Bert, layer: int) -> list[int]:
+    """The heads that a layer has now, by the numbers that they were born with."""
+    pruned = bert.config.pruned_heads.get(layer, ())
+    return [head for head in range(bert.config.num_attention_heads) if head not in pruned]
+
+
+def _checked(bert: Bert, heads: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
+    checked = {}
+    for layer, several in heads.items():
+        if layer not in range(len(bert.layers)):
+            raise ValueError(f"there is no layer {layer!r}, only 0 to {len(bert.layers) - 1}")
+        numbers, last = set(whole_numbers(several, "heads")), len(_heads(bert, layer)) - 1
+        if wrong := [number for number in sorted(numbers) if not 0 <= number <= last]:
+            raise ValueError(f"layer {layer} has no head {wrong[0]}, only 0 to {last}")
+        if numbers:
+            checked[layer] = numbers
+    return checked
+
+
+def _linears(bert: Bert, layer: int) -> list[nn.Linear]:
+    """`query`, `key`, `value` and `out`, of the sizes that the page gives them."""
+    attention, D = bert.layers[layer].attention, bert.config.hidden_size
+    width = len(_heads(bert, layer)) * bert.config.head_size
+    found = []
+    for name, shape in (("query", (width, D)), ("key", (width, D)), ("value", (width, D)), ("out", (D, width))):
+        linear = getattr(attention, name, None)
+        if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != shape:
+            raise ValueError(
+                f"heads can't be cut out of layers.{layer}.attention.{name}: it is no nn.Linear of {shape}"
+            )
+        found.append(linear)
+    return found
+
+
+def _keep(linear: nn.Linear, name: str, axis: int, kept: Tensor) -> None:
+    old = getattr(linear, name)
+    if old is not None:
+        cut = old.detach().index_select(axis, kept.to(old.device))
+        setattr(linear, name, nn.Parameter(cut, requires_grad=old.requires_grad))
