@@ -17,52 +17,77 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .engines import ENGINES
-from .race import Plan, race
-from .report import model_report
+from .race import Plan, measure_peak, race
+from .report import model_report, peak_table
 
 WORKLOADS = ("one large call", "calls of 32", "one text a call", "long texts")
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2", "minibert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Race, print, draw."""
+    """Race, print, draw. Ends with status 1 where a checkpoint can't be raced."""
     options = parse(arguments)
-    found = json.loads(options.read.read_text(encoding="utf-8")) if options.read else measure(options)
-    print(f"{found['machine']}, {found['threads']} threads, {found['date']}, medians of {found['rounds']} rounds")
-    print(", ".join(f"{name} {number}" for name, number in found["versions"].items()))
-    for name, values in found["models"].items():
-        print("\n" + model_report(name, values))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if options.read:
+        found = json.loads(options.read.read_text(encoding="utf-8"))
+        print(heading(found))
+        for name, values in found["models"].items():
+            print("\n" + model_report(name, values, found["peak"]))
+    else:
+        found = measure(options)
+    if options.plot:
+        from .plot import draw
+
+        draw(found, options.plot)
     return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The command line; what can't be done is refused here, not after twenty minutes."""
     parser = argparse.ArgumentParser(
         prog="python tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=["minilm", "base"], help="minilm, base, or folders")
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="ENGINE", help="shell patterns")
-    parser.add_argument("--workloads", nargs="+", default=["*"], metavar="NAME", help="shell patterns")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
-    parser.add_argument("--texts", type=Path, help="a file of texts, one a line")
-    parser.add_argument("--neighbour", action="store_true", help="again beside a busy process")
-    parser.add_argument("--json", type=Path, help="write all that was measured, round by round")
-    parser.add_argument("--read", type=Path, help="race nothing, take what --json wrote")
-    return parser.parse_args(arguments)
+    add = parser.add_argument
+    add("--models", nargs="+", default=["minilm", "base"], help="minilm, base, or folders (default: minilm base)")
+    add("--only", nargs="+", default=["*"], metavar="ENGINE", help="rows of the table, as shell patterns")
+    add("--workloads", nargs="+", default=["*"], metavar="NAME", help="columns of the table, as shell patterns")
+    add("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="for each engine (default: all cores, %(default)s)")
+    add("--texts", type=Path, metavar="FILE", help="texts, one a line, in place of docstrings")
+    add("--neighbour", action="store_true", help="race again beside a process that keeps a core busy")
+    add("--no-peak", dest="peak", action="store_false", help="leave out the machine's own matrix products")
+    add("--json", type=Path, metavar="FILE", help="write all that was measured, round by round")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the table")
+    add("--read", type=Path, metavar="FILE", help="race nothing; print and draw what --json wrote")
+    options = parser.parse_args(arguments)
+    options.engines = matching(ENGINES, options.only)
+    options.workloads = matching(WORKLOADS, options.workloads)
+    if not options.engines or not options.workloads:
+        parser.error(f"nothing matches; engines: {', '.join(ENGINES)}; workloads: {', '.join(WORKLOADS)}")
+    if options.rounds < 1 or options.threads < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    if options.plot and find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install -e '.[bench]'")
+    for path in (options.texts, options.read):
+        if path and not path.is_file():
+            parser.error(f"there is no file {path}")
+    return options
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Those that any of the patterns fits."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Race on each checkpoint."""
+    """Race on each checkpoint, and say what was found as soon as it is."""
     from .models import SIZES, Sizes, cut_workloads, open_model
     from .texts import read_texts
 
@@ -73,11 +98,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         print(f"[{minutes:2}:{seconds:02}] {line}", file=sys.stderr, flush=True)
 
     plan = Plan(
-        engines=[e for e in ENGINES.values() if any(fnmatch(e.name, pattern) for pattern in options.only)],
-        workloads=[name for name in WORKLOADS if any(fnmatch(name, pattern) for pattern in options.workloads)],
+        engines=[ENGINES[name] for name in options.engines],
+        workloads=options.workloads,
         rounds=options.rounds,
         threads=options.threads,
         neighbour=options.neighbour,
+        peak=options.peak,
         say=say,
     )
     found: dict[str, Any] = {
@@ -86,15 +112,33 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
+        "peak": {},
         "models": {},
     }
+    if options.peak:
+        say("the machine's own matrix products")
+        found["peak"] = measure_peak(options.threads)
+    print(heading(found), flush=True)
     for name in options.models:
         sizes = SIZES.get(name, Sizes())
         with tempfile.TemporaryDirectory() as work:
             model = open_model(name, Path(work))
             workloads = cut_workloads(model, read_texts(options.texts, sizes.large), sizes)
             found["models"][name] = race(model, workloads, plan)
+        print("\n" + model_report(name, found["models"][name], found["peak"]), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    say("done")
     return found
+
+
+def heading(found: Mapping[str, Any]) -> str:
+    """Machine, versions, and what the machine can do."""
+    lines = [f"{found['machine']}, {found['threads']} threads, {found['date']}, medians of {found['rounds']} rounds"]
+    lines += [", ".join(f"{name} {number}" for name, number in found["versions"].items())]
+    if found["peak"]:
+        lines += ["", "-- the machine's own matrix products", "", peak_table(found["peak"])]
+    return "\n".join(lines)
 
 
 def processor() -> str:

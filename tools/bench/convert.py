@@ -36,7 +36,8 @@ class PlainGraph(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
-        self.bert = bert = Bert.from_pretrained(model.folder)
+        bert: Any = Bert.from_pretrained(model.folder)
+        self.bert = bert
         bert.embeddings.norm = _norm(bert.embeddings.norm)
         for layer in bert.layers:
             layer.attention_norm = _norm(layer.attention_norm)
@@ -45,13 +46,13 @@ class PlainGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """As transformers 4 wrote it."""
-        parts: Any = self.bert.embeddings
+        parts = self.bert.embeddings
         x = parts.token(input_ids) + parts.token_type(token_type_ids)
         x = parts.norm(x + parts.position(torch.arange(self.model.positions)[None][:, : input_ids.shape[1]]))
         mask = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -10000.0
         size = self.model.hidden // self.model.heads
         for layer in self.bert.layers:
-            attention: Any = layer.attention
+            attention = layer.attention
             q, k, v = (
                 project(x).view(*x.shape[:2], self.model.heads, size).permute(0, 2, 1, 3)
                 for project in (attention.query, attention.key, attention.value)
@@ -85,6 +86,7 @@ def to_onnx(model: Model, target: Path) -> None:
     Raises:
         RuntimeError: the optimizer did not fuse every layer's attention, so this would not be onnxruntime at its best.
     """
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -115,7 +117,7 @@ def to_onnx(model: Model, target: Path) -> None:
         str(target / "int8.onnx"),
         per_channel=True,
         weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": 1},  # float; it can't tell by itself behind fused nodes
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},  # behind fused nodes it can't tell
     )
 
 
@@ -140,7 +142,7 @@ def to_ctranslate2(model: Model, target: Path) -> None:
 
 
 def to_float64(model: Model, target: Path) -> None:
-    """float64/vectors.npy: of the large call's first texts, by transformers, text by text, so that nothing is padded."""
+    """float64/vectors.npy: of the large call's first texts, by transformers, one by one: nothing is padded."""
     from transformers import AutoTokenizer
 
     target.mkdir()

@@ -57,4 +57,4 @@ class Setting(NamedTuple):
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.batch} texts, {self.workers} x {self.threads} threads"
+        return f"{self.batch}, {self.workers} x {self.threads}"

@@ -25,14 +25,14 @@ class Sizes:
     large: int = 1024
     calls: int = 256  # in calls of 32
     single: int = 96
-    long: int = 64
+    long: int = 48
 
 
 SIZES = {"minilm": Sizes(), "base": Sizes(large=192, calls=64, single=24, long=12)}
 
 
 def make_base(folder: Path) -> Path:
-    """A BERT of BERT-base's shape with random weights, minilm's tokenizer and CLS pooling: the seed checkpoint's form."""
+    """A BERT of BERT-base's shape with random weights, minilm's tokenizer and CLS pooling."""
     torch.manual_seed(0)
     modules = SentenceModules(after=[Pooling("cls")], max_seq_length=256)
     SentenceEncoder(Bert(BertConfig()), Tokenizer.from_pretrained("minilm"), modules).save_pretrained(folder)

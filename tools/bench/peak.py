@@ -1,7 +1,7 @@
 """How many matrix products this machine can do, and how near minibert's linear layers come to that.
 
-Two processes of their own: `python -m tools.bench.peak products 2` for the machine with two threads, and
-`python -m tools.bench.peak linear MODEL.json bfloat16` for minibert's linear layers on one thread. Both print JSON.
+Each in a process of its own, which prints JSON: `python -m tools.bench.peak products 2` for the machine with two
+threads, `python -m tools.bench.peak linear MODEL.json '{"dtype": "bfloat16"}'` for the linear layers on one thread.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .job import Model, read_workloads
 ROWS = (512, 1024, 2048, 4096)
 SIZES = ((768, 3072), (3072, 768), (1024, 1024))  # BERT-base's widest, there and back, and a square
 SECONDS = 0.1  # for each way, shape and precision
-# Every name under which a linear layer's product has been seen; those that only call one of these have no time of
-# their own to speak of.
-LINEAR = re.compile(r"(^|::|_)(linear|addmm|mm|bmm_linear|_int_mm|_linear_pointwise|qlinear\w*)(\b|_)|linear")
+# The names of operators that multiply by a weight: aten::linear and what it calls, oneDNN's and the int8 ones.
+# Attention's products are bmm, baddbmm and scaled_dot_product_attention.
+LINEAR = re.compile(r"linear|::addmm|::mm$|::_int_mm|pack_mm")
 
 Product = Callable[[], object]
 
 
 def ways(dtype: str, rows: int, k: int, n: int) -> Iterator[tuple[str, Product]]:
-    """Each way torch has for x (rows, k) times a weight (n, k); those that this build or processor lacks are left out."""
+    """Each way torch has for x (rows, k) times a weight (n, k), but for those that this build or processor lacks."""
     if dtype == "int8":
         x = torch.randint(0, 127, (rows, k), dtype=torch.uint8)
         w = torch.randint(-127, 127, (n, k), dtype=torch.int8)
@@ -57,7 +57,7 @@ def ways(dtype: str, rows: int, k: int, n: int) -> Iterator[tuple[str, Product]]
 
 
 def products(threads: int) -> dict[str, dict[str, Any]]:
-    """GFLOP/s, {precision: {"together": all threads at one product, "each": one product for each, "one": one thread}}."""
+    """GFLOP/s of all threads together, of a product for each, of one thread alone: {precision: {"together": ...}}."""
     modes = {"together": (1, threads), "each": (threads, 1), "one": (1, 1)}
     found: dict[str, dict[str, Any]] = {}
     for dtype in ("float32", "bfloat16", "int8"):
@@ -75,7 +75,7 @@ def products(threads: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def linear_layers(model: Model, dtype: str) -> dict[str, Any]:
+def linear_layers(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """Of one large call of minibert on one thread: seconds in all, seconds in linear products, their FLOPs.
 
     FLOPs are those of real tokens: what is spent on padding counts as lost.
@@ -83,7 +83,7 @@ def linear_layers(model: Model, dtype: str) -> dict[str, Any]:
     from minibert import SentenceEncoder
 
     torch.set_num_threads(1)
-    encoder = SentenceEncoder.from_pretrained(model.folder, device="cpu", dtype=dtype, truncation="silent")
+    encoder = SentenceEncoder.from_pretrained(model.folder, device="cpu", truncation="silent", **options)
     workload = read_workloads(model)["one large call"]
     encoder.max_seq_length = workload.limit
     encoder.encode(workload.calls[0])
@@ -148,4 +148,4 @@ if __name__ == "__main__":
             print(json.dumps(products(int(sys.argv[2]))))
         else:
             about = Model(**json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
-            print(json.dumps(linear_layers(about, sys.argv[3])))
+            print(json.dumps(linear_layers(about, json.loads(sys.argv[3]))))

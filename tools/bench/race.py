@@ -32,8 +32,8 @@ class Child:
     """An engine in its own process; `started` seconds after its start it had encoded its first text."""
 
     def __init__(self, engine: Engine, model: Model, threads: int, variables: dict[str, str]) -> None:
-        self.variables = variables
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        # Kept open as long as the process lives.
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         begun = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tools.bench.serve"],
@@ -79,8 +79,7 @@ class Child:
             line = ""
         if not line:
             self._log.seek(0)
-            last = (self._log.read().strip().splitlines() or ["without a word"])[-1]
-            raise EngineError(f"its process ended: {last[:300]}")
+            raise EngineError(_last_line(self._log.read()))
         answer = json.loads(line)
         if "error" in answer:
             raise EngineError(answer["error"])
@@ -96,6 +95,7 @@ class Plan:
     rounds: int
     threads: int
     neighbour: bool
+    peak: bool
     say: Callable[[str], None]  # progress
 
 
@@ -142,6 +142,9 @@ def race(model: Model, workloads: dict[str, Workload], plan: Plan) -> dict[str, 
             with _neighbour():
                 beside = _rounds(f"{model.name}, beside a busy process, ", names, plan, runners, teams, failed)
     for engine in runners:
+        if plan.peak and not engine.is_peer:
+            with _noting(failed, engine):
+                engines[engine.name]["linear"] = _linear(engine, path)
         engines[engine.name] |= {"speeds": speeds[engine.name], "beside a neighbour": beside.get(engine.name, {})}
     return {
         "workloads": {n: {"calls": len(w.calls), "texts": w.texts, "tokens": w.tokens} for n, w in workloads.items()},
@@ -156,18 +159,43 @@ def _convert(kinds: set[str], path: Path, plan: Plan) -> dict[str, str]:
     """Run each; gives the errors of those that failed."""
     failed = {}
     for kind in sorted(kinds):
-        done = subprocess.run(
-            [sys.executable, "-m", "tools.bench.convert", kind, str(path)],
-            cwd=ROOT,
-            env=environment(plan.threads),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = _python("tools.bench.convert", kind, str(path), threads=plan.threads)
         if done.returncode:
-            failed[kind] = (done.stderr.strip().splitlines() or ["its process ended without a word"])[-1][:300]
+            failed[kind] = _last_line(done.stderr)
     return failed
+
+
+def _linear(engine: Engine, path: Path) -> dict[str, Any]:
+    """See `peak.linear_layers`; in a process with one thread."""
+    done = _python("tools.bench.peak", "linear", str(path), json.dumps(engine.options), threads=1)
+    if done.returncode:
+        raise EngineError(_last_line(done.stderr))
+    return dict(json.loads(done.stdout))
+
+
+def measure_peak(threads: int) -> dict[str, Any]:
+    """See `peak.products`. Raises EngineError."""
+    done = _python("tools.bench.peak", "products", str(threads), threads=threads)
+    if done.returncode:
+        raise EngineError(_last_line(done.stderr))
+    return dict(json.loads(done.stdout))
+
+
+def _python(module: str, *arguments: str, threads: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment(threads),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def _last_line(log: str) -> str:
+    """Where Python, and most of what it starts, say what went wrong."""
+    return (log.strip().splitlines() or ["its process ended without a word"])[-1][:300]
 
 
 def _import_torch(threads: int) -> float:
@@ -193,24 +221,24 @@ def _fresh(engine: Engine, model: Model, plan: Plan) -> dict[str, float]:
 
 def _team(
     engine: Engine, model: Model, names: Sequence[str], plan: Plan, stack: ExitStack
-) -> tuple[dict[str, Child], dict[str, str]]:
-    """For each workload the process that does it best, and its setting in words.
+) -> tuple[dict[str, Child], dict[str, Any]]:
+    """For each workload the process that does it best, and with which setting.
 
     It is one process for all, or several where the environment is a setting too.
     """
     team: dict[str, Child] = {}
-    least: dict[str, float] = {}
-    settings: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     children = []
     for variables in engine.environments:
         child = Child(engine, model, plan.threads, variables)
         stack.callback(child.close)
         children.append(child)
         for name in names:
-            words, seconds = child.ask("calibrate", workload=name)
-            if name not in team or seconds < least[name]:
-                team[name], least[name] = child, seconds
-                settings[name] = ", ".join([words, *(f"{key}={value}" for key, value in variables.items())])
+            tried = child.ask("calibrate", workload=name)
+            chosen, seconds = next(iter(tried.items()))
+            if name not in team or seconds < settings[name]["tried"][settings[name]["chosen"]]:
+                team[name] = child
+                settings[name] = {"chosen": chosen, "environment": variables, "tried": tried}
     for child in children:
         its = [name for name in names if team[name] is child]
         if its:

@@ -11,6 +11,12 @@ from minibert.table import table
 from .engines import PRECISIONS
 
 BASE = "transformers"
+LARGE = "one large call"
+
+
+def raced(engines: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The workloads."""
+    return list(next(iter(engines.values()))["speeds"]) if engines else []
 
 
 def speed(values: Mapping[str, Any], workload: str) -> float:
@@ -23,7 +29,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def best_peers(engines: Mapping[str, Mapping[str, Any]], precision: str, workload: str) -> str | None:
+def best_peer(engines: Mapping[str, Mapping[str, Any]], precision: str, workload: str) -> str | None:
     """The name of the fastest peer of that precision, if any raced."""
     peers = [n for n, v in engines.items() if v["peer"] and v["precision"] == precision]
     return max(peers, key=lambda name: speed(engines[name], workload), default=None)
@@ -32,7 +38,7 @@ def best_peers(engines: Mapping[str, Mapping[str, Any]], precision: str, workloa
 def race_table(found: Mapping[str, Any]) -> str:
     """One row an engine, by precision; `*` at the fastest peer of each precision."""
     engines = found["engines"]
-    workloads = _raced(engines)
+    workloads = raced(engines)
     rows: list[list[object]] = [["", *workloads, "difference", "cosine", "memory", "first vector"]]
     for precision in PRECISIONS:
         if all(values["precision"] != precision for values in engines.values()):
@@ -62,35 +68,45 @@ def workload_table(found: Mapping[str, Any]) -> str:
 
 
 def settings_table(found: Mapping[str, Any]) -> str:
-    """Which setting each peer chose for each workload."""
+    """Which setting each peer chose for each workload; variables of the environment are told below, by letters."""
     engines = found["engines"]
-    rows: list[list[object]] = [["", *(workloads := _raced(engines))]]
-    rows += [[n, *(v["settings"][w] for w in workloads)] for n, v in engines.items() if v["peer"]]
-    return table(rows, left=range(len(workloads) + 1))
+    workloads = raced(engines)
+    letters: dict[str, str] = {}
+    rows: list[list[object]] = [["", *workloads]]
+    for name, values in engines.items():
+        if not values["peer"]:
+            continue
+        cells = []
+        for workload in workloads:
+            setting = values["settings"][workload]
+            variables = " ".join(f"{key}={value}" for key, value in setting["environment"].items())
+            letter = letters.setdefault(variables, chr(ord("a") + len(letters))) if variables else ""
+            cells.append(setting["chosen"] + (f" [{letter}]" if letter else ""))
+        rows.append([name, *cells])
+    notes = [f"[{letter}] {variables}" for variables, letter in letters.items()]
+    return "\n".join([table(rows, left=range(len(workloads) + 1)), *notes])
 
 
 def bars_table(found: Mapping[str, Any]) -> str:
     """How many times as fast minibert is as transformers in float32, and as the best peer of its own precision."""
     engines = found["engines"]
-    workloads = _raced(engines)
+    workloads = raced(engines)
     rows: list[list[object]] = [["", *workloads]]
     for name, values in engines.items():
         if values["peer"]:
             continue
-        for title, rival in (
-            (f"{name} : {BASE}", lambda w: BASE if BASE in engines else None),
-            (f"{name} : best {values['precision']} peer", lambda w, p=values["precision"]: best_peers(engines, p, w)),
-        ):
+        precision = values["precision"]
+        for rival in (BASE, f"best {precision} peer"):
             cells = []
             for workload in workloads:
-                peer = rival(workload)
-                if peer is None:
+                peer = best_peer(engines, precision, workload) if rival != BASE else BASE
+                if peer is None or peer not in engines:
                     cells.append("-")
                     continue
                 times = ratio(values["speeds"][workload], engines[peer]["speeds"][workload])
-                cells.append(f"{times:.2f} x" + ("" if peer == BASE else f" {peer.split()[0]}"))
-            rows.append([title, *cells])
-    return table(rows)
+                cells.append(f"{times:.2f} x" + ("" if rival == BASE else f" {peer.split()[0]}"))
+            rows.append([f"{name} : {rival}", *cells])
+    return table(rows, left=range(len(workloads) + 1))
 
 
 def neighbour_table(found: Mapping[str, Any]) -> str:
@@ -107,29 +123,66 @@ def neighbour_table(found: Mapping[str, Any]) -> str:
     return table(rows)
 
 
-def model_report(name: str, found: Mapping[str, Any]) -> str:
+def peak_table(peak: Mapping[str, Any]) -> str:
+    """What the machine can do."""
+    rows: list[list[object]] = [["GFLOP/s", "all threads together", "a product for each", "one thread", "fastest by"]]
+    for precision, values in peak.items():
+        best = "each" if values["each"] > values["together"] else "together"
+        numbers = [f"{values[mode]:.0f}" for mode in ("together", "each", "one")]
+        rows.append([precision, *numbers, values[f"{best} by"]])
+    return table(rows, left=(0, 4))
+
+
+def share_table(found: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
+    """How much of that is reached in the large call; for minibert also within its linear layers, on one thread.
+
+    Only the products of the linear layers count as work, and only those of real tokens: attention, norms, padding,
+    tokenising are all time lost.
+    """
+    work = found["workloads"][LARGE]
+    flops_a_text = found["linear flops a token"] * work["tokens"] / work["texts"]
+    rows: list[list[object]] = [
+        ["", "GFLOP/s", "of the peak", "linear layers alone", "of one thread's peak", "of all time"]
+    ]
+    for name, values in found["engines"].items():
+        if LARGE not in values["speeds"]:
+            continue
+        most = peak[values["precision"]]
+        rate = 1e-9 * flops_a_text * speed(values, LARGE)
+        row: list[object] = [name, f"{rate:.0f}", f"{rate / max(most['together'], most['each']):.0%}"]
+        linear = values.get("linear", {})
+        if linear.get("linear seconds"):
+            alone = 1e-9 * linear["flops"] / linear["linear seconds"]
+            part = linear["linear seconds"] / linear["seconds"]
+            row += [f"{alone:.0f}", f"{alone / most['one']:.0%}", f"{part:.0%}"]
+        rows.append([*row, *[""] * (6 - len(row))])
+    return table(rows)
+
+
+def model_report(name: str, found: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
     """All tables of one checkpoint."""
     parts = [
         f"== {name}: texts per second, and times {BASE}' in float32; * is the fastest peer of its precision",
         race_table(found),
-        f"`import torch` alone: {found['import torch']:.2f} s. Differences are to float64.",
-        workload_table(found),
+        f"`import torch` alone: {found['import torch']:.2f} s. Differences and cosines are to float64, at their worst.",
     ]
-    if found["not raced"]:
-        parts.append("\n".join(f"not raced: {name}: {error}" for name, error in found["not raced"].items()))
-    parts += ["-- settings that the peers chose", settings_table(found), "-- minibert", bars_table(found)]
+    parts += ["\n".join(f"not raced: {name}: {error}" for name, error in found["not raced"].items())]
+    parts += ["-- the workloads", workload_table(found)]
+    parts += [
+        "-- settings that the peers chose: texts a batch, batches at once x threads for each",
+        settings_table(found),
+    ]
+    parts += ["-- minibert's ratio to transformers, and to the best peer of its precision", bars_table(found)]
+    if peak and LARGE in found["workloads"]:
+        parts += ["-- one large call, as part of the machine's peak", share_table(found, peak)]
     if any(values["beside a neighbour"] for values in found["engines"].values()):
         parts += ["-- part of its speed kept beside a busy process", neighbour_table(found)]
-    return "\n\n".join(parts)
-
-
-def _raced(engines: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return list(next(iter(engines.values()))["speeds"]) if engines else []
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cell(engines: Mapping[str, Mapping[str, Any]], name: str, workload: str) -> str:
     values = engines[name]
-    star = "*" if best_peers(engines, values["precision"], workload) == name else " "
+    star = "*" if best_peer(engines, values["precision"], workload) == name else " "
     times = ""
     if BASE in engines:
         times = f"{ratio(values['speeds'][workload], engines[BASE]['speeds'][workload]):6.2f} x"

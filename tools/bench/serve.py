@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .engines import ENGINES, Runner
+from .engines import ENGINES
 from .job import Model, Setting, Workload, read_workloads
+from .runners import Runner
 from .settings import choose, sample
 
 
@@ -38,15 +39,15 @@ class Server:
         setting = self.chosen.get("one large call", self.default)
         np.save(file, self.runner.encode(workload.calls[0][:texts], workload.limit, setting))
 
-    def calibrate(self, workload: str) -> tuple[str, float]:
-        """Choose a setting on a part of the workload: in words, and its seconds."""
+    def calibrate(self, workload: str) -> dict[str, float]:
+        """Choose a setting on a part of the workload: the seconds of each that was tried, the chosen one first."""
         part = sample(read_workloads(self.model)[workload])
         possible = self.runner.settings(part)
         if not possible:
-            return "its own", 0.0
-        setting, seconds = choose(possible, lambda choice: self._seconds(part, choice))
-        self.chosen[workload] = setting
-        return str(setting), seconds[setting]
+            return {"its own": 0.0}
+        chosen, seconds = choose(possible, lambda setting: self._seconds(part, setting))
+        self.chosen[workload] = chosen
+        return {str(setting): seconds[setting] for setting in (chosen, *seconds)}
 
     def settle(self, workloads: list[str]) -> None:
         """No more trials, and only these workloads: free what is not needed for them."""
@@ -80,7 +81,7 @@ def peak_memory() -> float:
 
 
 def wait_until_idle() -> None:
-    """Let threads that still spin, as OpenMP's do for a while after their work, come to rest: the next one needs them."""
+    """Let threads that still spin, as OpenMP's do for a while, come to rest: the next engine needs the cores."""
     for _ in range(100):
         before = time.process_time()
         time.sleep(0.01)
