@@ -159,7 +159,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """The forms in which other engines want a checkpoint; and the float64 vectors that all are measured by.
 
-Each runs in a process of its own (`python -m tools.bench.convert onnx MODEL.json`), so that one that fails, for lack of
+Each runs in a process of its own (`python -m bench.convert onnx MODEL.json`), so that one that fails, for lack of
 its library or otherwise, costs the race only the engines that need it.
 """
 

@@ -68,11 +68,13 @@ ENGINES = {
 
 
 def environment(threads: int) -> dict[str, str]:
-    """For every process: as many threads as was asked for, and no network."""
+    """For every process: as many threads as was asked for, no network, and these files to be found as `bench`."""
+    tools = str(Path(__file__).resolve().parents[1])
     return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([tools, *filter(None, [os.environ.get("PYTHONPATH")])]),
     }

@@ -1,7 +1,7 @@
 """How many matrix products this machine can do, and how near minibert's linear layers come to that.
 
-Each in a process of its own, which prints JSON: `python -m tools.bench.peak products 2` for the machine with two
-threads, `python -m tools.bench.peak linear MODEL.json '{"dtype": "bfloat16"}'` for the linear layers on one thread.
+Each in a process of its own, which prints JSON: `python -m bench.peak products 2` for the machine with two
+threads, `python -m bench.peak linear MODEL.json '{"dtype": "bfloat16"}'` for the linear layers on one thread.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ import numpy as np
 from .engines import Engine, environment
 from .job import Model, Workload
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST_VECTORS = 3  # fresh processes, of which the median counts
+BUSY = (
+    "import os, sys, threading\nthreading.Thread(target=lambda: os._exit(len(sys.stdin.read()))).start()\nwhile 1: pass"
+)
 NEIGHBOURED = ("one large call", "one text a call")
 
 
@@ -36,8 +38,7 @@ class Child:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         begun = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.bench.serve"],
-            cwd=ROOT,
+            [sys.executable, "-m", "bench.serve"],
             env=environment(threads) | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -159,7 +160,7 @@ def _convert(kinds: set[str], path: Path, plan: Plan) -> dict[str, str]:
     """Run each; gives the errors of those that failed."""
     failed = {}
     for kind in sorted(kinds):
-        done = _python("tools.bench.convert", kind, str(path), threads=plan.threads)
+        done = _python("bench.convert", kind, str(path), threads=plan.threads)
         if done.returncode:
             failed[kind] = _last_line(done.stderr)
     return failed
@@ -167,7 +168,7 @@ def _convert(kinds: set[str], path: Path, plan: Plan) -> dict[str, str]:
 
 def _linear(engine: Engine, path: Path) -> dict[str, Any]:
     """See `peak.linear_layers`; in a process with one thread."""
-    done = _python("tools.bench.peak", "linear", str(path), json.dumps(engine.options), threads=1)
+    done = _python("bench.peak", "linear", str(path), json.dumps(engine.options), threads=1)
     if done.returncode:
         raise EngineError(_last_line(done.stderr))
     return dict(json.loads(done.stdout))
@@ -175,7 +176,7 @@ def _linear(engine: Engine, path: Path) -> dict[str, Any]:
 
 def measure_peak(threads: int) -> dict[str, Any]:
     """See `peak.products`. Raises EngineError."""
-    done = _python("tools.bench.peak", "products", str(threads), threads=threads)
+    done = _python("bench.peak", "products", str(threads), threads=threads)
     if done.returncode:
         raise EngineError(_last_line(done.stderr))
     return dict(json.loads(done.stdout))
@@ -184,7 +185,6 @@ def measure_peak(threads: int) -> dict[str, Any]:
 def _python(module: str, *arguments: str, threads: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
         env=environment(threads),
         capture_output=True,
         text=True,
@@ -261,8 +261,10 @@ def _rounds(
     Round by round, workload by workload, engine by engine: a slow spell of the machine hits all alike.
     """
     found: dict[str, dict[str, list[float]]] = {e.name: {name: [] for name in names} for e in runners}
+    began = time.monotonic()
     for i in range(plan.rounds + 1):
-        plan.say(label + (f"round {i} of {plan.rounds}" if i else "warming up"))
+        left = (time.monotonic() - began) / max(1, i) * (plan.rounds + 1 - i) / 60
+        plan.say(label + (f"round {i} of {plan.rounds}, {left:.0f} min to go" if i else "warming up"))
         for name in names:
             for engine in runners:
                 with _noting(failed, engine) as goes_on:
@@ -293,10 +295,9 @@ def _noting(failed: dict[str, str], engine: Engine) -> Iterator[bool]:
 
 @contextmanager
 def _neighbour() -> Iterator[None]:
-    """A process with one thread that keeps a core busy."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    """A process with one thread that keeps a core busy, and ends by itself should this one die."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE)
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        process.communicate()
