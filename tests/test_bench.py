@@ -2,8 +2,10 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -143,11 +145,6 @@ def found():
     }
 
 
-def lines(text):
-    """First words -> the rest, in single spaces."""
-    return {line[:26].strip(): " ".join(line[26:].split()) for line in text.splitlines()}
-
-
 def test_the_table_shows_medians_ratios_and_the_best_peer(found):
     rows = [" ".join(line.split()) for line in report.race_table(found).splitlines()]
     assert rows[2:5] == [
@@ -210,6 +207,64 @@ def test_what_can_not_be_done_is_refused_at_once(capsys, arguments, said):
     with pytest.raises(SystemExit):
         command.main(arguments)
     assert said in capsys.readouterr().err
+
+
+class FakeChild:
+    """Takes the seconds that its environment says, and remembers what became of it."""
+
+    made: ClassVar = []
+
+    def __init__(self, engine, model, threads, variables):
+        if "broken" in variables:
+            raise race.EngineError("no such instruction")
+        self.variables, self.settled, self.closed = variables, None, False
+        self.made.append(self)
+
+    def ask(self, do, workload="", workloads=()):
+        if do == "settle":
+            self.settled = workloads
+            return None
+        return {"8, 1 x 2": self.variables[workload], "4, 2 x 1": 99}
+
+    def close(self):
+        self.closed = True
+
+
+def test_each_workload_goes_to_the_environment_that_suits_it(monkeypatch):
+    monkeypatch.setattr(race, "Child", FakeChild)
+    monkeypatch.setattr(FakeChild, "made", [])
+    plan = race.Plan([], [], 1, 2, False, False, print)
+    variables = {"broken": 1}, {"a": 3, "b": 1}, {"a": 9, "b": 9}, {"a": 2, "b": 5}
+    with ExitStack() as stack:
+        engine = Engine("two-faced", "float32", runners.Padded, environments=variables)
+        team, chosen = race._team(engine, BERT_BASE, ["a", "b"], plan, stack)
+        first, second, third = FakeChild.made
+        assert team == {"a": third, "b": first}
+        assert (first.settled, second.settled, third.settled) == (["b"], None, ["a"])
+        assert (first.closed, second.closed, third.closed) == (False, True, False)
+    assert chosen["a"]["environment"] == variables[3]
+    assert first.closed
+    assert third.closed
+    broken = Engine("broken", "float32", runners.Padded, environments=variables[:1])
+    with pytest.raises(race.EngineError, match="no such instruction"):
+        race._team(broken, BERT_BASE, ["a"], plan, stack)
+
+
+def test_the_busy_neighbour_ends_with_the_race(monkeypatch):
+    started = []
+    popen = race.subprocess.Popen
+    monkeypatch.setattr(race.subprocess, "Popen", lambda *a, **b: started.append(popen(*a, **b)) or started[-1])
+    with race._neighbour():
+        assert started[0].poll() is None
+    assert started[0].returncode == 0
+
+
+def test_a_checkpoint_that_can_not_be_raced_is_one_line(tmp_path, capsys):
+    folder = write_encoder(tmp_path, ("Pooling", {**MEAN, "pooling_mode_max_tokens": True}))
+    assert command.main(["--models", str(folder), "--no-peak"]) == 1
+    assert (
+        capsys.readouterr().err == f"bench: {folder}: only cls or mean pooling, and Normalize after it, can be raced\n"
+    )
 
 
 def test_a_tiny_model_is_raced_for_real(tmp_path, monkeypatch, capsys):

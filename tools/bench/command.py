@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .engines import ENGINES
-from .race import Plan, measure_peak, race
+from .race import EngineError, Plan, measure_peak, race
 from .report import model_report, peak_table
 
 WORKLOADS = ("one large call", "calls of 32", "one text a call", "long texts")
@@ -41,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, values in found["models"].items():
             print("\n" + model_report(name, values, found["peak"]))
     else:
-        found = measure(options)
+        try:
+            found = measure(options)
+        except (EngineError, OSError, ValueError) as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
     if options.plot:
         from .plot import draw
 
@@ -125,9 +129,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             model = open_model(name, Path(work))
             workloads = cut_workloads(model, read_texts(options.texts, sizes.large), sizes)
             found["models"][name] = race(model, workloads, plan)
-        print("\n" + model_report(name, found["models"][name], found["peak"]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        print("\n" + model_report(name, found["models"][name], found["peak"]), flush=True)
     say("done")
     return found
 

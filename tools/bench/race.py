@@ -104,7 +104,7 @@ def race(model: Model, workloads: dict[str, Workload], plan: Plan) -> dict[str, 
     """All that is measured on one checkpoint; engines that fail at any step are in `not raced`, with their error.
 
     Raises:
-        EngineError: the float64 vectors, which all are compared with, can't be had.
+        EngineError: the float64 vectors, which all are compared with, can't be had; or no engine came to the end.
     """
     path = Path(model.work) / "model.json"
     path.write_text(json.dumps(asdict(model)), encoding="utf-8")
@@ -143,10 +143,11 @@ def race(model: Model, workloads: dict[str, Workload], plan: Plan) -> dict[str, 
             with _neighbour():
                 beside = _rounds(f"{model.name}, beside a busy process, ", names, plan, runners, teams, failed)
     for engine in runners:
-        if plan.peak and not engine.is_peer:
-            with _noting(failed, engine):
-                engines[engine.name]["linear"] = _linear(engine, path)
         engines[engine.name] |= {"speeds": speeds[engine.name], "beside a neighbour": beside.get(engine.name, {})}
+        with _noting(failed, engine):
+            engines[engine.name]["linear"] = _linear(engine, path) if plan.peak and not engine.is_peer else {}
+    if failed.keys() >= engines.keys():
+        raise EngineError("; ".join(["no engine could be raced", *(f"{name}: {why}" for name, why in failed.items())]))
     return {
         "workloads": {n: {"calls": len(w.calls), "texts": w.texts, "tokens": w.tokens} for n, w in workloads.items()},
         "linear flops a token": model.linear_flops(1),
@@ -229,16 +230,23 @@ def _team(
     team: dict[str, Child] = {}
     settings: dict[str, Any] = {}
     children = []
+    errors = []
     for variables in engine.environments:
-        child = Child(engine, model, plan.threads, variables)
-        stack.callback(child.close)
+        try:
+            child = Child(engine, model, plan.threads, variables)
+            stack.callback(child.close)
+            tries = {name: child.ask("calibrate", workload=name) for name in names}
+        except EngineError as error:  # another environment may suit this machine
+            errors.append(error)
+            continue
         children.append(child)
-        for name in names:
-            tried = child.ask("calibrate", workload=name)
+        for name, tried in tries.items():
             chosen, seconds = next(iter(tried.items()))
             if name not in team or seconds < settings[name]["tried"][settings[name]["chosen"]]:
                 team[name] = child
                 settings[name] = {"chosen": chosen, "environment": variables, "tried": tried}
+    if not children:
+        raise errors[-1]
     for child in children:
         its = [name for name in names if team[name] is child]
         if its:

@@ -155,6 +155,8 @@ def share_table(found: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
             alone = 1e-9 * linear["flops"] / linear["linear seconds"]
             part = linear["linear seconds"] / linear["seconds"]
             row += [f"{alone:.0f}", f"{alone / most['one']:.0%}", f"{part:.0%}"]
+        elif linear:
+            row += ["not seen"]  # computed under a name that `peak.LINEAR` does not know
         rows.append([*row, *[""] * (6 - len(row))])
     return table(rows)
 
