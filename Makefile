@@ -1,7 +1,7 @@
 # The verbs of this repository; .ci/run calls the same ones. PYTHON is the interpreter of your virtual environment.
 PYTHON ?= python
 
-.PHONY: setup format lint types test parity notebooks
+.PHONY: setup format lint types test parity notebooks bench
 
 setup:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
 format:     ; $(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
@@ -10,3 +10,4 @@ types:      ; $(PYTHON) -m mypy
 test:       ; $(PYTHON) -m pytest
 parity:     ; $(PYTHON) -m pytest tests/parity
 notebooks:  ; $(PYTHON) tools/run_notebooks.py
+bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYTHON) tools/bench

@@ -42,7 +42,7 @@ def test_the_tree_names_every_file(file):
 def test_the_tree_names_every_tool_and_notebook(folder):
     for path in (ROOT / folder).glob("*"):
         words = path.stem.replace("_", " ") if folder == "notebooks" else path.name
-        if path.is_file() and not path.name.startswith("make_"):
+        if not path.name.startswith(("make_", "_", ".")):
             assert words.split(" ")[0] in README, path
 
 
