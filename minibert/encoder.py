@@ -22,8 +22,8 @@ from .inference.arithmetic import choose
 from .inference.prepare import prepare
 from .inference.workers import workers_for
 from .model import Bert
-from .modules import SentenceModules, check_writable, read_modules, write_modules
-from .pooling import Dense, Pooling
+from .modules import SentenceModules, check_writable, read_modules, vector_width, write_modules
+from .pooling import Pooling
 from .precision import PRECISIONS
 from .progress import progress_bar
 from .similarity import SIMILARITIES, Vectors, similarity, similarity_pairwise
@@ -148,7 +148,8 @@ class SentenceEncoder(nn.Module):
         if prepared:
             prepare(model, arithmetic)
         encoder = cls(model, tokenizer, modules, truncation=truncation)
-        encoder.report = with_notes(model.report, *modules.notes)
+        computed = [f"the linear layers compute in {arithmetic}"] if arithmetic != "float32" else []
+        encoder.report = with_notes(model.report, *modules.notes, *computed)
         if float_dtype(dtype) == torch.float64:
             encoder.double()
         return encoder.to(place).eval()
@@ -337,14 +338,8 @@ class SentenceEncoder(nn.Module):
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
 
     def _width(self) -> int:
-        """Numbers in a vector, before any are cut. Raises ConfigError where a Dense does not fit what comes before."""
-        width = self.model.config.hidden_size * (len(self.pooling.modes) if isinstance(self.pooling, Pooling) else 1)
-        for module in self.head:
-            if isinstance(module, Dense):
-                if module.linear.in_features != width:
-                    raise ConfigError(f"a Dense takes vectors of {module.linear.in_features}, but gets {width} numbers")
-                width = module.linear.out_features
-        return width
+        """Numbers in a vector, before any are cut."""
+        return vector_width(self.model.config.hidden_size, self.pooling, self.head)
 
     def _kept_dimensions(self, truncate_dim: int | None) -> int | None:
         keep = self.truncate_dim if truncate_dim is None else truncate_dim

@@ -7,7 +7,7 @@ form, which all of them, and the other programs that read such folders, understa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,17 @@ def read_modules(files: Files) -> SentenceModules:
             raise ConfigError(f"{path}: after the Transformer comes no Pooling, so there is no sentence vector")
     read_transformer_settings(files.below(found.transformer), found)
     return found
+
+
+def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]) -> int:
+    """Numbers in a sentence vector. Raises ConfigError where a Dense does not fit what comes before."""
+    width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
+    for module in head:
+        if isinstance(module, Dense):
+            if module.linear.in_features != width:
+                raise ConfigError(f"a Dense takes vectors of {module.linear.in_features}, but gets {width} numbers")
+            width = module.linear.out_features
+    return width
 
 
 def check_writable(modules: Sequence[nn.Module]) -> None:

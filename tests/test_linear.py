@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from minibert import Bert, SentenceEncoder
-from minibert.inference import arithmetic, linear, quantize
+from minibert.inference import arithmetic, attention, linear, quantize
 from minibert.inference.arithmetic import ARITHMETICS
 from minibert.inference.linear import Product, Watched
 from minibert.inference.prepare import prepare, restore
@@ -221,6 +221,41 @@ def test_a_part_put_in_place_of_one_inside_computes(name):
         assert (fast(**batch)[0] - page(**batch)[0]).abs().max() < 1e-4
 
 
+def test_values_wider_than_queries_are_not_cut_as_if_they_were_not():
+    page, fast = both()
+    for model in (page, fast):
+        attention = model.layers[0].attention
+        attention.value, attention.out = layers(128, inside=32)[0], layers(32, inside=128)[0]  # 4 heads of 8 -> 16 of 8
+
+        class Core(nn.Module):
+            def forward(self, q, k, v, mask=None, bias=None):
+                return v
+
+        attention.core = Core()
+    with torch.no_grad():
+        batch = random_batch(TINY, (9, 5), seed=3)
+        assert (fast(**batch)[0] - page(**batch)[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 9), (1, 1, 9, 9), (3, 4, 1, 9), (3, 1, 1, 9)], ids=str)
+def test_a_core_takes_any_mask_that_broadcasts(shape):
+    page, fast = (model.layers[0].attention.core for model in both())
+    q, k, v = (random(3, 4, 9, 8, seed=seed) for seed in range(3))
+    mask = random(*shape, seed=4) > -1
+    with torch.no_grad():
+        assert (fast(q, k, v, mask) - page(q, k, v, mask)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_elsewhere_than_on_the_cpu_attention_is_one_call_without_windows(dtype, monkeypatch):
+    monkeypatch.setattr(attention, "_mix_windows", None)
+    core = both()[1].layers[0].attention.core
+    q = torch.empty(64, 4, 7, 8, dtype=dtype, device="meta")
+    with torch.no_grad():
+        mixed = core(q, q, q, torch.empty(64, 1, 1, 7, dtype=torch.bool, device="meta"))
+    assert (mixed.shape, mixed.dtype) == (q.shape, dtype)
+
+
 @pytest.mark.parametrize("name", ARITHMETICS)
 def test_a_core_of_ones_own_gets_float32(name):
     class Core(nn.Module):
@@ -308,6 +343,7 @@ def test_by_dtype_the_weights_stay_float32(folder, name):
     assert {value.dtype for value in encoder.parameters()} == {torch.float32}
     apart = np.abs(encoder.encode(TEXTS) - exact.encode(TEXTS)).max()
     assert 1e-4 < apart < 0.5
+    assert f"the linear layers compute in {str(name).removeprefix('torch.')}" in encoder.report.notes
     restore(encoder)
     assert np.abs(encoder.encode(TEXTS) - exact.encode(TEXTS)).max() < 1e-5
 

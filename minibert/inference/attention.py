@@ -31,9 +31,9 @@ class KernelAttention(ScaledDotProductAttention):
         """Mix the values; a row that is all padding comes out as on the page."""
         if self.explicit():
             return super().forward(q, k, v, mask, bias)
-        if bias is None and q.device.type == "cpu" and (mask is None or mask.shape[2] == 1):
-            return _mix_windows(q, k, v, mask)
-        return _mix(q, k, v, mask, bias)
+        padding = mask is None or mask.shape == (len(q), 1, 1, q.shape[2])  # the same for all heads and queries
+        here = q.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return _mix_windows(q, k, v, mask) if here and padding and bias is None else _mix(q, k, v, mask, bias)
 
     def explicit(self) -> bool:
         """Whether somebody needs values that only the page forms."""

@@ -99,9 +99,7 @@ class Product:
             for value in values:
                 value.__class__ = Watched
             weight = torch.cat([layer.weight.detach() for layer in layers])
-            bias = torch.cat(
-                [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers]
-            )
+            bias = torch.cat([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
             self._packed = self.arithmetic.pack(weight, bias)
             self._packed_from = values
             self._state = _state(values)

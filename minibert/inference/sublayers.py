@@ -7,7 +7,7 @@ over; otherwise the page's own `forward` does.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model import Activation, FeedForward, MultiHeadAttention
 from .attention import KernelAttention
@@ -25,7 +25,7 @@ class ProductAttention(MultiHeadAttention):
         """As the page, with the parts that are the page's own."""
         into, back = self.products
         inner = (self.query, self.key, self.value)
-        if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out)):
+        if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out) and _alike(*inner)):
             return super().forward(x, mask)
         q, k, v = into(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if q.dtype != x.dtype and (
@@ -62,6 +62,11 @@ def fit(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+def _alike(*layers: nn.Linear) -> bool:
+    """Whether their outputs, side by side, can be told apart again by cutting evenly."""
+    return len({layer.weight.shape for layer in layers}) == 1
 
 
 def give_products(part: ProductAttention | ProductFeedForward, arithmetic: Arithmetic) -> None:
