@@ -365,3 +365,11 @@ def test_a_slow_processor_is_reported_with_what_was_measured(folder, monkeypatch
 
 def test_the_measurement_measures():
     assert 0.01 < MEASURE("bfloat16") < 100
+
+
+def test_loading_in_inference_mode_gives_weights_like_any(folder):
+    with torch.inference_mode():
+        encoder = SentenceEncoder.from_pretrained(folder, dtype="bfloat16", device="cpu")
+        assert not any(value.is_inference() for value in encoder.parameters())
+        encoder.encode(TEXTS)
+    assert isinstance(encoder.model.layers[0].attention.query.weight, Watched)  # laid out, not passed over

@@ -73,6 +73,7 @@ def load_bert(
     return load_from(files, into=into, device=device, dtype=dtype)
 
 
+@torch.inference_mode(False)  # else weights loaded in that mode would be for ever without gradients, and never laid out
 def load_from(
     files: Files,
     *,
