@@ -1,4 +1,4 @@
-"""`minibert embed | similarity | inspect`: the library from a shell. torch is imported only when it is needed."""
+"""`minibert embed | similarity | view | inspect`: the library from a shell. torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ examples:
   cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers
   minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
   minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
+  minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
   minibert inspect ./my-model                                 config, parameters, pooling, what was loaded
 
 `minibert COMMAND --help` tells the rest."""
@@ -95,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(similarity)
     similarity.set_defaults(run=_similarity)
 
+    view = commands.add_parser(
+        "view",
+        help="a page that shows what the heads look at",
+        description="Write one HTML file, for any browser and without a network: attention in every layer and head, "
+        "queries and keys, what the pooling takes; with two texts, which words make them alike.",
+    )
+    view.add_argument("text", metavar="TEXT")
+    view.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
+    view.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, as page.html")
+    _add_model(view)
+    view.set_defaults(run=_view)
+
     inspect = commands.add_parser(
         "inspect",
         help="what a checkpoint is, and what was loaded of it",
@@ -110,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: they are read from stdin")
     parser.add_argument("-i", "--input", metavar="FILE", help="one text a line, UTF-8; - is stdin")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="texts a batch, at most (default: by tokens)")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +134,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
     parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="texts a batch, at most (default: by tokens)")
     parser.add_argument(
         "--truncation",
         default="report",
@@ -177,6 +190,16 @@ def _similarity(options: argparse.Namespace) -> None:
     print(table(rows, left=(1,)))
 
 
+def _view(options: argparse.Namespace) -> None:
+    _check_folder(options.output)
+    from .research.view import view
+
+    encoder = _encoder(options)
+    view(encoder, options.text, options.other, path=options.output)
+    _say(encoder.truncation_report, options.truncation)
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, for any browser", file=sys.stderr)
+
+
 def _inspect(options: argparse.Namespace) -> None:
     from .encoder import SentenceEncoder
     from .inspection import describe
@@ -211,9 +234,13 @@ def _form(options: argparse.Namespace) -> str:
     form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(options.output.suffix)
     if form not in ("npy", "jsonl"):
         raise ValueError(f"{options.output}: an output file is .npy or .jsonl (or say --format)")
-    if not options.output.absolute().parent.is_dir():
-        raise ValueError(f"{options.output}: there is no folder {options.output.absolute().parent}")
+    _check_folder(options.output)
     return form
+
+
+def _check_folder(output: Path) -> None:
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
 
 
 def _texts(options: argparse.Namespace) -> list[str]:

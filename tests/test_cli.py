@@ -68,7 +68,7 @@ def test_help_shows_examples():
     assert b"minibert embed --input texts.txt --output vectors.npy" in process.stdout
 
 
-@pytest.mark.parametrize("command", ["embed", "similarity", "inspect"])
+@pytest.mark.parametrize("command", ["embed", "similarity", "view", "inspect"])
 def test_each_command_has_its_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -162,6 +162,15 @@ def test_inspect_shows_a_checkpoint_without_a_tokenizer_too(capsys):
     assert "embeddings.position_embeddings.weight" in shown  # known, and left aside
 
 
+def test_view_writes_a_page_and_says_what_was_cut_off(tmp_path, capsys):
+    target = tmp_path / "page.html"
+    assert main(["view", "word " * 300, "another text", "--output", str(target)]) == 0
+    assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
+    cut, written = capsys.readouterr().err.splitlines()
+    assert "longer than 256 tokens: 1; tokens cut off at their ends: 46" in cut
+    assert str(target) in written
+
+
 def test_truncation_is_said_on_stderr_in_one_line(capsys):
     assert main(["embed", "word " * 300]) == 0
     assert "longer than 256 tokens: 1; tokens cut off at their ends: 46" in capsys.readouterr().err
@@ -188,6 +197,7 @@ def test_truncation_can_be_refused(capsys):
         (["embed", "--prompt-name", "question", "x"], "question"),
         (["embed", "--precision", "int8", "x"], "int8"),
         (["similarity", "alone"], "two texts"),
+        (["view", "x", "--output", "/no/such/folder/page.html"], "/no/such/folder"),
         (["inspect", "/no/such/folder"], "/no/such/folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[1:3]),

@@ -1,0 +1,60 @@
+"use strict";
+// The numbers of the page: bytes of base64, unpacked when they are first asked for.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+
+function unpack(base64) {
+  const raw = atob(base64);
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return bytes;
+}
+
+const WEIGHT = Float32Array.from({ length: 256 }, (_, byte) => (byte / 255) ** 2); // a byte is the root of a weight
+
+class Text {
+  constructor(source) {
+    this.source = source;
+    this.tokens = source.tokens;
+    this.size = source.tokens.length;
+    this.pooled = source.pooled;
+    this.unpacked = new Map();
+  }
+
+  part(layer, name, as = Uint8Array) {
+    const key = `${layer} ${name}`;
+    if (!this.unpacked.has(key)) this.unpacked.set(key, new as(unpack(this.source.layers[layer][name]).buffer));
+    return this.unpacked.get(key);
+  }
+
+  // One head's weights as bytes, (S * S): row i is where token i looks.
+  weights(layer, head) {
+    const area = this.size * this.size;
+    return this.part(layer, "probs").subarray(head * area, (head + 1) * area);
+  }
+
+  // q or k of one token in one head, (K).
+  vector(name, layer, head, token) {
+    const size = this.source.layers[layer].size;
+    const at = head * this.size + token;
+    const step = this.part(layer, `${name}_step`, Float32Array)[at];
+    return Float32Array.from(this.part(layer, name, Int8Array).subarray(at * size, (at + 1) * size), (n) => n * step);
+  }
+}
+
+const TEXTS = DATA.texts.map((source) => new Text(source));
+
+// What the reader has chosen.
+const chosen = { text: 0, layer: 0, head: 0, token: null, view: "lines" };
+
+const text = () => TEXTS[chosen.text];
+const weights = () => text().weights(chosen.layer, chosen.head);
+const heads = (layer) => text().source.layers[layer].heads;
+
+function percent(weight) {
+  return weight >= 0.0995 ? `${(100 * weight).toFixed(0)} %` : `${(100 * weight).toFixed(1)} %`;
+}
+
+function signed(number, digits = 2) {
+  return (number < 0 ? "−" : "+") + Math.abs(number).toFixed(digits);
+}
