@@ -54,6 +54,7 @@ ENGINES = {
         Engine("openvino", "float32", OpenVino, needs="openvino"),
         _ctranslate2("ctranslate2", "float32", "float32"),
         Engine("minibert", "float32", Minibert),
+        Engine("minibert batch-invariant", "float32", Minibert, {"batch_invariant": True}),
         Engine("transformers bfloat16", "bfloat16", Transformers, {"dtype": "bfloat16"}),
         Engine("sentence-transformers bfloat16", "bfloat16", SentenceTransformers, {"dtype": "bfloat16"}),
         Engine("openvino bfloat16", "bfloat16", OpenVino, {"dtype": "bf16"}, needs="openvino"),

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .job import Model, read_workloads
+from .job import Model, Setting, read_workloads
+from .runners import Minibert
 
 ROWS = (512, 1024, 2048, 4096)
 SIZES = ((768, 3072), (3072, 768), (1024, 1024))  # BERT-base's widest, there and back, and a square
@@ -80,15 +81,12 @@ def linear_layers(model: Model, options: dict[str, Any]) -> dict[str, Any]:
 
     FLOPs are those of real tokens: what is spent on padding counts as lost.
     """
-    from minibert import SentenceEncoder
-
     torch.set_num_threads(1)
-    encoder = SentenceEncoder.from_pretrained(model.folder, device="cpu", truncation="silent", **options)
+    encoder = Minibert(model, 1, **options)
     workload = read_workloads(model)["one large call"]
-    encoder.max_seq_length = workload.limit
-    encoder.encode(workload.calls[0])
+    encoder.encode(workload.calls[0], workload.limit, Setting(1, 1, 1))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        encoder.encode(workload.calls[0])
+        encoder.encode(workload.calls[0], workload.limit, Setting(1, 1, 1))
     events = profile.key_averages()
     inside = [event for event in events if LINEAR.search(event.key)]
     return {

@@ -38,16 +38,17 @@ class Runner:
 class Minibert(Runner):
     """minibert as a user has it: no settings."""
 
-    def __init__(self, model: Model, threads: int, **options: Any) -> None:
+    def __init__(self, model: Model, threads: int, batch_invariant: bool = False, **options: Any) -> None:
         super().__init__(model, threads)
         from minibert import SentenceEncoder
 
+        self.batch_invariant = batch_invariant
         self.encoder = SentenceEncoder.from_pretrained(model.folder, device="cpu", truncation="silent", **options)
 
     def encode(self, texts: list[str], limit: int, setting: Setting) -> np.ndarray:
         """One call of `encode`."""
         self.encoder.max_seq_length = limit
-        return np.asarray(self.encoder.encode(texts))
+        return np.asarray(self.encoder.encode(texts, batch_invariant=self.batch_invariant))
 
 
 class SentenceTransformers(Runner):
