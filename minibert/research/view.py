@@ -60,19 +60,13 @@ def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
         hook.remove()
     lost = encoder.truncation_report.lost
     layers = range(len(encoder.model.layers))
-    missing = [
-        name
-        for layer in layers
-        for name in (pattern.replace("*", str(layer)) for pattern in names)
-        if name not in values
-    ]
-    if missing:
+    wanted = [pattern.replace("*", str(layer)) for layer in layers for pattern in names]
+    if missing := [name for name in wanted if name not in values]:
         raise ValueError(
             f"{missing[0]} was not computed, so it can't be shown; the nearest: {nearest(missing[0], values)}"
         )
     found: dict[str, Any] = {
         "version": __version__,
-        "width": encoder.model.config.hidden_size,
         "relative": encoder.model.config.position_embedding_type != "absolute",
         "pooling": list(getattr(encoder.pooling, "modes", [type(encoder.pooling).__name__])),
         "texts": [],
@@ -129,7 +123,8 @@ def pooling_weights(pooling: nn.Module, x: Tensor, prompt_length: int = 0) -> Te
 
 def attributions(encoder: SentenceEncoder, ids: list[Tensor], prompt_length: int = 0) -> list[Tensor]:
     """Each token's share in the cosine of two texts: gradient times what the first layer gets. (S,) ids -> (S,) each"""
-    inputs, vectors = [], []
+    inputs: list[Tensor] = []
+    vectors: list[Tensor] = []
     with torch.enable_grad(), evaluating(encoder):
         for row in ids:
             with capture(encoder, "embeddings") as values:
@@ -139,7 +134,7 @@ def attributions(encoder: SentenceEncoder, ids: list[Tensor], prompt_length: int
                 raise ValueError("the cosine has no gradient: set requires_grad on the embeddings' weights")
             inputs.append(x)
             vectors.append(vector)
-        gradients = torch.autograd.grad(nn.functional.cosine_similarity(*vectors, dim=0), inputs)
+        gradients = torch.autograd.grad(nn.functional.cosine_similarity(vectors[0], vectors[1], dim=0), inputs)
     return [(x.detach() * gradient).sum(-1)[0].float() for x, gradient in zip(inputs, gradients, strict=True)]
 
 

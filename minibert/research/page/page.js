@@ -210,7 +210,7 @@ function start() {
   const shapes = [...new Set(layers.map((layer) => `${layer.heads} heads of ${layer.size}`))];
   const cosine = DATA.shares ? ` · cosine ${DATA.cosine.toFixed(3)}` : "";
   $("model").textContent = `${layers.length} layers, ${shapes.join(" or ")} · pooling ${DATA.pooling.join(" + ")}${cosine}`;
-  $("foot").textContent = `minibert ${DATA.version}. Weights are stored to within a 255th of their root, q and k to within a 254th of the largest number of their vector. Everything is in this file.`;
+  $("foot").textContent = `minibert ${DATA.version}. Roots of weights are stored to within 1/510, q and k to within 1/254 of the largest number of their vector. Everything is in this file.`;
   choices($("tabs"), "tab", Object.entries(VIEWS).map(([name, [words]]) => [`tab-${name}`, words]), (i) => chooseView(Object.keys(VIEWS)[i]));
   if (TEXTS.length > 1) {
     $("texts").hidden = false;
