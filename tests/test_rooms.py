@@ -35,7 +35,7 @@ ROOMS = {
     "encoder": {"torch"},
     "cross_modules": {"torch"},
     "cross_encoder": {"torch", "numpy"},
-    "research": {"torch"},
+    "research": {"torch", "numpy"},
     "inspection": {"torch"},
     "cli": {"numpy"},
     "__main__": set(),
