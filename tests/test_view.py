@@ -11,13 +11,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, widen
 from tiny_folder import MEAN, write_encoder
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
 from minibert.pooling import Pooling
 from minibert.research import capture, prune_heads
-from minibert.research.view import _layer, attributions, collect, page, pooling_weights, view
+from minibert.research.attribute import attribute
+from minibert.research.view import _layer, collect, page, pooling_weights, view
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -151,23 +151,15 @@ def test_pooling_weights_of_max_are_the_share_of_dimensions_won():
     assert torch.allclose(pooling_weights(Pooling("max"), x), won)
 
 
-def test_shares_are_the_slope_of_the_cosine_when_a_token_fades(tiny):
-    tiny = SentenceEncoder(widen(Bert(TINY)).double().eval(), tiny.tokenizer)
-    ids = list(tiny.tokenize(["the cat", "a dog"])["input_ids"])
-    shares = attributions(tiny, ids)
+def test_shares_are_integrated_gradients_of_the_cosine(tiny):
+    found = collect(tiny, ["A man eats.", "Someone has lunch."])
+    expected = attribute(tiny, "Someone has lunch.", "A man eats.")
+    assert found["shares"][1] == pytest.approx(expected.scores.tolist(), abs=1e-6)
+    assert len(found["shares"][0]) == len(found["texts"][0]["tokens"])
 
-    def cosine(size, token):
-        def fade(_, __, x):
-            return torch.cat([x[:, :token], x[:, token : token + 1] * size, x[:, token + 1 :]], 1)
 
-        hook = tiny.model.embeddings.register_forward_hook(fade)
-        faded = tiny(ids[0][None])
-        hook.remove()
-        return torch.nn.functional.cosine_similarity(faded, tiny(ids[1][None])).item()
-
-    with torch.no_grad():
-        slopes = [(cosine(1 + 1e-6, i) - cosine(1 - 1e-6, i)) / 2e-6 for i in range(len(ids[0]))]
-    assert shares[0].tolist() == pytest.approx(slopes, abs=1e-5)
+def test_a_text_without_words_has_no_shares(tiny):
+    assert "shares" not in collect(tiny, ["A man eats.", " "])
 
 
 def test_layers_of_different_heads_are_shown_as_they_are(tmp_path):

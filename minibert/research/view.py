@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..atomic import write_text
 from ..encoder import SentenceEncoder
-from ..encoding import evaluating
+from .attribute import attribute
 from .hooks import capture
 from .values import nearest
 
@@ -84,9 +84,8 @@ def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
     if len(parts) == 2:
         a, b = (part["sentence_embedding"] for part in parts)
         found["cosine"] = float(nn.functional.cosine_similarity(a, b, dim=0))
-        found["shares"] = [
-            share.tolist() for share in attributions(encoder, [part["input_ids"] for part in parts], prompt_lengths[0])
-        ]
+        if all(text.strip() for text in texts):  # a text without words has none to share the cosine out to
+            found["shares"] = [attribute(encoder, *pair).scores.tolist() for pair in (texts, texts[::-1])]
     return found
 
 
@@ -119,23 +118,6 @@ def pooling_weights(pooling: nn.Module, x: Tensor, prompt_length: int = 0) -> Te
         pooled = pooling(x[None], x.new_ones(1, len(x), dtype=torch.bool), prompt_length)
         (gradient,) = torch.autograd.grad(pooled.sum(), x)
     return gradient.mean(1) * x.shape[1] / pooled.shape[1]
-
-
-def attributions(encoder: SentenceEncoder, ids: list[Tensor], prompt_length: int = 0) -> list[Tensor]:
-    """Each token's share in the cosine of two texts: gradient times what the first layer gets. (S,) ids -> (S,) each"""
-    inputs: list[Tensor] = []
-    vectors: list[Tensor] = []
-    with torch.enable_grad(), evaluating(encoder):
-        for row in ids:
-            with capture(encoder, "embeddings") as values:
-                vector = encoder(row[None], prompt_length=prompt_length)[0, : encoder.truncate_dim]
-            x = values["embeddings"]
-            if not x.requires_grad:
-                raise ValueError("the cosine has no gradient: set requires_grad on the embeddings' weights")
-            inputs.append(x)
-            vectors.append(vector)
-        gradients = torch.autograd.grad(nn.functional.cosine_similarity(vectors[0], vectors[1], dim=0), inputs)
-    return [(x.detach() * gradient).sum(-1)[0].float() for x, gradient in zip(inputs, gradients, strict=True)]
 
 
 def _layer(probs: Tensor, q: Tensor, k: Tensor) -> dict[str, Any]:

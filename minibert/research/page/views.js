@@ -257,7 +257,7 @@ function wordsView(panel) {
     });
     box.append(make("div", {}, make("h3", { text: `Text ${"AB"[t]}` }), make("p", {}, ...chips)));
   });
-  box.append(note("Blue words bring the texts together, orange ones hold them apart: the gradient of the cosine times what the first layer gets, summed over the pieces of a word. It is a first-order estimate and need not add up to the cosine."));
+  box.append(note("Blue words bring the texts together, orange ones hold them apart: integrated gradients of the cosine, summed over the pieces of a word. All words of a text together make the difference to the same text without its words."));
   panel.append(box);
   return { token: () => {} };
 }
