@@ -107,8 +107,7 @@ class SentenceEncoder(nn.Module):
             name, revision, token, cache_dir, local_files_only, refresh: see ``hub.open_files``.
             device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
             dtype: float32, float64, bfloat16, float16, int8. On a prepared CPU bfloat16 and int8 are what the linear
-                layers compute in, see `inference.arithmetic`; README states their error. Pooling is in float32 at
-                least.
+                layers compute in, with the errors that docs/speed.md states. Pooling is in float32 at least.
             pooling: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or several in a list, in place of
                 the checkpoint's own; what comes after the pooling stays.
             truncation: What becomes of text that is too long: "warn" (cut, with one warning a call), "report" (cut,
