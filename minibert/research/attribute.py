@@ -136,8 +136,9 @@ def attribute(
         of: A text, for the cosine with it; or a function, vector (D,) -> one number, by torch's operations (with
             "leave_one_out", by any).
         method: One of ``METHODS``; see the top of this file.
-        steps: Points of the integral, Gauss and Legendre's, of which far fewer are needed than of even steps. Only
-            "max" pooling needs more (512): the gradient jumps wherever another token takes the lead.
+        steps: Points of the integral, Gauss and Legendre's. 64 leave an error of 5e-6 at most on real pairs with
+            all-MiniLM-L6-v2, where even steps leave 2e-4. "max" pooling needs more, 512 for 1e-3: its gradient jumps
+            wherever another token takes the lead.
         baseline: The word vector of a text without words, for the methods by gradients: "pad", that of [PAD]; "mask",
             that of [MASK]; "zero". The scores depend on it.
         prompt: Words in front of the text, and of the other one. None: the checkpoint's default prompt, as in `encode`.
