@@ -268,7 +268,7 @@ class _Text:
         """Places (n,) and, for each, the vector without the token there (n, D), until all own tokens have been."""
         for places in self.own.split(self.rows_at_once()):
             real = self.real.repeat(len(places), 1)
-            real[torch.arange(len(places)), places] = False
+            real[torch.arange(len(places), device=places.device), places] = False
             yield places, self.vectors(real=real).detach()
 
     def rows_at_once(self) -> int:
