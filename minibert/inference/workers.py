@@ -13,9 +13,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
-from torch import nn
-
-from .watching import every_part, watched
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,12 +24,12 @@ _lock = threading.Lock()
 _pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}  # by process, workers, threads of each
 
 
-def workers_for(model: nn.Module, device: torch.device) -> int:
+def workers_for(device: torch.device, *, watched: bool) -> int:
     """How many batches may run side by side: 1 where a thread of its own could change what is computed or seen.
 
     Hooks fire in the thread that computes, and autocast holds in the thread that asked for it.
     """
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or watched(*every_part(model)):
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or watched:
         return 1
     return min(torch.get_num_threads(), MOST_WORKERS)
 
