@@ -67,12 +67,14 @@ def test_resumed_training_ends_in_the_same_bits(tmp_path, steps, prepared):
 def test_the_best_score_survives(tmp_path):
     scores = iter([0.9, 0.5])
 
-    def evaluate(_):
+    def evaluate(encoder):
+        encoder.encode(U)
         return {"score": next(scores)}
 
-    interrupt_after(make_task(), 5, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5)
+    interrupt_after(make_task(prepared=True), 5, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5)
     best = (tmp_path / "model/model.safetensors").read_bytes()
-    train(make_task(), SETTINGS, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5, resume=True)
+    task = make_task(prepared=True)
+    train(task, SETTINGS, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5, resume=True)
     assert (tmp_path / "model/model.safetensors").read_bytes() == best
 
 
@@ -107,12 +109,12 @@ def test_other_hyper_parameters_are_refused_and_named(tmp_path, change, differen
 @pytest.mark.parametrize(
     ("make", "difference"),
     [
-        (lambda: make_task(columns=(U, W)), "examples was"),
-        (lambda: make_task(labels=torch.zeros(ROWS).long()), "examples was"),
-        (lambda: make_task(Softmax(32, terms=["u", "v"])), "objective was"),
-        (lambda: make_task(InBatchNegatives()), "examples was .*; objective was"),
-        (lambda: make_task(layers=1), "model was"),
-        (lambda: make_task(dropout=0.2), "model was"),
+        (lambda: make_task(columns=(U, W)), "examples was '22 rows, "),
+        (lambda: make_task(labels=torch.zeros(ROWS).long()), "examples was '22 rows, "),
+        (lambda: make_task(Softmax(32, terms=["u", "v"])), r"objective had terms=u,v,\|u-v\| where it has terms=u,v$"),
+        (lambda: make_task(InBatchNegatives()), r"examples was .*; objective had Softmax\( where it has InBatch"),
+        (lambda: make_task(layers=1), "model had .* where it has"),
+        (lambda: make_task(dropout=0.2), r"model had \(dropout\): Dropout\(p=0.3, .* where it has .*p=0.2"),
     ],
 )
 def test_other_data_objective_or_model_is_refused(tmp_path, make, difference):

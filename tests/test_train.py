@@ -268,7 +268,7 @@ def test_the_log_has_a_line_of_json_for_every_step(tmp_path):
     records = train(make_task(), SETTINGS, folder=tmp_path)
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == records
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
-    assert set(records[0]) == {"step", "loss", "rate", "norm", "texts_per_s", "tokens_per_s"}
+    assert set(records[0]) == {"step", "loss", "rate", "norm", "rows_per_s", "tokens_per_s"}
 
 
 def test_without_an_evaluator_the_last_model_is_saved(tmp_path):

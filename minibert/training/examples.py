@@ -56,7 +56,7 @@ class Examples:
         return len(self.columns[0])
 
     def digest(self) -> str:
-        """A hash of every text and label: two data sets with the same digest are the same data set."""
+        """How many rows, and a hash of every text and label: what has the same digest is the same."""
         seen = hashlib.sha256(f"{len(self.columns)} columns".encode())
         for column in self.columns:
             for text in column:
@@ -65,4 +65,4 @@ class Examples:
         if self.labels is not None:
             seen.update(f"{self.labels.dtype} {tuple(self.labels.shape)}".encode())
             seen.update(self.labels.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return seen.hexdigest()
+        return f"{len(self)} rows, {seen.hexdigest()[:16]}"
