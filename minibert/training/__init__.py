@@ -1,0 +1,1 @@
+"""Train a sentence encoder, and measure what it has learnt."""
