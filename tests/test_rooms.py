@@ -38,7 +38,7 @@ ROOMS = {
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
     "inspection": {"torch"},
-    "cli": {"numpy"},
+    "cli": {"numpy", "torch"},
     "__main__": set(),
 }
 # The one arrow that points up, inside two methods: `Bert.from_pretrained` and `save_pretrained` know of the loader.

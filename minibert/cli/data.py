@@ -14,8 +14,6 @@ FORMS = ("tsv", "csv", "jsonl", "parquet")
 # What can be measured -> the score by which the best model is chosen.
 SCORES = {"sts": "spearman", "nli": "accuracy", "triplets": "accuracy", "retrieval": "ndcg@10"}
 LABELLED = ("sts", "nli")
-# The columns of the STS Benchmark's files, as published: no header, the score, two sentences.
-STS_BENCHMARK: dict[str, Any] = {"texts": [6, 7], "label": 5, "form": "tsv"}
 
 
 def column(word: str) -> str | int:
@@ -53,7 +51,7 @@ def make_evaluator(
         ValueError: columns are not said; or as `read_examples`.
     """
     from ..training import evaluate
-    from ..training.files import read_examples
+    from ..training.files import STS_BENCHMARK, read_examples
 
     if kind == "sts" and texts is None and label is None:
         examples = read_examples(path, **STS_BENCHMARK | ({"form": form} if form else {}))

@@ -53,8 +53,8 @@ def _train(options: argparse.Namespace) -> None:
     encoder = _encoder(run)
     torch.manual_seed(settings.seed)  # of a classifier's first weights
     objective, inner = _objective(run, encoder)
-    evaluate, score = _evaluator(run, inner)
     task = SentenceTask(encoder, objective, examples, chunk_size=run.chunk_size)
+    evaluate, score = _evaluator(run, inner)
     total = settings.total_steps(len(examples))
     every = run.evaluate_every or max(1, total // 10)
     if _first():
