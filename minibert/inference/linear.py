@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -96,6 +97,7 @@ class Product:
                 return False
             if value.is_inference():
                 return False
+        count_fused_steps()
         with _lock, torch.inference_mode():  # two threads at once only do the same twice
             for value in values:
                 value.__class__ = Watched
@@ -115,6 +117,18 @@ def _state(values: list[nn.Parameter]) -> list[tuple[int, int, int]]:
     return [(id(value), value._version, value.taken) for value in values if isinstance(value, Watched)]
 
 
+@cache
+def count_fused_steps() -> None:
+    """From the first call on, let torch count what optimizers with ``fused=True`` write; by itself it does not."""
+
+    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            if group.get("fused"):
+                increment_version(group["params"])
+
+    register_optimizer_step_post_hook(count)
+
+
 class Watched(nn.Parameter):
     """Counts how often its `.data` was taken: the one way to write to a parameter that torch itself does not count."""
 
@@ -130,17 +144,6 @@ class Watched(nn.Parameter):
     def data(self, value: Tensor) -> None:
         self.taken += 1
         DATA.__set__(self, value)
-
-
-def _after_a_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Torch's fused optimizers write to parameters, and count no change of them."""
-    for group in optimizer.param_groups:
-        for value in group["params"]:
-            if isinstance(value, Watched):
-                value.taken += 1
-
-
-register_optimizer_step_post_hook(_after_a_step)
 
 
 @cache
