@@ -26,6 +26,7 @@ ROWS = [
     ("entailment", "4", "who is on the mat", "who sat on the mat", "a man"),
     ("contradiction", "1", "a dog eats", "the passage", "food"),
 ]
+toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
 START = "minibert: 6 examples, 4 steps, on cpu\n"
 COSINE = ["--objective", "cosine", "--texts", "3,4", "--label", "2", "--scale", "0,5"]
 
@@ -134,6 +135,7 @@ def test_the_scores_that_are_shown_are_those_of_the_model_that_is_saved(train, d
     }
 
 
+@toml
 def test_a_toml_file_is_the_flags_and_flags_win(train, model, data, tmp_path):
     (tmp_path / "run.toml").write_text(
         f"""
@@ -229,6 +231,7 @@ def test_triplets_and_retrieval_are_evaluated(data, model, capsys):
     assert "ndcg@10" in shown
 
 
+@toml
 def test_the_examples_of_the_help_can_be_typed(tmp_path):
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("toml", nargs="?")
@@ -245,6 +248,7 @@ def test_the_examples_of_the_help_can_be_typed(tmp_path):
     assert len(keys) == 11
 
 
+@toml
 @pytest.mark.parametrize(
     ("text", "said"),
     [
