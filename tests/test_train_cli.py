@@ -231,6 +231,17 @@ def test_triplets_and_retrieval_are_evaluated(data, model, capsys):
     assert "ndcg@10" in shown
 
 
+def test_what_an_evaluation_cuts_off_is_said(data, model, tmp_path, capsys):
+    rows = f"the cat\t{'a ' * 60}\t{'b ' * 70}\n"
+    (tmp_path / "long.tsv").write_text(rows, encoding="utf-8")
+    flags = ["triplets", str(tmp_path / "long.tsv"), "--texts", "1,2,3", "--model", model, "--device", "cpu"]
+    assert main(["evaluate", *flags]) == 0
+    assert "texts longer than 40 tokens: 2; tokens cut off at their ends: 54" in capsys.readouterr().err
+    assert main(["evaluate", *flags, "--truncation", "silent"]) == 0
+    assert capsys.readouterr().err == ""
+    assert "too long" in refused(capsys, "evaluate", *flags, "--truncation", "error")
+
+
 @toml
 def test_the_examples_of_the_help_can_be_typed(tmp_path):
     parser = argparse.ArgumentParser(exit_on_error=False)

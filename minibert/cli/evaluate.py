@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     columns = {"texts": options.texts, "label": options.label, "form": options.format}
     evaluator = make_evaluator(options.kind, options.file, **columns)
     encoder = encoder_of(options)
-    scores = evaluator(encoder)
+    if options.truncation == "report":
+        encoder.truncation = "warn"  # once for each of several calls of encode
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        scores = evaluator(encoder)
+    for message in dict.fromkeys(str(warning.message) for warning in said):
+        print(f"minibert: {message}", file=sys.stderr)
     print(f"{options.model}, pooling {encoder.pooling.extra_repr()}, {options.kind} on {options.file.name}")
     print(table([(name, f"{100 * value:.2f}") for name, value in scores.items()]))
