@@ -67,7 +67,7 @@ def test_two_processes_train_the_weights_of_one(together, alone, name):
 
 def test_a_script_under_torchrun_trains_and_only_the_first_writes(together):
     records = [json.loads(line) for line in (together / "out/log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 5]
+    assert [record["step"] for record in records] == [1, 2, 3, 3]
     assert sorted(path.name for path in (together / "out").iterdir()) == ["checkpoint.pt", "log.jsonl", "model"]
     one, other = (torch.load(together / f"trained-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(value, other["weights"][name]) for name, value in one["weights"].items())

@@ -14,10 +14,16 @@ FILE = DOCS / "training.md"
 TEXT = FILE.read_text(encoding="utf-8")
 
 
-def test_its_code_prints_what_is_shown(tmp_path, monkeypatch, capsys):
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("section", ["Files", "Evaluators"])
+def test_its_code_prints_what_is_shown(section, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
-    for code, shown in blocks(TEXT):
+    found = blocks(SECTIONS[section])
+    assert any(shown for _, shown in found)
+    for code, shown in found:
         run(code, names, FILE)
         assert capsys.readouterr().out == shown, code
 

@@ -28,7 +28,7 @@ from minibert.training import (
 
 ROWS = 16  # batches of 7, 7 and 2: of most, one process has more than the other
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
-SETTINGS = Settings(steps=5, batch_size=7, learning_rate=1e-3, accumulate=2)
+SETTINGS = Settings(steps=3, batch_size=7, learning_rate=1e-3, accumulate=2)
 
 
 def make_tasks() -> dict[str, SentenceTask]:

@@ -180,7 +180,7 @@ def speed(job: Job, rounds: int, threads: int) -> str:
 
 def seeds(job: Job, count: int, threads: int) -> str:
     """The table: a row for each seed, their means, and how far seeds are from each other."""
-    scores: dict[str, list[float]] = {OURS: [], THEIRS: []}
+    scores: dict[str, list[float]] = {THEIRS: [], OURS: [], RANDOM: []}
     for seed in range(count):
         for name, found in scores.items():
             print(f"seed {seed + 1} of {count}: {name}", file=sys.stderr)

@@ -101,7 +101,6 @@ def their_losses(folder, make_loss, examples, settings=SETTINGS):
 
 def assert_same_curve(ours, theirs):
     assert len(ours) == len(theirs) >= 30
-    print("DIFF", np.abs(np.subtract(ours, theirs)).max())
     assert np.abs(np.subtract(ours, theirs)).max() < 1e-9
 
 
