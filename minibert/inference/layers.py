@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..model import Activation, Encoder, EncoderLayer, LayerNorm
 from .attention import KernelAttention, mix
@@ -55,15 +56,21 @@ class ProductEncoder(Encoder):
         call = _asked.get()
         if call.quiet is None:
             return super().forward(x, mask)
+        B, S, D = x.shape
+        rows: Tensor | None = None  # of x, as long as layers are computed in one piece
         layers = list(self._modules.values())
         for layer in layers:
             first_only = call.first_only and layer is layers[-1]
             if type(layer) is ProductLayer and fit(x) and layer.untouched(call.quiet):
-                x = layer.in_one(x, mask, first_only=first_only)
-            else:
-                x = layer(x, mask)
-                x = x[:, :1] if first_only else x
-        return x
+                rows = fill(x.reshape(B * S, D)) if rows is None else rows
+                rows = layer.in_one(rows, (B, S), mask, first_only=first_only)
+                S = 1 if first_only else S
+                continue
+            if rows is not None:
+                x, rows = rows[: B * S].view(B, S, D), None
+            x = layer(x, mask)
+            x = x[:, :1] if first_only else x
+        return x if rows is None else rows[: B * S].view(B, S, D)
 
 
 class ProductLayer(EncoderLayer):
@@ -73,24 +80,28 @@ class ProductLayer(EncoderLayer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the page."""
-        return self.in_one(x, mask) if fit(x) and self.untouched() else super().forward(x, mask)
+        if not (fit(x) and self.untouched()):
+            return super().forward(x, mask)
+        B, S, D = x.shape
+        return self.in_one(fill(x.reshape(B * S, D)), (B, S), mask)[: B * S].view(B, S, D)
 
-    def in_one(self, x: Tensor, mask: Tensor | None, *, first_only: bool = False) -> Tensor:
-        """The layer without calls of its parts. With ``first_only`` the result is (B, 1, D), of the first positions.
+    def in_one(self, rows: Tensor, shape: tuple[int, int], mask: Tensor | None, *, first_only: bool = False) -> Tensor:
+        """The layer without calls of its parts, on rows as `fill` gives them. (M, D), (B, S), mask -> (M, D)
 
-        They need keys and values of all positions, but nothing else of the others.
+        With ``first_only`` the result has B rows (filled up), of the first positions. They need keys and values of all
+        positions, but nothing else of the others.
         """
-        B, S, _ = x.shape
+        (B, S), many = shape, shape[0] * shape[1]
         attention, feed_forward = self.attention, self.feed_forward
         into, back = attention.products  # type: ignore[misc] # `untouched` has seen what they are
         up, down = feed_forward.products  # type: ignore[misc]
-        q, k, v = into(x).view(B, S, 3, -1, attention.head_size).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
+        q, k, v = into(rows)[:many].view(B, S, 3, -1, attention.head_size).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if first_only:
-            q, x = q[:, :, :1], x[:, :1]
-        mixed = mix(q, k, v, mask).transpose(1, 2).flatten(2)
-        x = _normalise(back(mixed, residual=x), self.attention_norm)
-        bent = up(x, formula_name(feed_forward.activation))
-        return _normalise(down(bent, residual=x), self.feed_forward_norm)
+            q, rows, many = q[:, :, :1], fill(rows[:many:S]), B
+        mixed = fill(mix(q, k, v, mask).transpose(1, 2).reshape(many, -1))
+        rows = _normalise(back(mixed, residual=rows), self.attention_norm)
+        bent = up(rows, formula_name(feed_forward.activation))
+        return _normalise(down(bent, residual=rows), self.feed_forward_norm)
 
     def untouched(self, around: Snapshot | None = None) -> bool:
         """Whether every part is as `prepare` left it, nobody looks on, and the weights laid out are the weights.
@@ -149,6 +160,16 @@ class LaidOut:
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied layer looks for itself
+
+
+def fill(rows: Tensor) -> Tensor:
+    """The rows, and zeros up to one of the numbers of rows that products are made of. (N, D) -> (M, D)
+
+    For each number of rows oneDNN makes a program of its own, which takes it milliseconds, and keeps it with room for
+    its results: of the batches of a large corpus it would come to keep gigabytes.
+    """
+    more = -len(rows) % max(2, (1 << len(rows).bit_length()) // 32)  # at most one in 16
+    return functional.pad(rows, (0, 0, 0, more)) if more else rows
 
 
 def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:
