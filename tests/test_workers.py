@@ -12,6 +12,7 @@ import torch
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import Bert, SentenceEncoder
+from minibert.inference import workers
 from minibert.inference.workers import side_by_side, workers_for
 
 
@@ -21,6 +22,14 @@ def _two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def lone(monkeypatch):
+    """A judge of lone batches with a history of its own, and where each batch was computed."""
+    fresh = workers.Lone()
+    monkeypatch.setattr(workers, "lone", fresh)
+    return fresh
 
 
 @pytest.fixture
@@ -177,3 +186,37 @@ def test_batch_invariant_vectors_are_the_same_to_the_last_bit(encoder, tmp_path,
     assert np.array_equal(backwards[:5][::-1], expected)
     assert np.array_equal(backwards[5:10], backwards[:5])
     assert np.abs(encoder.encode(texts) - expected).max() < {"float32": 1e-6, "bfloat16": 5e-3, "int8": 5e-2}[dtype]
+
+
+def test_on_idle_cores_a_lone_batch_is_the_callers(lone):
+    for _ in range(20):
+        lone.learn(wall=1.0, busy=1.9, threads=2)
+    assert lone.compute(threading.current_thread) is threading.main_thread()
+
+
+def test_one_slow_call_is_no_neighbour(lone):
+    for _ in range(lone.TRIAL - 1):
+        lone.learn(wall=1.0, busy=1.0, threads=2)
+    lone.learn(wall=1.0, busy=1.9, threads=2)
+    lone.learn(wall=1.0, busy=1.0, threads=2)
+    assert lone.on_one == 0
+
+
+def test_beside_a_neighbour_it_is_computed_on_one_core_and_tried_again(lone):
+    turns = []
+    for _ in range(3):  # each trial is crowded, so the next comes later
+        for _ in range(lone.TRIAL):
+            lone.learn(wall=1.0, busy=1.2, threads=2)
+        turns.append(lone.on_one)
+        assert all(lone.compute(torch.get_num_threads) == 1 for _ in range(lone.on_one))
+        assert lone.on_one == 0
+    assert turns == [8, 16, 32]
+    lone.learn(wall=1.0, busy=1.9, threads=2)  # the neighbour has gone
+    assert lone.patience == lone.FIRST
+
+
+def test_what_is_computed_on_one_core_is_what_was_asked_for(encoder, lone):
+    expected = encoder.encode("A lone text.")
+    lone.on_one = 1
+    assert np.abs(encoder.encode("A lone text.") - expected).max() < 1e-6
+    assert lone.on_one == 0

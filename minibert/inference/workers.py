@@ -66,13 +66,15 @@ class Lone:
 
     torch splits every product among its threads and waits for the last of them; where that one has to share its core,
     all wait, many times a forward, and a call takes ten times as long. It shows in the processor time that this
-    process gets. After a crowded call the next ones are computed on one core, and then it is tried again.
+    process gets. After several crowded calls the next ones are computed on one core, and then it is tried again.
     """
 
-    FREE = 0.8  # of the cores' time is what a call on all of them gets at least (0.9 and more; crowded: below 0.7)
-    FIRST, MOST = 8, 64  # calls on one core before the next trial; twice as many after each that was crowded
+    FREE = 0.82  # of the cores' time: idle cores give more to nine calls in ten, a shared one gives less to as many
+    TRIAL = 4  # calls in a row that are crowded: the first of a kind are, too, as oneDNN makes its programs
+    FIRST, MOST = 8, 128  # calls on one core before the next trial; twice as many after each that was crowded
 
     def __init__(self) -> None:
+        self.crowded = 0
         self.on_one = 0
         self.patience = self.FIRST
 
@@ -89,9 +91,11 @@ class Lone:
     def learn(self, wall: float, busy: float, threads: int) -> None:
         """Seconds that a call took, and seconds of all cores that it got."""
         if busy > self.FREE * threads * wall:
-            self.patience = self.FIRST
-        elif threads <= (os.cpu_count() or 1):
-            self.on_one, self.patience = self.patience, min(2 * self.patience, self.MOST)
+            self.crowded, self.patience = 0, self.FIRST
+            return
+        self.crowded += 1
+        if self.crowded == self.TRIAL:
+            self.on_one, self.crowded, self.patience = self.patience, 0, min(2 * self.patience, self.MOST)
 
 
 lone = Lone()
