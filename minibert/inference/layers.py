@@ -6,6 +6,7 @@ training mode, the page's own `forward` calls the parts, each of which then look
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -91,13 +92,17 @@ class ProductLayer(EncoderLayer):
         With ``first_only`` the result has B rows (filled up), of the first positions. They need keys and values of all
         positions, but nothing else of the others.
         """
-        (B, S), many = shape, shape[0] * shape[1]
+        (B, S), many = shape, math.prod(shape)
         attention, feed_forward = self.attention, self.feed_forward
         into, back = attention.products  # type: ignore[misc] # `untouched` has seen what they are
         up, down = feed_forward.products  # type: ignore[misc]
-        q, k, v = into(rows)[:many].view(B, S, 3, -1, attention.head_size).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if first_only:
-            q, rows, many = q[:, :, :1], fill(rows[:many:S]), B
+            first, others = attention.first_only()
+            k, v = _heads(others(rows), shape, 2, attention.head_size)
+            rows, many = fill(rows[:many:S]), B
+            (q,) = _heads(first(rows), (B, 1), 1, attention.head_size)
+        else:
+            q, k, v = _heads(into(rows), shape, 3, attention.head_size)
         mixed = fill(mix(q, k, v, mask).transpose(1, 2).reshape(many, -1))
         rows = _normalise(back(mixed, residual=rows), self.attention_norm)
         bent = up(rows, formula_name(feed_forward.activation))
@@ -160,6 +165,11 @@ class LaidOut:
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied layer looks for itself
+
+
+def _heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> Tensor:
+    """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
+    return rows[: math.prod(shape)].view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
 
 
 def fill(rows: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def restore(model: nn.Module) -> None:
     """Undo `prepare`: the page itself computes again."""
     for part in model.modules():
         part.__dict__.pop("products", None)
+        part.__dict__.pop("products_apart", None)
         part.__dict__.pop("laid_out", None)
     _become(model, PAGES)
     for value in model.parameters():

@@ -20,6 +20,7 @@ class ProductAttention(MultiHeadAttention):
     """Every position gathers from every other, in H independent ways. x (B, S, D), mask or None -> (B, S, D)"""
 
     products: tuple[Product, Product]
+    products_apart: tuple[Product, Product]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the page, with the parts that are the page's own."""
@@ -35,6 +36,12 @@ class ProductAttention(MultiHeadAttention):
         bias = None if self.relative is None else self.relative(q, k)
         mixed = self.core(q, k, v, mask, bias)
         return back(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
+
+    def first_only(self) -> tuple[Product, Product]:
+        """The query's product by itself and that of keys and values, for when only few positions ask."""
+        for product, layers in zip(self.products_apart, ((self.query,), (self.key, self.value)), strict=True):
+            product.stands_for(*layers)  # lays out; that they may be was seen with `products`
+        return self.products_apart
 
     def inner(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         """The layers that read the same input."""
@@ -76,3 +83,5 @@ def alike(*layers: nn.Linear) -> bool:
 def give_products(part: ProductAttention | ProductFeedForward, arithmetic: Arithmetic) -> None:
     """What a sub-layer needs to compute so."""
     part.products = Product(arithmetic), Product(arithmetic)
+    if isinstance(part, ProductAttention):
+        part.products_apart = Product(arithmetic), Product(arithmetic)
