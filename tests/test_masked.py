@@ -80,7 +80,7 @@ def test_labels_are_the_tokens_that_were_there_and_the_rest_is_left_alone(tokeni
 
 
 def test_another_token_is_any_but_a_special_one(tokenizer):
-    seen, labels = masked(tokenizer, LONG, 3000, share=0.5)
+    seen, _ = masked(tokenizer, LONG, 3000, share=0.5)
     others = set(seen[(seen != LONG) & (seen != MASK)].tolist())
     assert others == set(range(5, len(VOCABULARY)))
 
@@ -136,7 +136,11 @@ def pieces(tokenizer, blocks):
 
 def test_whole_lines_are_packed_as_long_as_they_fit(tokenizer):
     blocks = cut_into_blocks(tokenizer, ["the cat", "hello", "who is on the mat ?", "world"], length=7)
-    assert pieces(tokenizer, blocks) == ["[CLS] the cat hello [SEP]", "[CLS] who is on the mat [SEP]", "[CLS] ? world [SEP]"]
+    assert pieces(tokenizer, blocks) == [
+        "[CLS] the cat hello [SEP]",
+        "[CLS] who is on the mat [SEP]",
+        "[CLS] ? world [SEP]",
+    ]
 
 
 def test_or_each_line_is_a_block(tokenizer):

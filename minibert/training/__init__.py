@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .distill import LayerTask, SimilarityMatrix, TeacherVectors
     from .examples import Examples
     from .loop import DivergedError, train
+    from .masked import MaskedLMEvaluator, MaskedLMTask
     from .objectives import Combined, CosineRegression, InBatchNegatives, Matryoshka, Objective, Softmax, Triplet
     from .resume import ResumeError
     from .settings import Settings
@@ -21,6 +22,8 @@ _FILES = {
     "Examples": "examples",
     "InBatchNegatives": "objectives",
     "LayerTask": "distill",
+    "MaskedLMEvaluator": "masked",
+    "MaskedLMTask": "masked",
     "Matryoshka": "objectives",
     "Objective": "objectives",
     "ResumeError": "resume",
@@ -41,6 +44,8 @@ __all__ = [
     "Examples",
     "InBatchNegatives",
     "LayerTask",
+    "MaskedLMEvaluator",
+    "MaskedLMTask",
     "Matryoshka",
     "Objective",
     "ResumeError",

@@ -21,8 +21,8 @@ from ..checkpoint.load import WrongTensorsError, load_from, read_config, with_no
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
 from ..device import find_device
-from ..hub import open_files
 from ..heads import BertForMaskedLM, BertWithMaskedLM
+from ..hub import open_files
 from ..inference.batching import CPU_TOKENS, plan_batches
 from ..model import Bert
 from ..tokenizer import Tokenizer, Tokens
@@ -203,7 +203,9 @@ def masked_lm(
     if unknown := [field for field in shape or {} if field not in known]:
         raise ConfigError(f"a config has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     if shape and not fresh:
-        raise ValueError(f"a checkpoint's weights have a shape; {', '.join(shape)} can be chosen for a fresh model only")
+        raise ValueError(
+            f"a checkpoint's weights have a shape; {', '.join(shape)} can be chosen for a fresh model only"
+        )
     files = open_files(name)
     tokenizer = Tokenizer.from_files(files)
     with torch.random.fork_rng():
