@@ -110,11 +110,27 @@ def trained(layer):
     optimizer.step()
 
 
+def trained_by_a_fused_optimizer(layer):
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1.0, fused=True)
+    layer.weight.grad = layer.weight.detach().clone()
+    optimizer.step()
+
+
 def one_row(layer):
     layer.weight.data[:] = 0
 
 
-CHANGES = [zeroed, zeroed_data, data_assigned, parameter_assigned, loaded, state_dict_written, trained, one_row]
+CHANGES = [
+    zeroed,
+    zeroed_data,
+    data_assigned,
+    parameter_assigned,
+    loaded,
+    state_dict_written,
+    trained,
+    trained_by_a_fused_optimizer,
+    one_row,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

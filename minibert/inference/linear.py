@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .kernels import bend
 from .watching import replaced, watched
@@ -95,6 +97,7 @@ class Product:
                 return False
             if value.is_inference():
                 return False
+        count_fused_steps()
         with _lock, torch.inference_mode():  # two threads at once only do the same twice
             for value in values:
                 value.__class__ = Watched
@@ -112,6 +115,18 @@ class Product:
 def _state(values: list[nn.Parameter]) -> list[tuple[int, int, int]]:
     """What changes whenever a parameter's numbers may have; empty before it is Watched."""
     return [(id(value), value._version, value.taken) for value in values if isinstance(value, Watched)]
+
+
+@cache
+def count_fused_steps() -> None:
+    """From the first call on, let torch count what optimizers with ``fused=True`` write; by itself it does not."""
+
+    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            if group.get("fused"):
+                increment_version(group["params"])
+
+    register_optimizer_step_post_hook(count)
 
 
 class Watched(nn.Parameter):
