@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .distill import LayerTask, SimilarityMatrix, TeacherVectors
+    from .evaluate import NLIEvaluator, RetrievalEvaluator, STSEvaluator, TripletEvaluator
     from .examples import Examples
+    from .files import NLI_CLASSES, read_examples
     from .loop import DivergedError, train
     from .masked import MaskedLMEvaluator, MaskedLMTask
     from .objectives import Combined, CosineRegression, InBatchNegatives, Matryoshka, Objective, Softmax, Triplet
@@ -25,8 +27,12 @@ _FILES = {
     "MaskedLMEvaluator": "masked",
     "MaskedLMTask": "masked",
     "Matryoshka": "objectives",
+    "NLIEvaluator": "evaluate",
+    "NLI_CLASSES": "files",
     "Objective": "objectives",
     "ResumeError": "resume",
+    "RetrievalEvaluator": "evaluate",
+    "STSEvaluator": "evaluate",
     "SentenceTask": "task",
     "Settings": "settings",
     "SimilarityMatrix": "distill",
@@ -34,10 +40,13 @@ _FILES = {
     "Task": "task",
     "TeacherVectors": "distill",
     "Triplet": "objectives",
+    "TripletEvaluator": "evaluate",
+    "read_examples": "files",
     "train": "loop",
 }
 
 __all__ = [
+    "NLI_CLASSES",
     "Combined",
     "CosineRegression",
     "DivergedError",
@@ -47,8 +56,11 @@ __all__ = [
     "MaskedLMEvaluator",
     "MaskedLMTask",
     "Matryoshka",
+    "NLIEvaluator",
     "Objective",
     "ResumeError",
+    "RetrievalEvaluator",
+    "STSEvaluator",
     "SentenceTask",
     "Settings",
     "SimilarityMatrix",
@@ -56,6 +68,8 @@ __all__ = [
     "Task",
     "TeacherVectors",
     "Triplet",
+    "TripletEvaluator",
+    "read_examples",
     "train",
 ]
 
