@@ -9,7 +9,7 @@ import torch
 from helpers import TINY, widen
 from tiny_folder import MEAN, VOCABULARY, write_encoder, write_vocabulary
 
-from minibert import Bert, BertForMaskedLM, CheckpointError, ConfigError, Tokenizer
+from minibert import Bert, BertForMaskedLM, CheckpointError, ConfigError, SentenceEncoder, Tokenizer
 from minibert.research.lens import fill_mask
 from minibert.training import ResumeError, Settings, train
 from minibert.training import masked as masked_module
@@ -290,6 +290,7 @@ def test_a_tiny_model_learns_a_tiny_text_by_heart(tokenizer, tmp_path):
     model = BertForMaskedLM.from_pretrained(tmp_path / "model")  # a folder as published: with head and vocabulary
     again = Tokenizer.from_pretrained(tmp_path / "model")
     assert evaluate(model) == pytest.approx(after)
+    assert SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu").encode("the cat").shape == (32,)
     assert fill_mask(model, again, "the [MASK] sat on the mat.", top_k=1)[0][0].token_str == "cat"
 
 

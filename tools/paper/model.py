@@ -9,7 +9,7 @@ from torch import nn
 from minibert import SentenceEncoder
 from minibert.model import Encoder
 
-MODEL = "minilm"  # all-MiniLM-L6-v2
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def add_model(parser: argparse.ArgumentParser, layers: int) -> None:

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoder = small_encoder(options.model, options.layers)
     lengths = encoder.tokenizer.encode(sentences).lengths
     print(
-        f"A re-run with another model on another machine: {options.layers} layers of {options.model} on "
+        f"A re-run with another model on another machine: {options.layers} layers of {Path(options.model).name} on "
         f"{torch.get_num_threads()} threads, {len(sentences)} sentences of {lengths.mean():.1f} tokens on average. "
         "Sentences a second.\n"
     )
