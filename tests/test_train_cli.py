@@ -27,7 +27,7 @@ ROWS = [
     ("contradiction", "1", "a dog eats", "the passage", "food"),
 ]
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
-START = "minibert: 6 examples, 4 steps, on cpu\n"
+START = "minibert: examples 6, steps 4, on cpu\n"
 COSINE = ["--objective", "cosine", "--texts", "3,4", "--label", "2", "--scale", "0,5"]
 
 

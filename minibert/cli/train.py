@@ -154,7 +154,7 @@ def _evaluator(run: argparse.Namespace, inner: Objective) -> tuple[Evaluator | N
 
 
 def _say_start(task: SentenceTask, total: int) -> None:
-    print(f"minibert: {len(task.examples):,} examples, {total:,} steps, on {task.model.device}", file=sys.stderr)
+    print(f"minibert: examples {len(task.examples):,}, steps {total:,}, on {task.model.device}", file=sys.stderr)
     for number, tokens in enumerate(task.tokens, 1):
         if tokens.truncation.lost:
             print(f"minibert: column {number}: {tokens.truncation}", file=sys.stderr)
