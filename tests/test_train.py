@@ -16,6 +16,7 @@ from minibert.inference.linear import Watched
 from minibert.inference.prepare import restore
 from minibert.model import Encoder
 from minibert.training import (
+    Combined,
     CosineRegression,
     DivergedError,
     Examples,
@@ -190,6 +191,24 @@ def test_bfloat16_is_close_to_float32_and_the_weights_stay_float32():
         assert {value.dtype for value in task.parameters()} == {torch.float32}
     assert curves[0] != curves[1]
     assert curves[1] == pytest.approx(curves[0], rel=0.1)
+
+
+def test_a_scaled_loss_takes_the_same_step_and_an_overflow_takes_none():
+    plain, scaled = (make_task(Combined([Triplet()], [10]), dtype=torch.float32) for _ in range(2))
+    optimizers = [loop.make_optimizer(task, SETTINGS) for task in (plain, scaled)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # what float16 trains with, on a GPU
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    rows = [np.arange(8), np.arange(8, 16)]
+    one = loop.step(plain, rows, 1e-3, optimizers[0], off, SETTINGS)
+    other = loop.step(scaled, rows, 1e-3, optimizers[1], scaler, SETTINGS)
+    assert one == pytest.approx(other, rel=1e-6)
+    before = weights(scaled)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
+    scaler.update(3e38)
+    loop.step(scaled, rows, 1e-3, optimizers[1], scaler, SETTINGS)
+    assert_same_weights(weights(scaled), before)
+    assert scaler.get_scale() < 2e38
 
 
 def test_a_prepared_encoder_trains_as_the_page_and_encodes_with_the_new_weights():

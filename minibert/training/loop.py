@@ -154,9 +154,10 @@ def step(
     parallel.average_gradients(task)
     scaler.unscale_(optimizer)
     learning = [value for value in task.parameters() if value.grad is not None]
-    norm = nn.utils.get_total_norm([value.grad for value in learning if value.grad is not None]).item()
+    length = nn.utils.get_total_norm([value.grad for value in learning if value.grad is not None])
+    norm = length.item()
     if settings.max_grad_norm and norm > settings.max_grad_norm:
-        nn.utils.clip_grads_with_norm_(learning, settings.max_grad_norm, torch.tensor(norm))
+        nn.utils.clip_grads_with_norm_(learning, settings.max_grad_norm, length)
     loss = parallel.mean(torch.stack(parts).sum())
     # The scaler skips steps whose gradients overflow float16, and scales less from then on: that is no failure.
     if not math.isfinite(loss) or not (scaler.is_enabled() or math.isfinite(norm)):
