@@ -74,12 +74,13 @@ class MaskedLMTask(Task):
         share: float = 0.15,
         seed: int = 0,
         device: str | torch.device | None = None,
+        **source: Any,
     ) -> MaskedLMTask:
         """A text file, and a checkpoint by its name.
 
         Args:
             path: UTF-8; a sentence or a paragraph a line.
-            name, fresh, shape, seed: as `masked_lm`.
+            name, fresh, shape, seed, source: as `masked_lm`.
             length: Tokens of a block, at most.
             packed: Put lines one after another into a block; False: each is a block.
             share: Of the tokens, to be told.
@@ -90,7 +91,7 @@ class MaskedLMTask(Task):
                 longer than the model can take.
         """
         lines = read_lines(path)
-        model, tokenizer = masked_lm(name, fresh=fresh, shape=shape, seed=seed)
+        model, tokenizer = masked_lm(name, fresh=fresh, shape=shape, seed=seed, **source)
         if length > model.config.max_position_embeddings:
             raise ValueError(
                 f"a block of {length} tokens is longer than the {model.config.max_position_embeddings} positions "
@@ -184,7 +185,12 @@ def told(model: BertWithMaskedLM, batch: dict[str, Tensor], labels: Tensor) -> t
 
 
 def masked_lm(
-    name: str | os.PathLike[str], *, fresh: bool = False, shape: dict[str, Any] | None = None, seed: int = 0
+    name: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    shape: dict[str, Any] | None = None,
+    seed: int = 0,
+    **source: Any,
 ) -> tuple[BertForMaskedLM, Tokenizer]:
     """A model to begin with, and its tokenizer.
 
@@ -194,6 +200,7 @@ def masked_lm(
         fresh: Take only its vocabulary and its config; all weights are new.
         shape: Fields of the config in place of its own, as ``{"num_hidden_layers": 2}``; only for ``fresh`` models.
         seed: Of what is new.
+        source: As `hub.open_files`: revision, local_files_only, ...
 
     Raises:
         HubError: the model can't be had. ConfigError: a file is damaged, or the shape is none.
@@ -206,7 +213,7 @@ def masked_lm(
         raise ValueError(
             f"a checkpoint's weights have a shape; {', '.join(shape)} can be chosen for a fresh model only"
         )
-    files = open_files(name)
+    files = open_files(name, **source)
     tokenizer = Tokenizer.from_files(files)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
