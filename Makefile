@@ -9,5 +9,5 @@ lint:       ; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 types:      ; $(PYTHON) -m mypy
 test:       ; $(PYTHON) -m pytest
 parity:     ; $(PYTHON) -m pytest tests/parity
-notebooks:  ; $(PYTHON) tools/run_notebooks.py
+notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600  # where a model is trained: so many steps
 bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYTHON) tools/bench

@@ -263,6 +263,18 @@ class Tokenizer:
         size: int = self._backend.get_vocab_size()
         return size
 
+    def get_vocab(self) -> dict[str, int]:
+        """Every piece with its id, added ones included."""
+        vocabulary: dict[str, int] = self._backend.get_vocab()
+        return vocabulary
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids that are no text: of [PAD], [UNK], [CLS], [SEP], [MASK], and of what else was added as special."""
+        added = {i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        around = self._backend.encode("").ids
+        return sorted(added.union(around, [self.pad_id], [] if self.mask_id is None else [self.mask_id]))
+
     @property
     def highest_id(self) -> int:
         """The largest id that this tokenizer can give; the model's vocabulary must reach beyond it."""

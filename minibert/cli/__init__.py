@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import encode, evaluate, train
+from . import encode, evaluate, pretrain, train
 
 EXAMPLES = """\
 examples:
@@ -21,6 +21,7 @@ examples:
   minibert inspect ./my-model                                 config, parameters, pooling, what was loaded
   minibert train run.toml --output runs/first                 train a model of your own
   minibert evaluate sts sts-dev.csv --model runs/first/model  and measure it
+  minibert pretrain text.txt --output runs/domain             let a model tell hidden words of a text
 
 `minibert COMMAND --help` tells the rest."""
 
@@ -52,6 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add_commands in (encode.add_commands, train.add_commands, evaluate.add_commands):
+    for add_commands in (encode.add_commands, train.add_commands, pretrain.add_commands, evaluate.add_commands):
         add_commands(commands)
     return parser

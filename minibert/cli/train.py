@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..training.settings import Settings
 from .data import SCORES, make_evaluator
-from .train_flags import EXAMPLES, OBJECTIVES, add_flags, settle
+from .train_flags import EXAMPLES, OBJECTIVES, add_flags, settings_of, settle
 
 if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
@@ -39,9 +37,7 @@ def add_commands(commands: Any) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     run = settle(options)
-    settings = Settings(
-        **{field.name: getattr(run, field.name) for field in fields(Settings) if getattr(run, field.name) is not None}
-    )
+    settings = settings_of(run)
     if (run.output / "log.jsonl").exists() and not run.resume:
         raise ValueError(f"{run.output} holds a training already: --resume goes on with it, or name another folder")
     import torch

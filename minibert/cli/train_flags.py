@@ -94,8 +94,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--chunk-size", type=int, metavar="N", help="rows in memory at once, of a batch that is larger")
 
     how = parser.add_argument_group("how")
-    for field in fields(Settings):
-        _add_setting(how, field.name, field.default)
+    add_settings(how)
 
     measure = parser.add_argument_group("how good it gets")
     measure.add_argument("--dev", type=Path, metavar="FILE", help="measured on while training, to keep the best model")
@@ -107,6 +106,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     output.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="must be new, unless --resume")
     output.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints (default: as evaluated)")
     output.add_argument("--resume", action=argparse.BooleanOptionalAction, help="go on from the folder's checkpoint")
+
+
+def add_settings(group: Any) -> None:
+    """The loop's `Settings`; what is not said stays None, or unsaid."""
+    for field in fields(Settings):
+        _add_setting(group, field.name, field.default)
+
+
+def settings_of(run: argparse.Namespace) -> Settings:
+    """What was said of them, and otherwise the defaults. Raises ValueError for what can't be."""
+    said = {field.name: getattr(run, field.name) for field in fields(Settings)}
+    return Settings(**{name: value for name, value in said.items() if value is not None})
 
 
 def _add_setting(group: Any, name: str, default: Any) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .examples import Examples
     from .files import NLI_CLASSES, read_examples
     from .loop import DivergedError, train
+    from .masked import MaskedLMEvaluator, MaskedLMTask
     from .objectives import Combined, CosineRegression, InBatchNegatives, Matryoshka, Objective, Softmax, Triplet
     from .resume import ResumeError
     from .settings import Settings
@@ -23,6 +24,8 @@ _FILES = {
     "Examples": "examples",
     "InBatchNegatives": "objectives",
     "LayerTask": "distill",
+    "MaskedLMEvaluator": "masked",
+    "MaskedLMTask": "masked",
     "Matryoshka": "objectives",
     "NLIEvaluator": "evaluate",
     "NLI_CLASSES": "files",
@@ -50,6 +53,8 @@ __all__ = [
     "Examples",
     "InBatchNegatives",
     "LayerTask",
+    "MaskedLMEvaluator",
+    "MaskedLMTask",
     "Matryoshka",
     "NLIEvaluator",
     "Objective",
