@@ -226,7 +226,14 @@ class CrossEncoder(nn.Module):
                 workers=workers,
                 batch_invariant=batch_invariant,
             )
-            batches = cut(tokens.lengths, max_texts=batch_size, workers=workers, on_cpu=on_cpu, alone=batch_invariant)
+            batches = cut(
+                tokens.lengths,
+                self.config,
+                max_texts=batch_size,
+                workers=workers,
+                on_cpu=on_cpu,
+                alone=batch_invariant,
+            )
             scores = call.sentences(batches, bar.update, self._no_scores(on_device=convert_to_tensor))
         if scores.shape[1] == 1:
             scores = scores.squeeze(-1)

@@ -235,6 +235,7 @@ class SentenceEncoder(nn.Module):
             )
             batches = cut(
                 tokens.lengths,
+                self.model.config,
                 max_texts=batch_size,
                 workers=workers,
                 on_cpu=device.type == "cpu",

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .inference.batching import CPU_TOKENS, GPU_TOKENS, LEAST_TOKENS, plan_batches
+from .config import BertConfig
+from .inference.batching import GPU_TOKENS, LEAST_TOKENS, cpu_tokens, plan_batches
 from .inference.layers import NOTHING, Asked, asked
 from .inference.watching import Snapshot, every_part, quiet
 from .inference.workers import side_by_side
@@ -73,13 +74,15 @@ class EncodeCall:
         return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
-def cut(lengths: np.ndarray, *, max_texts: int | None, workers: int, on_cpu: bool, alone: bool) -> list[np.ndarray]:
+def cut(
+    lengths: np.ndarray, config: BertConfig, *, max_texts: int | None, workers: int, on_cpu: bool, alone: bool
+) -> list[np.ndarray]:
     """Which texts go together: as `plan_batches`, in enough batches for all workers; or each ``alone``."""
     if alone or len(lengths) == 1:
         return list(np.arange(len(lengths))[:, None])
     most = GPU_TOKENS
     if on_cpu:
-        most = min(CPU_TOKENS, max(LEAST_TOKENS, -(-int(lengths.sum()) // workers)))
+        most = min(cpu_tokens(config), max(LEAST_TOKENS, -(-int(lengths.sum()) // workers)))
     return plan_batches(lengths, max_tokens=most, max_texts=max_texts)
 
 

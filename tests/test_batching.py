@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibert.inference.batching import CPU_TOKENS, GPU_TOKENS, OVERHEAD, plan_batches
+from minibert.config import BertConfig
+from minibert.inference.batching import CPU_TOKENS, GPU_TOKENS, OVERHEAD, cpu_tokens, plan_batches
 
 some_lengths = st.lists(st.integers(1, 60), max_size=40).map(np.array)
 bounds = {"max_tokens": st.integers(1, 200), "max_texts": st.none() | st.integers(1, 10)}
@@ -86,7 +87,7 @@ def test_alike_texts_keep_their_order_for_torch():
         assert rows.strides[0] > 0
 
 
-@pytest.mark.parametrize("budget", [CPU_TOKENS, GPU_TOKENS])
+@pytest.mark.parametrize("budget", [*CPU_TOKENS, GPU_TOKENS])
 def test_on_lengths_as_they_are_in_life_padding_hardly_exists(budget):
     """Sentences of 23 tokens on average, with a long tail."""
     lengths = np.random.default_rng(0).lognormal(3.0, 0.5, 10_000).astype(int).clip(3, 256)
@@ -101,5 +102,13 @@ def test_on_lengths_as_they_are_in_life_padding_hardly_exists(budget):
 def test_a_million_texts_are_planned_in_a_moment():
     lengths = np.random.default_rng(0).integers(3, 512, 1_000_000)
     began = time.monotonic()
-    plan_batches(lengths, max_tokens=CPU_TOKENS)
+    plan_batches(lengths, max_tokens=CPU_TOKENS[0])
     assert time.monotonic() - began < 20
+
+
+def test_small_models_have_larger_batches():
+    fewest, most = CPU_TOKENS
+    assert cpu_tokens(BertConfig()) == fewest
+    assert cpu_tokens(BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)) == fewest
+    assert cpu_tokens(BertConfig(hidden_size=384, num_hidden_layers=3, intermediate_size=256)) == most
+    assert fewest < cpu_tokens(BertConfig(hidden_size=384, num_hidden_layers=4, intermediate_size=1024)) < most

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..config import BertConfig
+
 # Fitted on two cores of an Intel Xeon (48 to 160 gave the same speed): what a batch costs beside its tokens, in tokens.
 OVERHEAD = 64
 # Tokens a batch at most: enough to keep the matrix units busy, few enough that the values between layers stay in cache.
-CPU_TOKENS = 1024
+# Of small models more, because a batch costs its operators, however little they have to compute.
+CPU_TOKENS = 1024, 2048
+CPU_WORK = 6 * 2**30  # multiplications in the layers' products that are enough (fitted, two cores of an AMD EPYC)
 GPU_TOKENS = 32768
 # Fewer tokens than this in all are not worth being split among cores batch by batch.
 LEAST_TOKENS = 128
+
+
+def cpu_tokens(config: BertConfig) -> int:
+    """Tokens that make a batch on the CPU, padding included."""
+    D, F = config.hidden_size, config.intermediate_size
+    each = config.num_hidden_layers * D * (4 * D + 2 * F)
+    fewest, most = CPU_TOKENS
+    return min(most, max(fewest, CPU_WORK // each))
 
 
 def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None) -> list[np.ndarray]:

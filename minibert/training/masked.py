@@ -23,7 +23,7 @@ from ..config import BertConfig, ConfigError
 from ..device import find_device
 from ..heads import BertForMaskedLM, BertWithMaskedLM
 from ..hub import open_files
-from ..inference.batching import CPU_TOKENS, plan_batches
+from ..inference.batching import cpu_tokens, plan_batches
 from ..model import Bert
 from ..tokenizer import Tokenizer, Tokens
 from . import parallel
@@ -147,7 +147,7 @@ class MaskedLMEvaluator:
         equally likely tokens it might as well have to guess. Of this one lower is better.
         """
         likelihood, right, count = 0.0, 0, 0
-        for rows in plan_batches(self.blocks.lengths, max_tokens=CPU_TOKENS):
+        for rows in plan_batches(self.blocks.lengths, max_tokens=cpu_tokens(model.config)):
             random = [np.random.default_rng([self.seed, int(row)]) for row in rows]
             batch, labels = hide(self.tokenizer, self.masking, self.blocks, rows, random)
             with torch.no_grad():
