@@ -36,6 +36,7 @@ ROOMS = {
     "cross_modules": {"torch"},
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
+    "training": {"torch", "numpy", "matplotlib"},
     "inspection": {"torch"},
     "cli": {"numpy"},
     "__main__": set(),

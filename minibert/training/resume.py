@@ -1,0 +1,114 @@
+"""A training that was interrupted goes on as if it had not been: the same bits at the end.
+
+What is random in a step (its rows, its dropout) is a function of the seed, the step and the process, so the weights,
+the optimizer and the number of the step are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..atomic import replacing
+
+
+class ResumeError(ValueError):
+    """There is nothing to go on from, or it is of another training."""
+
+
+@dataclass
+class Position:
+    """How far a training is."""
+
+    step: int = 0  # steps done
+    best: float | None = None  # the highest score so far
+
+
+@dataclass
+class Checkpoint:
+    """One file that holds all of a training; the file before it stays until the new one is whole.
+
+    ``identity``, in JSON's types, is what a resume must have in common with what was saved.
+    """
+
+    path: Path
+    task: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    identity: dict[str, Any]
+
+    def save(self, position: Position) -> None:
+        """Write it. Raises OSError where it can't be written: then the checkpoint before it is whole."""
+        state = {
+            "identity": self.identity,
+            "step": position.step,
+            "best": position.best,
+            "weights": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        try:
+            with replacing(self.path) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:  # torch's writer hides the system's error in one of its own
+            before = "; the one before it is whole" if self.path.exists() else ""
+            message = f"the checkpoint of step {position.step} can't be written to {self.path}{before} ({error})"
+            raise OSError(message) from error
+
+    def load(self) -> Position:
+        """Put everything back.
+
+        Raises:
+            ResumeError: there is no checkpoint, it is damaged, or it is of another training (what differs is named).
+        """
+        if not self.path.exists():
+            raise ResumeError(f"there is no checkpoint to resume from: {self.path} does not exist")
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            saved = state["identity"]
+        except Exception as error:  # what torch raises for a damaged file is of many kinds
+            raise ResumeError(f"the checkpoint {self.path} can't be read: {error}") from None
+        names = [name for name in {**saved, **self.identity} if saved.get(name) != self.identity.get(name)]
+        if names:
+            differences = [f"{name} was {_short(saved, name)}, is {_short(self.identity, name)}" for name in names]
+            raise ResumeError(f"{self.path} is of another training: {'; '.join(differences)}")
+        self.task.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        return Position(state["step"], state["best"])
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one step of one process, whatever has been drawn before."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+def replace_folder(save: Any, folder: Path) -> None:
+    """Let ``save(path)`` write a folder beside ``folder``, which takes its place when it is whole.
+
+    Raises:
+        OSError: it can't be written; what was there before is as it was.
+    """
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        save(new)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _short(values: dict[str, Any], name: str) -> str:
+    text = repr(values[name]) if name in values else "not there"
+    return text if len(text) <= 60 else f"{text[:57]}..."
