@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import MINILM
 
 from minibert import SentenceEncoder
 from minibert.cli import main
@@ -21,7 +22,7 @@ MINIBERT = [sys.executable, "-m", "minibert"]
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder.from_pretrained("minilm")
+    return SentenceEncoder.from_pretrained(MINILM)
 
 
 def run(*arguments, **options):
@@ -139,7 +140,7 @@ def test_similarity_is_a_matrix_that_aligns(capsys):
 
 
 def test_inspect_shows_config_parts_pooling_and_report(capsys):
-    assert main(["inspect", "minilm"]) == 0
+    assert main(["inspect", str(MINILM)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for fact in (
         "hidden_size 384",
