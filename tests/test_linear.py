@@ -104,17 +104,31 @@ def state_dict_written(layer):
     layer.state_dict()["weight"].zero_()
 
 
-def trained(layer):
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+def trained(layer, fused=False):
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, fused=fused)
     layer.weight.grad = layer.weight.detach().clone()
     optimizer.step()
+
+
+def trained_fused(layer):
+    trained(layer, fused=True)  # in one kernel, after which torch does not count the weights as changed
 
 
 def one_row(layer):
     layer.weight.data[:] = 0
 
 
-CHANGES = [zeroed, zeroed_data, data_assigned, parameter_assigned, loaded, state_dict_written, trained, one_row]
+CHANGES = [
+    zeroed,
+    zeroed_data,
+    data_assigned,
+    parameter_assigned,
+    loaded,
+    state_dict_written,
+    trained,
+    trained_fused,
+    one_row,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

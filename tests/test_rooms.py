@@ -37,7 +37,7 @@ ROOMS = {
     "cross_modules": {"torch"},
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
-    "training": {"torch", "numpy", "matplotlib"},
+    "training": {"torch", "numpy", "pyarrow", "matplotlib"},
     "inspection": {"torch"},
     "cli": {"numpy"},
     "__main__": set(),

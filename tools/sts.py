@@ -19,32 +19,8 @@ import numpy as np
 from minibert import SentenceEncoder
 from minibert.hub import DEFAULT_MODEL
 from minibert.table import table
-
-
-def read_pairs(path: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """Scores (n,), first sentences, second sentences. ValueError says which line is no pair."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    for number, row in enumerate(rows, 1):
-        if len(row) < 7:
-            raise ValueError(f"{path}, line {number}: {len(row)} columns, where a score and two sentences make 7")
-    return np.array([float(row[4]) for row in rows]), [row[5] for row in rows], [row[6] for row in rows]
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """1 for the lowest; equal values share the mean of their places. (n,) -> (n,)"""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[which])
-
-
-def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """The linear correlation of two rows of numbers, (n,) each."""
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of their ranks."""
-    return pearson(ranks(a), ranks(b))
+from minibert.training.evaluate import pearson, spearman
+from minibert.training.files import read_pairs
 
 
 def drift(path: Path, model: str, pooling: str | None) -> str:

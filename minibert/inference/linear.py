@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .kernels import bend
 from .watching import replaced, watched
@@ -129,6 +130,17 @@ class Watched(nn.Parameter):
     def data(self, value: Tensor) -> None:
         self.taken += 1
         DATA.__set__(self, value)
+
+
+def _after_a_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Torch's fused optimizers write to parameters, and count no change of them."""
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            if isinstance(value, Watched):
+                value.taken += 1
+
+
+register_optimizer_step_post_hook(_after_a_step)
 
 
 @cache

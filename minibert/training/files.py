@@ -1,0 +1,236 @@
+"""Training data from files: TSV, CSV, JSON lines (each also gzipped) and Parquet -> Examples."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from .examples import Examples
+
+# Words of SNLI and MultiNLI -> classes, in sentence-transformers' order. SNLI's pairs without a majority are left out.
+NLI_CLASSES: Mapping[str, int | None] = {"entailment": 0, "neutral": 1, "contradiction": 2, "-": None}
+
+Column: TypeAlias = "str | int"
+Classes: TypeAlias = "Sequence[str] | Mapping[str, int | None]"
+Row: TypeAlias = "tuple[str, list[Any]]"  # where it stands, for messages; the cells that were asked for
+
+
+def read_examples(
+    path: str | os.PathLike[str],
+    *,
+    texts: Sequence[Column],
+    label: Column | None = None,
+    classes: Classes | None = None,
+    scale: tuple[float, float] | None = None,
+    form: str | None = None,
+) -> Examples:
+    """Read rows of texts, and a label for each.
+
+    Args:
+        path: A file of UTF-8 text, or of Parquet.
+        texts: The columns of the texts, in the order that the objective takes them. A name: the file's first line says
+            the names. A number, from 1 on (as `cut -f` counts): it has no such line.
+        label: The column of the labels. None: the examples have none.
+        classes: Labels are words (or numbers as they are written) that stand for classes: in a sequence the first for
+            0, the second for 1; in a mapping for what it says, and rows are left out where that is None
+            (`NLI_CLASSES`). None: labels are numbers, and become float32.
+        scale: The lowest and the highest score there can be; they become 0 and 1. None: scores stay as they are.
+        form: tsv (tabs, no quoting), csv (commas, quoting as spreadsheets write it), jsonl (an object a line) or
+            parquet. None: as the file's name ends.
+
+    Raises:
+        ValueError: the file is empty, no UTF-8, or damaged; a column is not there; a label is none or out of range.
+            The message says which line. OSError: the file can't be read.
+    """
+    path = Path(path)
+    _check_columns(texts, label, classes, scale)
+    read = FORMS[_form(path, form)]
+    rows = read(path, [*texts, *([] if label is None else [label])])
+    columns: list[list[str]] = [[] for _ in texts]
+    labels: list[float] = []
+    for place, cells in rows:
+        if label is not None:
+            number = _label(place, cells.pop(), classes, scale)
+            if number is None:
+                continue
+            labels.append(number)
+        for column, name, cell in zip(columns, texts, cells, strict=True):
+            if not isinstance(cell, str):
+                raise ValueError(f"{place}: column {name!r} should hold a text, and holds {cell!r}")
+            column.append(cell)
+    if not columns[0]:
+        raise ValueError(f"{path}: there is no example in this file")
+    if label is None:
+        return Examples(columns, None)
+    return Examples(columns, torch.tensor(labels, dtype=torch.float32 if classes is None else torch.long))
+
+
+def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], list[str]]:
+    """A file as the STS Benchmark publishes them (ixa2.si.ehu.eus/stswiki): scores (n,), first and second sentences.
+
+    Tab separated, without quoting; score and sentences are the 5th, 6th and 7th column. Raises as `read_examples`.
+    """
+    examples = read_examples(path, texts=(6, 7), label=5, form="tsv")
+    assert examples.labels is not None
+    first, second = examples.columns
+    return examples.labels.double().numpy(), list(first), list(second)
+
+
+def _check_columns(
+    texts: Sequence[Column], label: Column | None, classes: Classes | None, scale: tuple[float, float] | None
+) -> None:
+    if isinstance(texts, (str, int)) or not texts:
+        raise ValueError(f"texts must be the columns of the texts, in a list, not {texts!r}")
+    for column in [*texts, *([] if label is None else [label])]:
+        if isinstance(column, int) and column < 1:
+            raise ValueError(f"columns are counted from 1 on: there is no column {column}")
+    if label is None and (classes is not None or scale is not None):
+        raise ValueError("classes or a scale are for labels: say which column holds them")
+    if classes is not None and scale is not None:
+        raise ValueError("labels are either classes or scores on a scale, not both")
+    if scale is not None and not scale[0] < scale[1]:
+        raise ValueError(f"a scale goes from its lowest to its highest score, not from {scale[0]:g} to {scale[1]:g}")
+
+
+def _form(path: Path, form: str | None) -> str:
+    """The key of FORMS. Raises ValueError if it is unknown."""
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
+    form = form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
+    if form not in FORMS:
+        raise ValueError(f"{path}: examples are in .tsv, .csv, .jsonl or .parquet (or say which form the file has)")
+    return form
+
+
+def _label(place: str, cell: Any, classes: Classes | None, scale: tuple[float, float] | None) -> float | None:
+    """The label as a number; None where its row is to be left out."""
+    if classes is not None:
+        numbers = classes if isinstance(classes, Mapping) else {word: i for i, word in enumerate(classes)}
+        if str(cell) not in numbers:
+            raise ValueError(f"{place}: the label {cell!r} is none of {', '.join(numbers)}")
+        return numbers[str(cell)]
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: the label {cell!r} is no number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{place}: the label {cell!r} is no finite number")
+    if scale is None:
+        return number
+    low, high = scale
+    if not low <= number <= high:
+        raise ValueError(f"{place}: the score {number:g} is not on the scale from {low:g} to {high:g}")
+    return (number - low) / (high - low)
+
+
+def _tsv(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    return _delimited(path, columns, ((place, line.split("\t")) for place, line in _lines(path)))
+
+
+def _csv(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    return _delimited(path, columns, _quoted(path))
+
+
+def _quoted(path: Path) -> Iterator[Row]:
+    """The rows of a CSV file; a quoted cell may hold line ends, and a row's place is where it begins."""
+    reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
+    while True:
+        place = f"{path}, line {reader.line_num + 1}"
+        try:
+            yield place, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{place}: no CSV ({error})") from None
+
+
+def _delimited(path: Path, columns: Sequence[Column], rows: Iterator[Row]) -> Iterator[Row]:
+    """The cells of those columns, row by row; the first row is a header where a column is told by its name."""
+    names: list[str] = next(rows, ("", []))[1] if any(isinstance(column, str) for column in columns) else []
+    places = [column - 1 if isinstance(column, int) else _find(path, column, names) for column in columns]
+    for place, cells in rows:
+        if len(cells) <= max(places):
+            raise ValueError(f"{place}: {len(cells)} columns, where at least {max(places) + 1} were expected")
+        yield place, [cells[i] for i in places]
+
+
+def _find(path: Path, column: Column, names: Collection[str]) -> int:
+    if not names:
+        raise ValueError(f"{path}: there is no example in this file")
+    if column not in names:
+        raise ValueError(f"{path}: there is no column {column!r}; there are {', '.join(map(repr, names))}")
+    return list(names).index(str(column))
+
+
+def _jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    _check_named(path, columns)
+    for place, line in _lines(path):
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place}: no JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{place}: not a JSON object, as {{{json.dumps(columns[0])}: ...}}")
+        for column in columns:
+            if column not in values:
+                raise ValueError(f"{place}: there is no {column!r}; there are {', '.join(map(repr, values))}")
+        yield place, [values[column] for column in columns]
+
+
+def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    _check_named(path, columns)
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ValueError(f"{path}: Parquet needs one more package: pip install pyarrow") from None
+    with path.open("rb") as opened:
+        try:
+            file = parquet.ParquetFile(opened)
+            for column in columns:
+                _find(path, column, file.schema_arrow.names)
+            batches = file.iter_batches(columns=list(columns))
+            rows: Iterable[dict[str, Any]] = chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, row in enumerate(rows, 1):
+                yield f"{path}, row {number}", [row[str(column)] for column in columns]
+        except ArrowException as error:
+            raise ValueError(f"{path}: no Parquet file, or a damaged one ({error})") from None
+
+
+def _check_named(path: Path, columns: Sequence[Column]) -> None:
+    for column in columns:
+        if not isinstance(column, str):
+            raise ValueError(f"{path}: columns have names in such a file, not numbers as {column}")
+
+
+FORMS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
+    "tsv": _tsv,
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+}
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line with its place, without its end; unpacked where the name ends in .gz."""
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as file:
+        number = 0
+        try:
+            for number, line in enumerate(file, 1):
+                line = line.removesuffix(b"\n").removesuffix(b"\r")
+                yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            reason = f"{error.reason} at byte {error.start}"
+            raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: no gzip file, or a damaged one ({error})") from None
