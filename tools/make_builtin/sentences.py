@@ -48,3 +48,14 @@ def read_texts(path: Path) -> Iterator[str]:
 def normal_form(text: str) -> str:
     """What is left of a text when case and all but letters a to z and digits are passed over."""
     return " ".join(re.findall("[a-z0-9]+", text.lower()))
+
+
+def count_by_corpus(folder: Path, sentences: list[str], corpora: tuple[Corpus, ...] = CORPORA) -> dict[str, int]:
+    """How many of the sentences are out of each file."""
+    left = set(sentences)
+    counts = {}
+    for corpus in corpora:
+        found = left.intersection(read_texts(folder / corpus.file))
+        counts[corpus.file] = len(found)
+        left -= found
+    return counts

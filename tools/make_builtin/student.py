@@ -15,6 +15,8 @@ from minibert.modules import SentenceModules
 from minibert.pooling import Normalize, Pooling
 from minibert.research.hooks import capture
 
+from .recipe import Recipe
+
 POSITIONS = 256  # as many tokens as the teacher takes
 
 
@@ -39,8 +41,7 @@ def make_student(
     teacher: SentenceEncoder,
     tokenizer: Tokenizer,
     kept: Sequence[int],
-    layers: Sequence[int],
-    intermediate: int,
+    recipe: Recipe,
     sample: Sequence[str],
 ) -> SentenceEncoder:
     """A student with CLS pooling, not yet trained, in the form that trains fast.
@@ -48,15 +49,14 @@ def make_student(
     Args:
         teacher: Where the weights come from.
         tokenizer, kept: Of the student; which of the teacher's pieces its own are.
-        layers: Of the teacher, in the order that the student has them.
-        intermediate: F, the neurons kept in each.
+        recipe: Which layers, and how many neurons of each.
         sample: Texts by which the neurons are weighed.
     """
     config = replace(
         teacher.model.config,
         vocab_size=len(kept),
-        num_hidden_layers=len(layers),
-        intermediate_size=intermediate,
+        num_hidden_layers=len(recipe.layers),
+        intermediate_size=recipe.intermediate,
         max_position_embeddings=POSITIONS,
         hidden_dropout_prob=0.0,  # the teacher's vectors are no labels that could be learnt by heart
         attention_probs_dropout_prob=0.0,
@@ -66,9 +66,10 @@ def make_student(
     weights["embeddings.token.weight"] = weights["embeddings.token.weight"][torch.tensor(kept)]
     weights["embeddings.position.weight"] = weights["embeddings.position.weight"][:POSITIONS]
     ours = {name: weights[name] for name in model.state_dict() if name.startswith("embeddings.")}
-    for own, theirs in enumerate(layers):
-        neurons = strongest_neurons(teacher, theirs, intermediate, sample)
-        part = teacher.model.layers[theirs].state_dict()
+    for own, theirs in enumerate(recipe.layers):
+        neurons = strongest_neurons(teacher, theirs, recipe.intermediate, sample)
+        start = f"layers.{theirs}."
+        part = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
         part["feed_forward.up.weight"] = part["feed_forward.up.weight"][neurons]
         part["feed_forward.up.bias"] = part["feed_forward.up.bias"][neurons]
         part["feed_forward.down.weight"] = part["feed_forward.down.weight"][:, neurons]
@@ -82,13 +83,15 @@ def make_student(
 
 @torch.no_grad()
 def strongest_neurons(teacher: SentenceEncoder, layer: int, count: int, sample: Sequence[str]) -> Tensor:
-    """The neurons of a feed-forward that add most to what flows on: mean |activation| times the length of the weights
-    that it goes out by. (count,), ascending
+    """The neurons of a feed-forward that add most to what flows on, (count,), ascending.
+
+    By mean |activation| times the length of the weights that it goes out by.
     """
     name = f"layers.{layer}.feed_forward.activation"
     batch = teacher.tokenize(sample)
     with capture(teacher.model, name) as values:
         teacher.model(**batch)
     real = values[name][batch["attention_mask"].bool()]  # (tokens, F)
-    strength = real.abs().mean(0) * teacher.model.layers[layer].feed_forward.down.weight.norm(dim=0)
+    outgoing = teacher.model.state_dict()[f"layers.{layer}.feed_forward.down.weight"]  # (D, F)
+    strength = real.abs().mean(0) * outgoing.norm(dim=0)
     return strength.topk(count).indices.sort().values

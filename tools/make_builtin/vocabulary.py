@@ -36,7 +36,9 @@ def choose_pieces(teacher: SentenceEncoder, sentences: Sequence[str], size: int)
     if size < len(kept):
         raise ValueError(f"{size} pieces are too few: special tokens and single characters alone are {len(kept)}")
     often = _frequencies(counts, rest)
-    by_frequency = [rest[i] for i in np.argsort(-often, kind="stable")[: size - len(kept)]]
+    most = np.argsort(-often, kind="stable")[: 2 * size]  # the rest has no chance
+    rest, often = [rest[i] for i in most], often[most]
+    by_frequency = rest[: size - len(kept)]
     known = {pieces[i]: i for i in [*kept, *by_frequency]}
     spelt = [_spell(pieces[i], known, unknown=pieces.index(SPECIAL["unk"])) for i in rest]
     alike = (_vectors(teacher, [[i] for i in rest]) * _vectors(teacher, spelt)).sum(1)
