@@ -214,19 +214,19 @@ class CrossEncoder(nn.Module):
             scores = activation(logits).reshape(len(logits), -1)  # here, for in one long row its place would tell
             return x, scores.softmax(-1) if apply_softmax and scores.shape[1] > 1 else scores
 
-        workers = workers_for(self, self.device)
-        call = EncodeCall(
-            tokens,
-            batch=partial(self._batch, tokens),
-            embed=score,
-            keep=None,
-            normalize=False,
-            workers=workers,
-            batch_invariant=batch_invariant,
-        )
         on_cpu = self.device.type == "cpu"
-        batches = cut(tokens.lengths, max_texts=batch_size, workers=workers, on_cpu=on_cpu, alone=batch_invariant)
-        with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self):
+        with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
+            workers = workers_for(self.device, watched=quiet is None)
+            call = EncodeCall(
+                tokens,
+                batch=partial(self._batch, tokens),
+                embed=score,
+                keep=None,
+                normalize=False,
+                workers=workers,
+                batch_invariant=batch_invariant,
+            )
+            batches = cut(tokens.lengths, max_texts=batch_size, workers=workers, on_cpu=on_cpu, alone=batch_invariant)
             scores = call.sentences(batches, bar.update, self._no_scores(on_device=convert_to_tensor))
         if scores.shape[1] == 1:
             scores = scores.squeeze(-1)

@@ -19,11 +19,12 @@ from .device import find_device
 from .encoding import EncodeCall, cut, deliver, evaluating, windows
 from .hub import DEFAULT_MODEL, open_files
 from .inference.arithmetic import choose
+from .inference.layers import Asked
 from .inference.prepare import prepare
 from .inference.workers import workers_for
 from .model import Bert
 from .modules import SentenceModules, check_writable, read_modules, vector_width, write_modules
-from .pooling import Pooling
+from .pooling import Pooling, reads_first_only
 from .precision import PRECISIONS
 from .progress import progress_bar
 from .similarity import SIMILARITIES, Vectors, similarity, similarity_pairwise
@@ -218,20 +219,27 @@ class SentenceEncoder(nn.Module):
         tokens = self._tokens(sentences, words)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode)
-        workers = workers_for(self, self.device)
-        call = EncodeCall(
-            tokens,
-            batch=partial(self._batch, tokens),
-            embed=partial(self._embed, prompt_length=self._prompt_tokens(words)),
-            keep=keep,
-            normalize=normalize_embeddings,
-            workers=workers,
-            batch_invariant=batch_invariant,
-        )
-        on_cpu = self.device.type == "cpu"
-        batches = cut(tokens.lengths, max_texts=batch_size, workers=workers, on_cpu=on_cpu, alone=batch_invariant)
+        device, prompt_length = self.device, self._prompt_tokens(words)
         single = isinstance(sentences, str)
-        with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self):
+        with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
+            workers = workers_for(device, watched=quiet is None)
+            call = EncodeCall(
+                tokens,
+                batch=partial(self._batch, tokens),
+                embed=partial(self._embed, prompt_length=prompt_length),
+                keep=keep,
+                normalize=normalize_embeddings,
+                workers=workers,
+                batch_invariant=batch_invariant,
+                asked=Asked(quiet, first_only=prompt_length == 0 and reads_first_only(self.pooling)),
+            )
+            batches = cut(
+                tokens.lengths,
+                max_texts=batch_size,
+                workers=workers,
+                on_cpu=device.type == "cpu",
+                alone=batch_invariant,
+            )
             if output_value != "sentence_embedding":
                 parts = call.parts(batches, bar.update, everything=output_value is None)
                 return parts[0] if single else parts
@@ -315,7 +323,9 @@ class SentenceEncoder(nn.Module):
         """Token vectors (B, S, D) and sentence vectors (B, D)."""
         x = self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # averages lose too much in half precision
-        mask = x.new_ones(x.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        mask = None if attention_mask is None else attention_mask.bool()
+        if mask is None and type(self.pooling) is not Pooling:  # one of somebody's own
+            mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return x, self.head(self.pooling(x, mask, prompt_length))
 
     def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .inference.batching import CPU_TOKENS, GPU_TOKENS, LEAST_TOKENS, plan_batches
-from .inference.watching import every_part
+from .inference.layers import NOTHING, Asked, asked
+from .inference.watching import Snapshot, every_part, quiet
 from .inference.workers import side_by_side
 from .precision import quantize_embeddings
 from .tokenizer import Tokens
@@ -31,6 +32,7 @@ class EncodeCall:
     normalize: bool
     workers: int = 1  # batches side by side
     batch_invariant: bool = False  # the caller's own thread, with all cores, would round otherwise than a worker
+    asked: Asked = NOTHING
 
     def sentences(self, batches: Sequence[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
         """All vectors (texts, D), in the order of the texts; of ``result`` (0, D) device, dtype, and D for no texts."""
@@ -58,7 +60,7 @@ class EncodeCall:
         return parts
 
     def _vectors(self, rows: np.ndarray) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), asked(self.asked):
             return self._run(rows, self.batch(rows))[1]
 
     def _run(self, rows: np.ndarray, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -73,7 +75,7 @@ class EncodeCall:
 
 def cut(lengths: np.ndarray, *, max_texts: int | None, workers: int, on_cpu: bool, alone: bool) -> list[np.ndarray]:
     """Which texts go together: as `plan_batches`, in enough batches for all workers; or each ``alone``."""
-    if alone:
+    if alone or len(lengths) == 1:
         return list(np.arange(len(lengths))[:, None])
     most = GPU_TOKENS
     if on_cpu:
@@ -97,7 +99,10 @@ def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 class evaluating:
-    """Dropout off as long as any thread is in here, in a module that is being trained; any other is left untouched."""
+    """Dropout off as long as any thread is in here, in a module that is being trained; any other is left untouched.
+
+    Entering gives what the module is made of, or None where a part of it is watched.
+    """
 
     lock = Lock()
     inside: ClassVar[dict[int, tuple[int, list[nn.Module]]]] = {}  # by id: threads in here, what to set back at the end
@@ -105,13 +110,18 @@ class evaluating:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Snapshot | None:
         with self.lock:
             threads, training = self.inside.get(id(self.module), (0, []))
+            snapshot = quiet(self.module)
+            if snapshot is not None:
+                self.inside[id(self.module)] = threads + 1, training
+                return snapshot
             found = [part for part in every_part(self.module) if part.training]
             self.inside[id(self.module)] = threads + 1, training + found
             for part in found:
                 part.training = False
+            return quiet(self.module)
 
     def __exit__(self, *_: object) -> None:
         with self.lock:

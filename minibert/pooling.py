@@ -55,11 +55,20 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Pooling(nn.Module):
-    """One or several ways, side by side in the order given. x (B, S, D), mask (B, S) -> (B, ways * D)
+# The same in one step, where no position is padding.
+UNPADDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "cls": lambda x: x[:, 0],
+    "max": lambda x: x.amax(1),
+    "mean": lambda x: x.mean(1),
+}
 
-    With ``include_prompt=False`` the first ``prompt_length`` tokens of each text ([CLS] and the prompt) do not count,
-    as for INSTRUCTOR models; ``weightedmean`` still numbers the places from the first of them.
+
+class Pooling(nn.Module):
+    """One or several ways, side by side in the order given. x (B, S, D), mask (B, S) or None -> (B, ways * D)
+
+    Without a mask nothing is padding. With ``include_prompt=False`` the first ``prompt_length`` tokens of each text
+    ([CLS] and the prompt) do not count, as for INSTRUCTOR models; ``weightedmean`` still numbers the places from the
+    first of them.
 
     Raises:
         ValueError: a way is unknown.
@@ -72,9 +81,16 @@ class Pooling(nn.Module):
             raise ValueError(f"pooling {modes!r} is unknown; there are {', '.join(POOLINGS)}, or several in a list")
         self.include_prompt = include_prompt
 
-    def forward(self, x: Tensor, mask: Tensor, prompt_length: int = 0) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, prompt_length: int = 0) -> Tensor:
         """Pool; ``prompt_length`` counts only without ``include_prompt``."""
-        mask = mask.bool()
+        if (
+            mask is None
+            and len(self.modes) == 1
+            and self.modes[0] in UNPADDED
+            and (self.include_prompt or not prompt_length)
+        ):
+            return UNPADDED[self.modes[0]](x)
+        mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
         if prompt_length and not self.include_prompt:
             kept = mask & (_places(mask) > prompt_length)
             weighted = _places(mask) * kept  # numbered as if the prompt were there
@@ -90,6 +106,11 @@ class Pooling(nn.Module):
     def extra_repr(self) -> str:
         """What print(encoder) shows."""
         return ", ".join(self.modes) + ("" if self.include_prompt else ", without the prompt")
+
+
+def reads_first_only(pooling: nn.Module) -> bool:
+    """Whether it takes nothing but the vector at the first place, where texts begin there and have no prompt."""
+    return type(pooling) is Pooling and pooling.modes == ("cls",)
 
 
 # The names that sentence-transformers writes, by their last part. Looked up here and never imported.

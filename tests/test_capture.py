@@ -206,6 +206,8 @@ def test_real_weights_within_1e_5_of_the_page():
         apart = (quick[name] - value).abs()
         if value.shape[:2] == real.shape:
             apart = apart[real]
+        elif value.shape[-2:] == (real.shape[1],) * 2:  # (B, H, S, S): what padding computes, nobody reads
+            apart = apart * real[:, None, :, None] * real[:, None, None, :]
         assert apart.max() < 1e-5 * max(1, value.abs().max().item()), name
 
 

@@ -1,23 +1,17 @@
 """The command line: a row for every line, whole files or none, one line on stderr when something is wrong."""
 
-import fcntl
 import json
-import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import MINILM
+from terminal import MINIBERT, on_terminal
 
 from minibert import SentenceEncoder
 from minibert.cli import main
-
-MINIBERT = [sys.executable, "-m", "minibert"]
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +22,6 @@ def encoder():
 def run(*arguments, **options):
     """A real process: what a shell would see."""
     return subprocess.run([*MINIBERT, *arguments], capture_output=True, timeout=60, check=False, **options)
-
-
-def on_terminal(*arguments):
-    """What the command prints when its output is a terminal."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    process = subprocess.Popen([*MINIBERT, *arguments], stdout=theirs, stderr=theirs, stdin=theirs)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert process.wait() == 0, shown
-    return shown.decode().replace("\r\n", "\n")
 
 
 class Refusal:

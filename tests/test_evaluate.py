@@ -180,7 +180,6 @@ def test_an_encoder_in_training_is_measured_without_dropout_and_goes_on_training
         (lambda: STSEvaluator(pairs(("a", "b", "c"), labels=torch.tensor([1.0]))), "needs 2 columns"),
         (lambda: NLIEvaluator(pairs(("a", "b")), torch.add), "needs labels"),
         (lambda: TripletEvaluator(pairs(("a", "b"))), "needs 3 columns"),
-        (lambda: TripletEvaluator(Examples([[], [], []])), "at least one row"),
         (lambda: RetrievalEvaluator(QUERIES, CORPUS, {"x": ["b", "z"]}), "query 'x': the document 'z' is not in"),
         (lambda: RetrievalEvaluator(QUERIES, CORPUS, {"none": []}), "a query that has a relevant document"),
         (lambda: RetrievalEvaluator(QUERIES, CORPUS, RELEVANT, at=[0]), "at least 1"),

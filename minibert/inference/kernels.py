@@ -6,10 +6,12 @@ those of the part (see `prepare`). Gradients flow through all of them.
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
-from ..model import Activation, LayerNorm
+from ..model import Activation, Embeddings, LayerNorm
+from .watching import quiet
 
 
 class KernelLayerNorm(LayerNorm):
@@ -27,6 +29,21 @@ class KernelActivation(Activation):
         """Bend; the formulas without a kernel of their own are the page's."""
         name = formula_name(self)
         return self.formula(x) if name is None else bend(x, name)
+
+
+class KernelEmbeddings(Embeddings):
+    """Positions as a piece of their table, which needs no look-up; the norm at once. (B, S) ids -> (B, S, D)"""
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Sum; the page does so wherever a part is watched, replaced or in training mode."""
+        token, position, token_type = self.token, self.position, self.token_type
+        own = all(type(table) is nn.Embedding for table in (token, position, token_type))
+        unseen = own and type(self.norm) is KernelLayerNorm and not torch.is_grad_enabled() and quiet(self) is not None
+        if position is None or token_type_ids is None or not unseen:
+            return super().forward(input_ids, token_type_ids)
+        x = functional.embedding(input_ids, token.weight)
+        x = x.add_(functional.embedding(token_type_ids, token_type.weight)).add_(position.weight[: input_ids.shape[1]])
+        return self.norm.forward(x)
 
 
 def formula_name(activation: Activation) -> str | None:

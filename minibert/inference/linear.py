@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -39,6 +40,9 @@ class Arithmetic(Protocol):
 
     def multiply(self, x: Tensor, packed: Any, activation: str | None) -> Tensor:
         """Multiply, add, and bend. x (..., I), of any float -> (..., O), of the float that comes cheapest"""
+
+    def multiply_onto(self, residual: Tensor, x: Tensor, packed: Any) -> Tensor:
+        """The same without bending, added to the residual (..., O), float32 -> float32"""
 
 
 class OneDnn:
@@ -64,6 +68,13 @@ class OneDnn:
         y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
         return y if activation in FUSED else bend(y, activation)
 
+    def multiply_onto(self, residual: Tensor, x: Tensor, packed: tuple[Tensor, Tensor]) -> Tensor:
+        """In float32 added by oneDNN, in bfloat16 afterwards: the residual stays float32."""
+        weight, bias = packed
+        if self.dtype is not torch.float32 or weight.layout is torch.strided:
+            return residual + self.multiply(x, packed, None)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+
 
 class Product:
     """[x W1ᵀ + b1, x W2ᵀ + b2, ...] side by side, in one arithmetic. x (..., I) -> (..., O1 + O2 + ...)"""
@@ -83,10 +94,15 @@ class Product:
         if watched(*layers) or replaced(*layers):
             return False
         values = [value for layer in layers for value in layer._parameters.values() if value is not None]
-        return self._state == _state(values) or self._lay_out(layers, values)
+        return self._state == state_of(values) or self._lay_out(layers, values)
 
-    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Products of x (..., I) -> (..., O) in the arithmetic's dtype, bent where an activation is named."""
+    def __call__(self, x: Tensor, activation: str | None = None, *, residual: Tensor | None = None) -> Tensor:
+        """Products of x (..., I) -> (..., O) in the arithmetic's dtype, bent where an activation is named.
+
+        With a ``residual`` (..., O), float32, not bent but added to that, in float32.
+        """
+        if residual is not None:
+            return self.arithmetic.multiply_onto(residual, x, self._packed)
         return self.arithmetic.multiply(x, self._packed, activation)
 
     def _lay_out(self, layers: Sequence[nn.Linear], values: list[nn.Parameter]) -> bool:
@@ -96,6 +112,7 @@ class Product:
                 return False
             if value.is_inference():
                 return False
+        count_fused_steps()
         with _lock, torch.inference_mode():  # two threads at once only do the same twice
             for value in values:
                 value.__class__ = Watched
@@ -103,16 +120,28 @@ class Product:
             bias = torch.cat([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
             self._packed = self.arithmetic.pack(weight, bias)
             self._packed_from = values
-            self._state = _state(values)
+            self._state = state_of(values)
         return True
 
     def __reduce__(self) -> tuple[type[Product], tuple[Arithmetic]]:
         return Product, (self.arithmetic,)  # a copy lays out its own weights
 
 
-def _state(values: list[nn.Parameter]) -> list[tuple[int, int, int]]:
+def state_of(values: list[nn.Parameter]) -> list[tuple[int, int, int]]:
     """What changes whenever a parameter's numbers may have; empty before it is Watched."""
     return [(id(value), value._version, value.taken) for value in values if isinstance(value, Watched)]
+
+
+@cache
+def count_fused_steps() -> None:
+    """From the first call on, let torch count what optimizers with ``fused=True`` write; by itself it does not."""
+
+    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            if group.get("fused"):
+                increment_version(group["params"])
+
+    register_optimizer_step_post_hook(count)
 
 
 class Watched(nn.Parameter):
@@ -130,17 +159,6 @@ class Watched(nn.Parameter):
     def data(self, value: Tensor) -> None:
         self.taken += 1
         DATA.__set__(self, value)
-
-
-def _after_a_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Torch's fused optimizers write to parameters, and count no change of them."""
-    for group in optimizer.param_groups:
-        for value in group["params"]:
-            if isinstance(value, Watched):
-                value.taken += 1
-
-
-register_optimizer_step_post_hook(_after_a_step)
 
 
 @cache

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..model import Activation, FeedForward, LayerNorm, MultiHeadAttention, ScaledDotProductAttention
+from ..model import (
+    Activation,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    LayerNorm,
+    MultiHeadAttention,
+    ScaledDotProductAttention,
+)
 from .arithmetic import ARITHMETICS, warn_if_slow
 from .attention import KernelAttention
-from .kernels import KernelActivation, KernelLayerNorm
+from .kernels import KernelActivation, KernelEmbeddings, KernelLayerNorm
+from .layers import ProductEncoder, ProductLayer
 from .linear import Watched
 from .sublayers import ProductAttention, ProductFeedForward, give_products
 
 # Only parts of exactly these classes are taken: what somebody put in their place, or derived from them, stays.
 KERNELS: dict[type[nn.Module], type[nn.Module]] = {
     LayerNorm: KernelLayerNorm,
+    Embeddings: KernelEmbeddings,
     Activation: KernelActivation,
     ScaledDotProductAttention: KernelAttention,
     MultiHeadAttention: ProductAttention,
     FeedForward: ProductFeedForward,
+    EncoderLayer: ProductLayer,
+    Encoder: ProductEncoder,
 }
 PAGES = {fast: plain for plain, fast in KERNELS.items()}
 
@@ -45,12 +58,15 @@ def prepare(model: nn.Module, arithmetic: str = "float32") -> None:
     for part in model.modules():
         if isinstance(part, (ProductAttention, ProductFeedForward)):
             give_products(part, ARITHMETICS[arithmetic])
+        if isinstance(part, ProductLayer):
+            part.laid_out = None
 
 
 def restore(model: nn.Module) -> None:
     """Undo `prepare`: the page itself computes again."""
     for part in model.modules():
         part.__dict__.pop("products", None)
+        part.__dict__.pop("laid_out", None)
     _become(model, PAGES)
     for value in model.parameters():
         if isinstance(value, Watched):

@@ -24,8 +24,8 @@ class ProductAttention(MultiHeadAttention):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the page, with the parts that are the page's own."""
         into, back = self.products
-        inner = (self.query, self.key, self.value)
-        if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out) and _alike(*inner)):
+        inner = self.inner()
+        if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out) and alike(*inner)):
             return super().forward(x, mask)
         q, k, v = into(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if q.dtype != x.dtype and (
@@ -35,6 +35,10 @@ class ProductAttention(MultiHeadAttention):
         bias = None if self.relative is None else self.relative(q, k)
         mixed = self.core(q, k, v, mask, bias)
         return back(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
+
+    def inner(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        """The layers that read the same input."""
+        return self.query, self.key, self.value
 
 
 class ProductFeedForward(FeedForward):
@@ -64,7 +68,7 @@ def fit(x: Tensor) -> bool:
     )
 
 
-def _alike(*layers: nn.Linear) -> bool:
+def alike(*layers: nn.Linear) -> bool:
     """Whether their outputs, side by side, can be told apart again by cutting evenly."""
     return len({layer.weight.shape for layer in layers}) == 1
 

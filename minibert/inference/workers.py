@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import nn
-
-from .watching import every_part, watched
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,12 +26,12 @@ _lock = threading.Lock()
 _pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}  # by process, workers, threads of each
 
 
-def workers_for(model: nn.Module, device: torch.device) -> int:
+def workers_for(device: torch.device, *, watched: bool) -> int:
     """How many batches may run side by side: 1 where a thread of its own could change what is computed or seen.
 
     Hooks fire in the thread that computes, and autocast holds in the thread that asked for it.
     """
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or watched(*every_part(model)):
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or watched:
         return 1
     return min(torch.get_num_threads(), MOST_WORKERS)
 
@@ -42,11 +41,14 @@ def side_by_side(
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with what the work makes of it, in the order of the items.
 
-    An exception of any of them comes out here; what was not begun by then is not done. A single item is computed by
-    the caller, on all cores, unless ``even_one`` item is to have the numbers that it has among others.
+    An exception of any of them comes out here; what was not begun by then is not done. A single item is split among
+    all cores (see `Lone`), unless ``even_one`` item is to have the numbers that it has among others.
     """
-    if workers < 2 or (len(items) < 2 and not even_one):
+    if workers < 2:
         yield from ((item, work(item)) for item in items)
+        return
+    if len(items) < 2 and not even_one:
+        yield from ((item, lone.compute(partial(work, item))) for item in items)
         return
     pool = _the_pool(workers, max(1, torch.get_num_threads() // workers))
     futures = [pool.submit(work, item) for item in items]
@@ -57,6 +59,42 @@ def side_by_side(
         for future in futures:
             future.cancel()
         wait(futures)  # nothing goes on behind the caller's back
+
+
+class Lone:
+    """Computes a batch that has no others beside it: on all cores, or on one while another process keeps some busy.
+
+    torch splits every product among its threads and waits for the last of them; where that one has to share its core,
+    all wait, many times a forward, and a call takes ten times as long. It shows in the processor time that this
+    process gets. After a crowded call the next ones are computed on one core, and then it is tried again.
+    """
+
+    FREE = 0.8  # of the cores' time is what a call on all of them gets at least (0.9 and more; crowded: below 0.7)
+    FIRST, MOST = 8, 64  # calls on one core before the next trial; twice as many after each that was crowded
+
+    def __init__(self) -> None:
+        self.on_one = 0
+        self.patience = self.FIRST
+
+    def compute(self, work: Callable[[], Result]) -> Result:
+        """What the work gives."""
+        if self.on_one > 0:
+            self.on_one -= 1
+            return on_one_core(work)
+        wall, busy = time.perf_counter(), time.process_time()
+        result = work()
+        self.learn(time.perf_counter() - wall, time.process_time() - busy, torch.get_num_threads())
+        return result
+
+    def learn(self, wall: float, busy: float, threads: int) -> None:
+        """Seconds that a call took, and seconds of all cores that it got."""
+        if busy > self.FREE * threads * wall:
+            self.patience = self.FIRST
+        elif threads <= (os.cpu_count() or 1):
+            self.on_one, self.patience = self.patience, min(2 * self.patience, self.MOST)
+
+
+lone = Lone()
 
 
 def on_one_core(work: Callable[[], Result]) -> Result:

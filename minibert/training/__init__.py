@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .distill import LayerTask, SimilarityMatrix, TeacherVectors
+    from .evaluate import NLIEvaluator, RetrievalEvaluator, STSEvaluator, TripletEvaluator
     from .examples import Examples
+    from .files import NLI_CLASSES, read_examples
     from .loop import DivergedError, train
     from .objectives import Combined, CosineRegression, InBatchNegatives, Matryoshka, Objective, Softmax, Triplet
     from .resume import ResumeError
@@ -22,8 +24,12 @@ _FILES = {
     "InBatchNegatives": "objectives",
     "LayerTask": "distill",
     "Matryoshka": "objectives",
+    "NLIEvaluator": "evaluate",
+    "NLI_CLASSES": "files",
     "Objective": "objectives",
     "ResumeError": "resume",
+    "RetrievalEvaluator": "evaluate",
+    "STSEvaluator": "evaluate",
     "SentenceTask": "task",
     "Settings": "settings",
     "SimilarityMatrix": "distill",
@@ -31,10 +37,13 @@ _FILES = {
     "Task": "task",
     "TeacherVectors": "distill",
     "Triplet": "objectives",
+    "TripletEvaluator": "evaluate",
+    "read_examples": "files",
     "train": "loop",
 }
 
 __all__ = [
+    "NLI_CLASSES",
     "Combined",
     "CosineRegression",
     "DivergedError",
@@ -42,8 +51,11 @@ __all__ = [
     "InBatchNegatives",
     "LayerTask",
     "Matryoshka",
+    "NLIEvaluator",
     "Objective",
     "ResumeError",
+    "RetrievalEvaluator",
+    "STSEvaluator",
     "SentenceTask",
     "Settings",
     "SimilarityMatrix",
@@ -51,6 +63,8 @@ __all__ = [
     "Task",
     "TeacherVectors",
     "Triplet",
+    "TripletEvaluator",
+    "read_examples",
     "train",
 ]
 

@@ -6,7 +6,7 @@ Each is made once, from examples, and called as often as wanted: `evaluator(enco
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,6 @@ from ..similarity import similarity_pairwise
 from .examples import Examples
 
 CELLS = 2**24  # numbers in a matrix of scores, at most: 64 MiB
-
-
-class Evaluator(Protocol):
-    """What the loop calls between steps."""
-
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Scores by their names; higher is better."""
 
 
 class STSEvaluator:
@@ -222,8 +215,8 @@ def _mean(values: Tensor) -> float:
 
 
 def _columns(examples: Examples, count: int, of: str) -> list[list[str]]:
-    if len(examples.columns) != count or not len(examples):
-        raise ValueError(f"{of} needs {count} columns of texts, and at least one row, not {len(examples.columns)}")
+    if len(examples.columns) != count:
+        raise ValueError(f"{of} needs {count} columns of texts, not {len(examples.columns)}")
     return [list(column) for column in examples.columns]
 
 

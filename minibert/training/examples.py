@@ -27,9 +27,12 @@ class Examples:
 
         Raises:
             ValueError: there are no columns or no rows, not all are of one length, or a label is NaN or infinite.
-            TypeError: a text is no string (which, is said).
+            TypeError: a text is no string (it is said which).
         """
-        self.columns = [list(column) if not isinstance(column, (str, bytes)) else column for column in columns]
+        for number, column in enumerate(columns):
+            if isinstance(column, (str, bytes)):
+                raise TypeError(f"column {number} is one text: a column is a list of texts")
+        self.columns = [list(column) for column in columns]
         lengths = [len(column) for column in self.columns]
         if not lengths or not lengths[0]:
             raise ValueError("there are no examples: at least one column of texts, with at least one row, is needed")
@@ -53,8 +56,8 @@ class Examples:
         return len(self.columns[0])
 
     def digest(self) -> str:
-        """A hash of every text and label: two data sets with the same digest are the same data set."""
-        seen = hashlib.sha256()
+        """How many rows, and a hash of every text and label: what has the same digest is the same."""
+        seen = hashlib.sha256(f"{len(self.columns)} columns".encode())
         for column in self.columns:
             for text in column:
                 raw = text.encode()
@@ -62,4 +65,4 @@ class Examples:
         if self.labels is not None:
             seen.update(f"{self.labels.dtype} {tuple(self.labels.shape)}".encode())
             seen.update(self.labels.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return seen.hexdigest()
+        return f"{len(self)} rows, {seen.hexdigest()[:16]}"

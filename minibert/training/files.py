@@ -21,6 +21,9 @@ from .examples import Examples
 # Words of SNLI and MultiNLI -> classes, in sentence-transformers' order. SNLI's pairs without a majority are left out.
 NLI_CLASSES: Mapping[str, int | None] = {"entailment": 0, "neutral": 1, "contradiction": 2, "-": None}
 
+# Where the STS Benchmark's files have what, as published (ixa2.si.ehu.eus/stswiki): no header, scores from 0 to 5.
+STS_BENCHMARK: dict[str, Any] = {"texts": (6, 7), "label": 5, "form": "tsv"}
+
 Column: TypeAlias = "str | int"
 Classes: TypeAlias = "Sequence[str] | Mapping[str, int | None]"
 Row: TypeAlias = "tuple[str, list[Any]]"  # where it stands, for messages; the cells that were asked for
@@ -77,11 +80,8 @@ def read_examples(
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], list[str]]:
-    """A file as the STS Benchmark publishes them (ixa2.si.ehu.eus/stswiki): scores (n,), first and second sentences.
-
-    Tab separated, without quoting; score and sentences are the 5th, 6th and 7th column. Raises as `read_examples`.
-    """
-    examples = read_examples(path, texts=(6, 7), label=5, form="tsv")
+    """A file of the STS Benchmark's form: scores (n,), first and second sentences. Raises as `read_examples`."""
+    examples = read_examples(path, **STS_BENCHMARK)
     assert examples.labels is not None
     first, second = examples.columns
     return examples.labels.double().numpy(), list(first), list(second)

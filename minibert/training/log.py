@@ -14,7 +14,7 @@ class Log:
     """Records in memory and, with a path, in a JSON-lines file.
 
     Each record has ``step`` (steps done), and either ``loss`` (the step's mean, before it), ``rate``, ``norm`` (of
-    the gradients, before they are shortened), ``texts_per_s``, ``tokens_per_s``; or ``scores``, a dict.
+    the gradients, before they are shortened), ``rows_per_s``, ``tokens_per_s``; or ``scores``, a dict.
     """
 
     def __init__(self, path: Path | None, keep_until: int = 0) -> None:

@@ -103,13 +103,13 @@ def train(
                 raise _stopped(error, position.step + 1, checkpoint) from None
             position.step += 1
             seconds = time.perf_counter() - started
-            texts, tokens = sum(map(len, rows)), int(sum(task.lengths[some].sum() for some in rows))
+            many, tokens = sum(map(len, rows)), int(sum(task.lengths[some].sum() for some in rows))
             log.add(
                 step=position.step,
                 loss=loss,
                 rate=rate,
                 norm=norm,
-                texts_per_s=round(texts / seconds, 1),
+                rows_per_s=round(many / seconds, 1),
                 tokens_per_s=round(tokens / seconds, 1),
             )
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.2e}", refresh=False)
@@ -153,14 +153,18 @@ def step(
         parts.append(part.detach())
     parallel.average_gradients(task)
     scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(task.parameters(), settings.max_grad_norm or math.inf)
+    learning = [value for value in task.parameters() if value.grad is not None]
+    length = nn.utils.get_total_norm([value.grad for value in learning if value.grad is not None])
+    norm = length.item()
+    if settings.max_grad_norm and norm > settings.max_grad_norm:
+        nn.utils.clip_grads_with_norm_(learning, settings.max_grad_norm, length)
     loss = parallel.mean(torch.stack(parts).sum())
     # The scaler skips steps whose gradients overflow float16, and scales less from then on: that is no failure.
     if not math.isfinite(loss) or not (scaler.is_enabled() or math.isfinite(norm)):
         raise DivergedError(f"the loss is {loss:g}, its gradients' length {norm:g}")
     scaler.step(optimizer)
     scaler.update()
-    return loss, float(norm)
+    return loss, norm
 
 
 def make_optimizer(task: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ class Checkpoint:
             raise ResumeError(f"the checkpoint {self.path} can't be read: {error}") from None
         names = [name for name in {**saved, **self.identity} if saved.get(name) != self.identity.get(name)]
         if names:
-            differences = [f"{name} was {_short(saved, name)}, is {_short(self.identity, name)}" for name in names]
-            raise ResumeError(f"{self.path} is of another training: {'; '.join(differences)}")
+            told = [_difference(name, saved.get(name), self.identity.get(name)) for name in names]
+            raise ResumeError(f"{self.path} is of another training: {'; '.join(told)}")
         self.task.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -109,6 +110,10 @@ def replace_folder(save: Any, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _short(values: dict[str, Any], name: str) -> str:
-    text = repr(values[name]) if name in values else "not there"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _difference(name: str, was: Any, now: Any) -> str:
+    """In words; of what a module prints, the first line that differs."""
+    lines = zip_longest(str(was).splitlines(), str(now).splitlines(), fillvalue="nothing")
+    if "\n" in str(was) + str(now):
+        was, now = next(pair for pair in lines if pair[0] != pair[1])
+        return f"{name} had {was.strip()} where it has {now.strip()}"
+    return f"{name} was {was!r}, is {now!r}"

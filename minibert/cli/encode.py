@@ -1,66 +1,24 @@
-"""`minibert embed | similarity | view | inspect`: the library from a shell. torch is imported only when needed."""
+"""`minibert embed | similarity | view | inspect`: text to vectors, and a look inside."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .hub import DEFAULT_MODEL
-from .table import shorten, table
+from ..hub import DEFAULT_MODEL
+from ..table import shorten, table
+from .options import add_model, add_source, check_folder, encoder_of, say_truncation
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .encoder import SentenceEncoder
-    from .truncation import TruncationReport
 
-EXAMPLES = """\
-examples:
-  minibert embed "A man is eating food."                      a readable table
-  minibert embed --input texts.txt --output vectors.npy       a line in, a row out; progress is shown
-  cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers
-  minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
-  minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
-  minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
-  minibert inspect ./my-model                                 config, parameters, pooling, what was loaded
-
-`minibert COMMAND --help` tells the rest."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Gives the exit status: 0, or 1 with one line on stderr, or 2 for a wrong command line."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, ValueError) as error:
-        print(f"minibert: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("minibert: stopped", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="minibert",
-        description="Embed text with BERT: published weights in, vectors out.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"minibert {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
+def add_commands(commands: Any) -> None:
+    """Put them below the parser."""
     embed = commands.add_parser(
         "embed",
         help="texts -> vectors",
@@ -68,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         "gets a row, empty ones too.",
     )
     _add_texts(embed)
-    _add_model(embed)
+    add_model(embed)
     embed.add_argument("-o", "--output", type=Path, metavar="FILE", help=".npy (an array) or .jsonl (JSON lines)")
     embed.add_argument(
         "--format",
@@ -93,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare every text with every other, by the measure of the checkpoint (mostly the cosine).",
     )
     _add_texts(similarity)
-    _add_model(similarity)
+    add_model(similarity)
     similarity.set_defaults(run=_similarity)
 
     view = commands.add_parser(
@@ -105,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("text", metavar="TEXT")
     view.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
     view.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, as page.html")
-    _add_model(view)
+    add_model(view)
     view.set_defaults(run=_view)
 
     inspect = commands.add_parser(
@@ -115,9 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "used, or known and left aside.",
     )
     inspect.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help="a folder or a hub id")
-    _add_source(inspect)
+    add_source(inspect)
     inspect.set_defaults(run=_inspect)
-    return parser
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
@@ -126,31 +83,10 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="texts a batch, at most (default: by tokens)")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
-    )
-    _add_source(parser)
-    parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
-    parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
-    parser.add_argument(
-        "--truncation",
-        default="report",
-        choices=("report", "error", "silent"),
-        help="text too long for the model: cut it and say so, refuse it, or cut it quietly (default: %(default)s)",
-    )
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
-    parser.add_argument("--local-files-only", action="store_true", help="never touch the network")
-
-
 def _embed(options: argparse.Namespace) -> None:
     form = _form(options)
     texts = _texts(options)
-    encoder = _encoder(options)
+    encoder = encoder_of(options)
     vectors = encoder.encode(
         texts,
         batch_size=options.batch_size,
@@ -161,11 +97,11 @@ def _embed(options: argparse.Namespace) -> None:
         prompt=options.prompt,
         prompt_name=options.prompt_name,
     )
-    _say(encoder.truncation_report, options.truncation)
+    say_truncation(encoder.truncation_report, options.truncation)
     if form == "table":
         sys.stdout.write(_vector_table(texts, vectors))
         return
-    from .atomic import replacing
+    from ..atomic import replacing
 
     if options.output is None:
         _write(sys.stdout.buffer, form, texts, vectors)
@@ -179,9 +115,9 @@ def _similarity(options: argparse.Namespace) -> None:
     texts = _texts(options)
     if len(texts) < 2:
         raise ValueError("similarity needs at least two texts")
-    encoder = _encoder(options)
+    encoder = encoder_of(options)
     vectors = encoder.encode(texts, batch_size=options.batch_size)
-    _say(encoder.truncation_report, options.truncation)
+    say_truncation(encoder.truncation_report, options.truncation)
     scores = encoder.similarity(vectors, vectors)
     rows = [["", "", *range(1, len(texts) + 1)]]
     rows += [
@@ -191,40 +127,26 @@ def _similarity(options: argparse.Namespace) -> None:
 
 
 def _view(options: argparse.Namespace) -> None:
-    _check_folder(options.output)
-    from .research.view import view
+    check_folder(options.output)
+    from ..research.view import view
 
-    encoder = _encoder(options)
+    encoder = encoder_of(options)
     view(encoder, options.text, options.other, path=options.output)
-    _say(encoder.truncation_report, options.truncation)
+    say_truncation(encoder.truncation_report, options.truncation)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, for any browser", file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from .encoder import SentenceEncoder
-    from .inspection import describe
-    from .model import Bert
-    from .vocabulary import NoTokenizerError
+    from ..encoder import SentenceEncoder
+    from ..inspection import describe
+    from ..model import Bert
+    from ..vocabulary import NoTokenizerError
 
     source = {"revision": options.revision, "local_files_only": options.local_files_only, "device": "cpu"}
     try:
         print(describe(SentenceEncoder.from_pretrained(options.model, **source)))
     except NoTokenizerError:
         print(describe(Bert.from_pretrained(options.model, **source)))
-
-
-def _encoder(options: argparse.Namespace) -> SentenceEncoder:
-    from .encoder import SentenceEncoder
-
-    return SentenceEncoder.from_pretrained(
-        options.model,
-        revision=options.revision,
-        local_files_only=options.local_files_only,
-        device=options.device,
-        dtype=options.dtype,
-        pooling=options.pooling,
-        truncation=options.truncation,
-    )
 
 
 def _form(options: argparse.Namespace) -> str:
@@ -234,13 +156,8 @@ def _form(options: argparse.Namespace) -> str:
     form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(options.output.suffix)
     if form not in ("npy", "jsonl"):
         raise ValueError(f"{options.output}: an output file is .npy or .jsonl (or say --format)")
-    _check_folder(options.output)
+    check_folder(options.output)
     return form
-
-
-def _check_folder(output: Path) -> None:
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
 
 
 def _texts(options: argparse.Namespace) -> list[str]:
@@ -266,11 +183,6 @@ def _lines(source: str, content: bytes) -> list[str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from None
     return texts
-
-
-def _say(report: TruncationReport, mode: str) -> None:
-    if report.lost and mode == "report":
-        print(f"minibert: {report} (--truncation error refuses such texts)", file=sys.stderr)
 
 
 def _write(file: Any, form: str, texts: Iterable[str], vectors: np.ndarray) -> None:

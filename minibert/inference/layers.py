@@ -1,0 +1,155 @@
+"""The page's layer in one piece, where all of it is still the page's own: no part is called that nobody looks at.
+
+With short texts most of the time goes into calling parts, not into numbers. Where anything is watched, replaced or in
+training mode, the page's own `forward` calls the parts, each of which then looks after itself (`sublayers.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..model import Activation, Encoder, EncoderLayer, LayerNorm
+from .attention import KernelAttention, mix
+from .kernels import KernelActivation, KernelLayerNorm, formula_name
+from .linear import state_of
+from .sublayers import ProductAttention, ProductFeedForward, alike, fit
+from .watching import Snapshot, every_part, quiet, replaced
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `encode` knows of a call before it begins."""
+
+    quiet: Snapshot | None = None  # holds during the call: of a module that the layers are in
+    first_only: bool = False  # of each text only the first position's last state is read, as CLS pooling does
+
+
+NOTHING = Asked()
+_asked: ContextVar[Asked] = ContextVar("asked", default=NOTHING)
+
+
+@contextmanager
+def asked(what: Asked) -> Iterator[None]:
+    """What this thread computes inside is computed for that call."""
+    before = _asked.set(what)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+class ProductEncoder(Encoder):
+    """The layers, one after another; as a list, so that `layers[3]` is the fourth. x (B, S, D), mask -> (B, S, D)
+
+    Where `first_only` was asked for, the result is (B, 1, D).
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As the page."""
+        call = _asked.get()
+        if call.quiet is None:
+            return super().forward(x, mask)
+        layers = list(self._modules.values())
+        for layer in layers:
+            first_only = call.first_only and layer is layers[-1]
+            if type(layer) is ProductLayer and fit(x) and layer.untouched(call.quiet):
+                x = layer.in_one(x, mask, first_only=first_only)
+            else:
+                x = layer(x, mask)
+                x = x[:, :1] if first_only else x
+        return x
+
+
+class ProductLayer(EncoderLayer):
+    """Attention, then feed-forward; each adds to its input and the sum is normalised. x (B, S, D), mask -> (B, S, D)"""
+
+    laid_out: LaidOut | None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As the page."""
+        return self.in_one(x, mask) if fit(x) and self.untouched() else super().forward(x, mask)
+
+    def in_one(self, x: Tensor, mask: Tensor | None, *, first_only: bool = False) -> Tensor:
+        """The layer without calls of its parts. With ``first_only`` the result is (B, 1, D), of the first positions.
+
+        They need keys and values of all positions, but nothing else of the others.
+        """
+        B, S, _ = x.shape
+        attention, feed_forward = self.attention, self.feed_forward
+        into, back = attention.products  # type: ignore[misc] # `untouched` has seen what they are
+        up, down = feed_forward.products  # type: ignore[misc]
+        q, k, v = into(x).view(B, S, 3, -1, attention.head_size).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
+        if first_only:
+            q, x = q[:, :, :1], x[:, :1]
+        mixed = mix(q, k, v, mask).transpose(1, 2).flatten(2)
+        x = _normalise(back(mixed, residual=x), self.attention_norm)
+        bent = up(x, formula_name(feed_forward.activation))
+        return _normalise(down(bent, residual=x), self.feed_forward_norm)
+
+    def untouched(self, around: Snapshot | None = None) -> bool:
+        """Whether every part is as `prepare` left it, nobody looks on, and the weights laid out are the weights.
+
+        ``around``: of a module that the layer is in, and known to hold.
+        """
+        return (self.laid_out is not None and self.laid_out.holds(around)) or self._look()
+
+    def _look(self) -> bool:
+        attention, feed_forward = self.attention, self.feed_forward
+        if type(attention) is not ProductAttention or type(feed_forward) is not ProductFeedForward:
+            return False
+        core, activation, inner = attention.core, feed_forward.activation, attention.inner()
+        kinds = [type(part) for part in (core, activation, self.attention_norm, self.feed_forward_norm)]
+        snapshot = quiet(self)
+        if (
+            kinds != [KernelAttention, KernelActivation, KernelLayerNorm, KernelLayerNorm]
+            or attention.relative is not None
+            or formula_name(activation) is None
+            or snapshot is None
+            or any("forward" in part.__dict__ for part in every_part(self))
+            or replaced(core.scores, core.probs, core.dropout, self.dropout)
+            or not alike(*inner)
+        ):
+            return False
+        into, back = attention.products
+        up, down = feed_forward.products
+        stand = into.stands_for(*inner) and back.stands_for(attention.out)
+        if not (stand and up.stands_for(feed_forward.up) and down.stands_for(feed_forward.down)):
+            return False
+        self.laid_out = LaidOut(snapshot, activation, [*inner, attention.out, feed_forward.up, feed_forward.down])
+        return True
+
+
+class LaidOut:
+    """What a layer was when its weights were laid out, and whether it still is."""
+
+    def __init__(self, snapshot: Snapshot, activation: Activation, linear: list[nn.Linear]) -> None:
+        self.snapshot = snapshot
+        self.around: Snapshot | None = None  # as long as this one holds, the layer's own does
+        self.activation = activation
+        self.formula = activation.formula
+        self.values = [value for part in linear for value in part._parameters.values() if value is not None]
+        self.state = state_of(self.values)
+
+    def holds(self, around: Snapshot | None) -> bool:
+        """Whether nothing has been exchanged, changed or hooked since."""
+        if self.activation.formula is not self.formula or state_of(self.values) != self.state:
+            return False
+        if around is not None and around is self.around:
+            return True
+        if not self.snapshot.holds():
+            return False
+        self.around = around
+        return True
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # a copied layer looks for itself
+
+
+def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:
+    return torch.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)

@@ -1,0 +1,174 @@
+"""The layer in one piece: only where nothing was changed or is watched, and then the same numbers in fewer calls."""
+
+import copy
+
+import pytest
+import torch
+from helpers import TINY, random_batch, widen
+from tiny_folder import TEXTS, write_encoder
+from torch import nn
+
+from minibert import Bert, SentenceEncoder
+from minibert.inference.layers import Asked, ProductLayer, asked
+from minibert.inference.prepare import prepare, restore
+from minibert.inference.watching import quiet
+from minibert.model import gelu_new
+from minibert.pooling import POOLINGS, UNPADDED, Pooling
+
+
+@pytest.fixture
+def in_one(monkeypatch):
+    """Counts the layers that were computed in one piece."""
+    calls = []
+    compute = ProductLayer.in_one
+
+    def counted(self, *arguments, **options):
+        calls.append(options.get("first_only", False))
+        return compute(self, *arguments, **options)
+
+    monkeypatch.setattr(ProductLayer, "in_one", counted)
+    return calls
+
+
+def fast(dtype="float32"):
+    model = widen(Bert(TINY)).eval()
+    prepare(model, dtype)
+    return model
+
+
+def states(model, **options):
+    with torch.inference_mode(), asked(Asked(quiet(model), **options)):
+        return model(**random_batch(TINY, (9, 5, 1))).last_hidden_state
+
+
+def hook(layer):
+    layer.attention.core.probs.register_forward_hook(lambda *_: None)
+
+
+def train(layer):
+    layer.dropout.train()
+
+
+def exchange(layer):
+    layer.feed_forward.activation = nn.ReLU()
+
+
+def formula(layer):
+    layer.feed_forward.activation.formula = torch.sigmoid
+
+
+def forward(layer):
+    layer.attention.out.forward = lambda x: x * 0
+
+
+def norm(layer):
+    layer.attention_norm = nn.Identity()
+
+
+CHANGES = [hook, train, exchange, formula, forward, norm]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("within", [False, True], ids=["by itself", "inside encode"])
+def test_a_change_is_noticed_and_computed_as_on_the_page(change, within, in_one):
+    model = fast()
+    quietly = states if within else lambda model: states_alone(model)
+    quietly(model)
+    assert len(in_one) == 2  # both layers, before the change
+    in_one.clear()
+    change(model.layers[1])
+    page = copy.deepcopy(model)
+    restore(page)
+    torch.manual_seed(0)
+    result = quietly(model)
+    assert in_one == [False]  # the other layer still
+    torch.manual_seed(0)
+    expected = states_alone(page)
+    assert (result - expected)[0].abs().max() < 1e-4
+
+
+def states_alone(model):
+    with torch.inference_mode():
+        return model(**random_batch(TINY, (9, 5, 1))).last_hidden_state
+
+
+def test_another_formula_of_the_page_is_taken_up_at_once(in_one):
+    model = fast()
+    before = states(model)
+    for layer in model.layers:
+        layer.feed_forward.activation.formula = gelu_new
+    page = copy.deepcopy(model)
+    restore(page)
+    after = states(model)
+    assert len(in_one) == 4
+    assert (after - states_alone(page))[0].abs().max() < 1e-4 < (before - after).abs().max()
+
+
+def test_a_changed_weight_is_laid_out_again(in_one):
+    model = fast()
+    states(model)
+    with torch.no_grad():
+        model.layers[0].attention.out.weight.mul_(2.0)
+    page = copy.deepcopy(model)
+    restore(page)
+    assert (states(model) - states_alone(page))[0].abs().max() < 1e-4
+    assert len(in_one) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_the_first_position_alone_is_what_it_is_among_all(dtype, in_one):
+    model = fast(dtype)
+    every, first = states(model), states(model, first_only=True)
+    assert in_one == [False, False, False, True]
+    assert first.shape == (3, 1, 32)
+    tolerance = {"float32": 1e-5, "bfloat16": 0.15, "int8": 0.6}[dtype]  # of numbers up to 5
+    assert (first[:, 0] - every[:, 0]).abs().max() < tolerance
+
+
+def test_a_last_layer_of_ones_own_is_called_with_all_positions(in_one):
+    model = fast()
+    model.layers[1] = nn.Identity()
+    model.layers[1].forward = lambda x, mask=None: x.flip(1)
+    every, first = states(model), states(model, first_only=True)
+    assert torch.equal(first[:, 0], every[:, 0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_encoder(tmp_path / "model")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_only_cls_pooling_asks_for_the_first_position(folder, pooling, in_one):
+    page = SentenceEncoder.from_pretrained(folder, pooling=pooling, prepared=False, device="cpu")
+    encoder = SentenceEncoder.from_pretrained(folder, pooling=pooling, device="cpu")
+    assert abs(encoder.encode(TEXTS) - page.encode(TEXTS)).max() < 1e-5
+    assert any(in_one) == (pooling == "cls")
+
+
+def test_whoever_asks_for_tokens_gets_them_all(folder, in_one):
+    encoder = SentenceEncoder.from_pretrained(folder, pooling="cls", device="cpu")
+    parts = encoder.encode(TEXTS, output_value="token_embeddings")
+    assert not any(in_one)
+    assert [len(part) for part in parts] == [int(row.sum()) for row in encoder.tokenize(TEXTS)["attention_mask"]]
+
+
+def test_whoever_watches_the_last_states_sees_all_positions(folder, in_one):
+    encoder = SentenceEncoder.from_pretrained(folder, pooling="cls", device="cpu")
+    seen = []
+    encoder.model.register_forward_hook(lambda module, arguments, output: seen.append(output[0].shape))
+    encoder.encode(TEXTS[0])
+    assert seen[0][1] == encoder.tokenize([TEXTS[0]])["input_ids"].shape[1] > 1
+    assert not any(in_one)
+
+
+@pytest.mark.parametrize("mode", UNPADDED)
+def test_without_padding_a_pooling_is_the_same(mode):
+    x = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Pooling(mode)(x, None), POOLINGS[mode](x, torch.ones(3, 7, dtype=torch.bool)), atol=1e-6)
+
+
+def test_without_a_mask_several_ways_and_prompts_work_too():
+    x, mask = torch.randn(2, 6, 4), torch.ones(2, 6, dtype=torch.bool)
+    assert torch.equal(Pooling(["mean", "cls"])(x, None), Pooling(["mean", "cls"])(x, mask))
+    assert torch.equal(Pooling("mean", False)(x, None, 3), Pooling("mean", False)(x, mask, 3))

@@ -1,0 +1,216 @@
+"""Interrupted training goes on to the same bits; other training is refused; a full disk costs nothing."""
+
+import errno
+import os
+import resource
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_training import make_encoder, make_texts
+
+from minibert import SentenceEncoder
+from minibert.training import Examples, InBatchNegatives, ResumeError, SentenceTask, Settings, Softmax, train
+from minibert.training.log import read_log
+
+ROWS = 22
+U, V, W = (make_texts(ROWS, seed) for seed in range(3))
+SETTINGS = Settings(steps=10, batch_size=4, accumulate=2, learning_rate=1e-3, seed=5)
+
+
+def make_task(objective=None, columns=(U, V), labels=None, **options):
+    options = {"dropout": 0.3, "dtype": torch.float32, **options}
+    torch.manual_seed(0)
+    objective = objective or Softmax(32)
+    labels = torch.arange(ROWS) % 3 if isinstance(objective, Softmax) and labels is None else labels
+    return SentenceTask(make_encoder(**options), objective, Examples(columns, labels))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(task, steps, **options):
+    """Train until so many steps are done, and fall over in the next."""
+    loss, calls = task.loss, []
+
+    def counted(rows):
+        calls.append(1)
+        if len(calls) > steps * SETTINGS.accumulate:
+            raise Interrupted
+        return loss(rows)
+
+    task.loss = counted
+    with pytest.raises(Interrupted):
+        train(task, SETTINGS, **options)
+    del task.loss
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("steps", [4, 5, 7])
+def test_resumed_training_ends_in_the_same_bits(tmp_path, steps, prepared):
+    whole = make_task(prepared=prepared)
+    curve = train(whole, SETTINGS)
+    interrupt_after(make_task(prepared=prepared), steps, folder=tmp_path, save_every=2)
+    torch.manual_seed(99)  # whatever happened in between
+    resumed = make_task(prepared=prepared)
+    records = train(resumed, SETTINGS, folder=tmp_path, save_every=2, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert [(record["step"], record["loss"]) for record in records] == [
+        (record["step"], record["loss"]) for record in curve
+    ]
+    assert read_log(tmp_path / "log.jsonl") == records  # steps made twice are in it once
+
+
+def test_the_best_score_survives(tmp_path):
+    scores = iter([0.9, 0.5])
+
+    def evaluate(encoder):
+        encoder.encode(U)
+        return {"score": next(scores)}
+
+    interrupt_after(make_task(prepared=True), 5, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5)
+    best = (tmp_path / "model/model.safetensors").read_bytes()
+    task = make_task(prepared=True)
+    train(task, SETTINGS, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5, resume=True)
+    assert (tmp_path / "model/model.safetensors").read_bytes() == best
+
+
+def test_a_finished_training_has_nothing_left_to_do(tmp_path):
+    one, other = make_task(), make_task()
+    records = train(one, SETTINGS, folder=tmp_path, save_every=100)
+    assert train(other, SETTINGS, folder=tmp_path, resume=True) == records
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"learning_rate": 2e-3}, r"learning_rate was 0\.001, is 0\.002"),
+        ({"seed": 6, "steps": 20}, "steps was 10, is 20; seed was 5, is 6"),
+        ({"batch_size": 8, "accumulate": 1}, "batch_size was 4, is 8; accumulate was 2, is 1"),
+        ({"precision": "bfloat16"}, "precision was 'float32', is 'bfloat16'"),
+    ],
+)
+def test_other_hyper_parameters_are_refused_and_named(tmp_path, change, difference):
+    train(make_task(), SETTINGS, folder=tmp_path, save_every=100)
+    task = make_task()
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    log = (tmp_path / "log.jsonl").read_text()
+    with pytest.raises(ResumeError, match=f"of another training: {difference}$"):
+        train(task, replace(SETTINGS, **change), folder=tmp_path, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+    assert (tmp_path / "log.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize(
+    ("make", "difference"),
+    [
+        (lambda: make_task(columns=(U, W)), "examples was '22 rows, "),
+        (lambda: make_task(labels=torch.zeros(ROWS).long()), "examples was '22 rows, "),
+        (lambda: make_task(Softmax(32, terms=["u", "v"])), r"objective had terms=u,v,\|u-v\| where it has terms=u,v$"),
+        (lambda: make_task(InBatchNegatives()), r"examples was .*; objective had Softmax\( where it has InBatch"),
+        (lambda: make_task(layers=1), "model had .* where it has"),
+        (lambda: make_task(dropout=0.2), r"model had \(dropout\): Dropout\(p=0.3, .* where it has .*p=0.2"),
+    ],
+)
+def test_other_data_objective_or_model_is_refused(tmp_path, make, difference):
+    train(make_task(), SETTINGS, folder=tmp_path, save_every=100)
+    with pytest.raises(ResumeError, match=difference):
+        train(make(), SETTINGS, folder=tmp_path, resume=True)
+
+
+def test_there_is_nothing_to_resume(tmp_path):
+    with pytest.raises(ResumeError, match="there is no checkpoint to resume from"):
+        train(make_task(), SETTINGS, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    (tmp_path / "checkpoint.pt").write_bytes(damage)
+    with pytest.raises(ResumeError, match="can't be read"):
+        train(make_task(), SETTINGS, folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "evil"),)
+
+    torch.save({"identity": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ResumeError, match="can't be read"):
+        train(make_task(), SETTINGS, folder=tmp_path, resume=True)
+    assert not (tmp_path / "evil").exists()
+
+
+# --- A full disk
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 20 kB: the system itself refuses, as it does on a full disk."""
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def fill_after(task, steps, fill):
+    loss, calls = task.loss, []
+
+    def counted(rows):
+        calls.append(1)
+        if len(calls) == steps * SETTINGS.accumulate + 1:
+            fill()
+        return loss(rows)
+
+    task.loss = counted
+
+
+def test_the_checkpoint_before_survives_a_full_disk(tmp_path, full_disk):
+    whole = make_task()
+    train(whole, SETTINGS)
+    task = make_task()
+    fill_after(task, 5, full_disk)
+    with pytest.raises(OSError, match=r"checkpoint of step 8 can't be written to .*; the one before it is whole"):
+        train(task, SETTINGS, folder=tmp_path, save_every=4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
+    resumed = make_task()
+    train(resumed, SETTINGS, folder=tmp_path, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_an_error_while_writing_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"checkpoint of step 2 can't be written to .*\(.*No space left on device\)"):
+        train(make_task(), SETTINGS, folder=tmp_path, save_every=2)
+
+
+def test_the_best_model_before_survives_a_full_disk(tmp_path, full_disk):
+    scores = iter([1.0, 2.0])
+    task, vectors = make_task(), []
+
+    def evaluate(encoder):
+        vectors.append(encoder.encode(U))
+        return {"score": next(scores)}
+
+    fill_after(task, 5, full_disk)
+    with pytest.raises(Exception, match=r"File too large|can't be written|error"):
+        train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, evaluate_every=5)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    assert (saved.encode(U) == vectors[0]).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model"]

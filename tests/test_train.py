@@ -1,0 +1,421 @@
+"""The training loop: what a step does, what it writes, what it refuses."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY
+from tiny_training import make_encoder, make_texts
+from torch import nn
+
+from minibert import SentenceEncoder
+from minibert.inference.linear import Watched
+from minibert.inference.prepare import restore
+from minibert.model import Encoder
+from minibert.training import (
+    Combined,
+    CosineRegression,
+    DivergedError,
+    Examples,
+    InBatchNegatives,
+    Matryoshka,
+    SentenceTask,
+    Settings,
+    Softmax,
+    Triplet,
+    loop,
+    train,
+)
+from minibert.training.batches import epoch
+
+ROWS = 24
+U, V, W = (make_texts(ROWS, seed) for seed in range(3))
+SETTINGS = Settings(steps=6, batch_size=4, learning_rate=1e-3)
+
+
+def make_task(objective=None, columns=(U, V, W), labels=None, *, chunk_size=None, **options):
+    return SentenceTask(
+        make_encoder(**options), objective or Triplet(), Examples(columns, labels), chunk_size=chunk_size
+    )
+
+
+def losses(records):
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def weights(task):
+    return {name: value.clone() for name, value in task.state_dict().items()}
+
+
+def assert_same_weights(task, other):
+    assert task.keys() == other.keys()
+    assert [name for name in task if not torch.equal(task[name], other[name])] == []
+
+
+def gradients(task, rows):
+    torch.manual_seed(0)
+    task.train()
+    task.zero_grad()
+    loss = task.loss(np.arange(rows))
+    loss.backward()
+    return loss.item(), {name: value.grad.clone() for name, value in task.named_parameters()}
+
+
+def assert_same_gradients(one, other, below=1e-12):
+    assert one[0] == pytest.approx(other[0], abs=below)
+    for name, gradient in one[1].items():
+        assert (gradient - other[1][name]).abs().max() < below * max(1, gradient.abs().max()), name
+
+
+# --- A step
+
+
+def test_training_lowers_the_loss():
+    curve = losses(train(make_task(), replace(SETTINGS, steps=60)))
+    assert len(curve) == 60
+    assert np.mean(curve[-10:]) < 0.7 * np.mean(curve[:10])
+
+
+def test_the_rate_rises_and_falls_in_a_line():
+    records = train(make_task(), replace(SETTINGS, steps=10, warmup=0.4))
+    rates = [record["rate"] / 1e-3 for record in records]
+    assert rates == pytest.approx([0, 1 / 4, 2 / 4, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def test_the_mean_of_accumulated_batches_is_one_larger_batch():
+    settings = replace(SETTINGS, steps=3, by_length=False)
+    large, small = make_task(), make_task()
+    one = train(large, replace(settings, batch_size=8))
+    other = train(small, replace(settings, batch_size=4, accumulate=2))
+    assert losses(other) == pytest.approx(losses(one), abs=1e-12)
+    for value, same in zip(large.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(value, same, rtol=0, atol=1e-9)
+
+
+def test_only_matrices_decay():
+    task = make_task(Softmax(TINY.hidden_size), (U, V), torch.arange(ROWS) % 3)
+    one, other = loop.make_optimizer(task, SETTINGS).param_groups
+    assert {value.ndim for value in one["params"]} == {2}
+    assert {value.ndim for value in other["params"]} == {1}
+    assert (one["weight_decay"], other["weight_decay"]) == (0.01, 0)
+    assert len(one["params"]) + len(other["params"]) == len(list(task.parameters()))
+
+
+def test_what_is_frozen_stays():
+    task = make_task()
+    task.model.model.embeddings.requires_grad_(False)
+    before = weights(task)
+    train(task, SETTINGS)
+    changed = {name for name, value in weights(task).items() if not torch.equal(value, before[name])}
+    assert changed
+    assert not [name for name in changed if "embeddings" in name]
+
+
+def test_long_gradients_are_shortened():
+    records = train(make_task(), replace(SETTINGS, steps=2, max_grad_norm=1e-30))
+    assert records[0]["norm"] > 0.01
+    task, still = make_task(), make_task()
+    train(task, replace(SETTINGS, weight_decay=0, max_grad_norm=1e-30, warmup=0))
+    for value, before in zip(task.parameters(), still.parameters(), strict=True):
+        assert (value - before).abs().max() < 1e-12  # below AdamW's eps a gradient moves nothing
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("chunk_size", [1, 5, 24])
+@pytest.mark.parametrize(
+    ("objective", "columns"),
+    [(InBatchNegatives(), (U, V, W)), (Matryoshka(Triplet(), [32, 7]), (U, V, W))],
+    ids=["negatives", "matryoshka"],
+)
+def test_chunks_give_the_gradients_of_the_whole_batch(objective, columns, chunk_size, dropout):
+    whole, chunked = (make_task(objective, columns, chunk_size=size, dropout=dropout) for size in (None, chunk_size))
+    if not dropout:
+        assert_same_gradients(gradients(chunked, ROWS), gradients(whole, ROWS))
+        return
+    # Other chunks draw other dropout: compare with the same chunks, all kept in memory.
+    whole.embed = lambda tokens, rows: torch.cat(
+        [whole._embed(tokens, rows[start : start + chunk_size]) for start in range(0, len(rows), chunk_size)]
+    )
+    assert_same_gradients(gradients(chunked, ROWS), gradients(whole, ROWS))
+    assert gradients(chunked, ROWS)[0] != gradients(make_task(objective, columns), ROWS)[0]  # dropout was on
+
+
+def kept_bytes(task):
+    """Of all that the gradients will be computed from."""
+    seen = {}
+
+    def keep(value):
+        seen[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        task.loss(np.arange(ROWS))
+    own = {value.untyped_storage().data_ptr() for value in task.parameters()}
+    return sum(size for place, size in seen.items() if place not in own)
+
+
+def test_chunks_and_checkpointed_layers_keep_less_in_memory():
+    whole = kept_bytes(make_task())
+    assert kept_bytes(make_task(chunk_size=4)) < whole / 10
+    task = make_task()
+    with loop.layers_checkpointed(task, wanted=True):
+        assert kept_bytes(task) < whole / 4
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointed_layers_give_the_same_gradients(dropout):
+    task = make_task(dropout=dropout)
+    plain = gradients(task, ROWS)
+    with loop.layers_checkpointed(task, wanted=True):
+        assert type(task.model.model.layers) is not Encoder
+        assert_same_gradients(gradients(task, ROWS), plain)
+    assert type(task.model.model.layers) is Encoder
+
+
+def test_gradient_checkpointing_trains_the_same_weights():
+    tasks = [make_task(dropout=0.2) for _ in range(2)]
+    for task, wanted in zip(tasks, (False, True), strict=True):
+        train(task, replace(SETTINGS, gradient_checkpointing=wanted))
+    for value, same in zip(*(task.parameters() for task in tasks), strict=True):
+        torch.testing.assert_close(value, same, rtol=0, atol=1e-10)
+
+
+def test_bfloat16_is_close_to_float32_and_the_weights_stay_float32():
+    curves = []
+    for precision in ("float32", "bfloat16"):
+        task = make_task(dtype=torch.float32)
+        curves.append(losses(train(task, replace(SETTINGS, precision=precision))))
+        assert {value.dtype for value in task.parameters()} == {torch.float32}
+    assert curves[0] != curves[1]
+    assert curves[1] == pytest.approx(curves[0], rel=0.1)
+
+
+def test_a_scaled_loss_takes_the_same_step_and_an_overflow_takes_none():
+    plain, scaled = (make_task(Combined([Triplet()], [10]), dtype=torch.float32) for _ in range(2))
+    optimizers = [loop.make_optimizer(task, SETTINGS) for task in (plain, scaled)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # what float16 trains with, on a GPU
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    rows = [np.arange(8), np.arange(8, 16)]
+    one = loop.step(plain, rows, 1e-3, optimizers[0], off, SETTINGS)
+    other = loop.step(scaled, rows, 1e-3, optimizers[1], scaler, SETTINGS)
+    assert one == pytest.approx(other, rel=1e-6)
+    before = weights(scaled)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
+    scaler.update(3e38)
+    loop.step(scaled, rows, 1e-3, optimizers[1], scaler, SETTINGS)
+    assert_same_weights(weights(scaled), before)
+    assert scaler.get_scale() < 2e38
+
+
+def test_a_prepared_encoder_trains_as_the_page_and_encodes_with_the_new_weights():
+    prepared, page = (make_task(dtype=torch.float32, prepared=wanted) for wanted in (True, False))
+    before = prepared.model.encode(U)  # lays the weights out, which training must be noticed to change
+    assert any(isinstance(value, Watched) for value in prepared.parameters())
+    curves = [losses(train(task, replace(SETTINGS, steps=10))) for task in (prepared, page)]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    after = prepared.model.encode(U)
+    assert np.abs(after - before).max() > 1e-3
+    assert np.abs(after - page.model.encode(U)).max() < 1e-2
+    restore(prepared.model)  # the page itself
+    assert np.abs(after - prepared.model.encode(U)).max() < 1e-4
+
+
+def test_the_model_is_in_eval_mode_afterwards_and_was_in_training_mode_before():
+    task = make_task(dropout=0.5)
+    modes = []
+    task.model.register_forward_hook(lambda *_: modes.append(task.model.training))
+    train(task, SETTINGS)
+    assert all(modes)
+    assert not any(part.training for part in task.modules())
+
+
+def test_training_is_a_function_of_the_seed():
+    one, other, third = (make_task(dropout=0.3) for _ in range(3))
+    torch.manual_seed(1)
+    train(one, SETTINGS)
+    torch.manual_seed(2)
+    train(other, SETTINGS)
+    train(third, replace(SETTINGS, seed=1))
+    assert_same_weights(weights(one), weights(other))
+    assert not torch.equal(*(next(task.parameters()) for task in (one, third)))
+
+
+# --- The order of the data
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 8, 1000])
+def test_an_epoch_has_each_row_once(rows, by_length):
+    lengths = np.random.default_rng(0).integers(3, 50, rows)
+    batches = epoch(lengths, 4, seed=0, number=0, by_length=by_length)
+    assert sorted(np.concatenate(batches)) == list(range(rows))
+    assert {len(batch) for batch in batches} <= {4, rows % 4}
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own():
+    lengths = np.arange(100)
+    orders = [
+        np.concatenate(epoch(lengths, 4, seed=seed, number=number, by_length=True)).tolist()
+        for seed, number in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_batches_by_length_hardly_pad_and_do_not_come_sorted():
+    lengths = np.random.default_rng(0).integers(3, 50, 2000)
+    padded = {}
+    for by_length in (False, True):
+        batches = epoch(lengths, 16, seed=0, number=0, by_length=by_length)
+        padded[by_length] = sum(len(batch) * lengths[batch].max() for batch in batches) / lengths.sum()
+    assert padded[True] < 1.05 < 1.5 < padded[False]
+    means = [lengths[batch].mean() for batch in batches]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+def test_a_last_batch_too_small_to_share_is_left_out():
+    sizes = [len(batch) for batch in epoch(np.arange(9), 4, seed=0, number=0, by_length=True, fewest=2)]
+    assert sizes == [4, 4]
+
+
+# --- What is written
+
+
+def test_the_log_has_a_line_of_json_for_every_step(tmp_path):
+    records = train(make_task(), SETTINGS, folder=tmp_path)
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == records
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert set(records[0]) == {"step", "loss", "rate", "norm", "rows_per_s", "tokens_per_s"}
+
+
+def test_without_an_evaluator_the_last_model_is_saved(tmp_path):
+    task = make_task(dtype=torch.float32)
+    train(task, SETTINGS, folder=tmp_path)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    assert np.array_equal(saved.encode(U), task.model.encode(U))
+
+
+def test_the_best_model_is_saved_by_the_score_that_was_named(tmp_path):
+    task, vectors, scores = make_task(dtype=torch.float32), [], iter([0.2, 0.9, 0.5])
+
+    def evaluate(encoder):
+        assert encoder is task.model
+        assert not encoder.training
+        vectors.append(encoder.encode(U))
+        return {"loss": -next(scores), "rho": 1 - float(vectors[-1][0, 0])} | {
+            "best": [0.2, 0.9, 0.5][len(vectors) - 1]
+        }
+
+    records = train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, score="best", evaluate_every=2)
+    assert [(r["step"], r["scores"]["best"]) for r in records if "scores" in r] == [(2, 0.2), (4, 0.9), (6, 0.5)]
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    assert np.array_equal(saved.encode(U), vectors[1])
+
+
+def test_evaluation_changes_nothing_in_what_is_learned():
+    watched, alone = (make_task(dropout=0.3) for _ in range(2))
+    train(watched, SETTINGS, evaluate=lambda _: {"random": torch.rand(()).item()}, evaluate_every=1)
+    train(alone, SETTINGS)
+    assert_same_weights(weights(watched), weights(alone))
+
+
+def test_which_score_is_the_best_must_be_said_where_there_are_several():
+    with pytest.raises(ValueError, match="score must be one of a, b, not None"):
+        train(make_task(), SETTINGS, evaluate=lambda _: {"a": 1.0, "b": 2.0})
+
+
+def test_progress_shows_loss_and_rate(capsys):
+    train(make_task(), SETTINGS, show_progress_bar=True)
+    shown = capsys.readouterr().err
+    assert "6/6" in shown
+    assert "loss=" in shown
+    assert "rate=" in shown
+
+
+# --- What is refused
+
+
+def poisoned_at(step):
+    """A triplet objective whose loss is no number from that step on."""
+    objective, calls = Triplet(), []
+
+    def forward(vectors, labels):
+        calls.append(1)
+        return Triplet.forward(objective, vectors, labels) * (math.nan if len(calls) == step else 1)
+
+    objective.forward = forward
+    return objective
+
+
+def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(tmp_path):
+    task, until = make_task(poisoned_at(4)), make_task()
+    with pytest.raises(DivergedError, match=r"stopped at step 4: the loss is nan.*checkpoint is .*checkpoint\.pt"):
+        train(task, SETTINGS, folder=tmp_path, save_every=3)
+    train(until, SETTINGS, folder=tmp_path, resume=True)  # from the checkpoint of step 3, which is whole
+    whole = make_task()
+    train(whole, SETTINGS)
+    assert_same_weights(weights(until), weights(whole))
+    assert all(value.isfinite().all() for value in task.parameters())
+
+
+def test_gradients_that_are_no_numbers_stop_too():
+    task = make_task()
+    task.model.head = nn.Sequential(BadGradient())
+    with pytest.raises(DivergedError, match=r"step 1: .*length nan.*there is no checkpoint"):
+        train(task, SETTINGS)
+
+
+class BadGradient(nn.Module):
+    def forward(self, x):
+        return x + torch.sqrt(x * 0)  # 0, with the gradient 0 * inf
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be above 0"),
+        ({"steps": -1}, "steps must be above 0"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"accumulate": 0}, "accumulate must be above 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0"),
+        ({"max_grad_norm": 0}, "max_grad_norm must be above 0"),
+        ({"warmup": 1.5}, "warmup must be from 0 to 1"),
+        ({"weight_decay": -0.1}, "weight_decay must be from 0"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16"),
+    ],
+)
+def test_settings_that_make_no_sense(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+def test_float16_needs_a_gpu():
+    with pytest.raises(ValueError, match="float16 needs a GPU"):
+        train(make_task(), replace(SETTINGS, precision="float16"))
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"save_every": 2}])
+def test_a_checkpoint_needs_a_folder(options):
+    with pytest.raises(ValueError, match="need a folder"):
+        train(make_task(), SETTINGS, **options)
+
+
+def test_labels_out_of_range_are_refused_before_the_first_step():
+    labels = torch.zeros(ROWS)
+    labels[17] = 4.0
+    with pytest.raises(ValueError, match=r"row 17 has 4\.0"):
+        make_task(CosineRegression(), (U, V), labels)
+
+
+def test_chunks_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+        make_task(chunk_size=0)
+
+
+def test_what_is_cut_off_is_told():
+    with pytest.warns(UserWarning, match="texts longer than 40 tokens: 1"):
+        SentenceTask(make_encoder(), InBatchNegatives(), Examples([["cat " * 60], ["dog"]]))
