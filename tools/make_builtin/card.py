@@ -47,7 +47,11 @@ def write_card(
         ratio=own.texts_per_s / other.texts_per_s,
         recipe=RECIPE,
         layers=", ".join(map(str, RECIPE.layers)),
-        passes=RECIPE.steps * RECIPE.batch_size / sum(sentences.values()),
+        passes=sum(stage.steps for stage in RECIPE.stages) * RECIPE.batch_size / sum(sentences.values()),
+        stages="; ".join(
+            f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}"
+            for stage in RECIPE.stages
+        ),
         total=sum(sentences.values()),
         corpora="\n".join(rows),
         minutes=minutes,
@@ -135,11 +139,10 @@ above, which others were using at the same time, it took {whole:.0f} minutes (by
    often a piece is to be expected) x (1 - cos of the teacher's vectors for it and for its spelling by other pieces) is
    largest.
 3. The teacher's vectors for all sentences, once.
-4. The teacher's layers {layers} (from 0), of each feed-forward the {recipe.intermediate} neurons of 1,536 that add most
-   to what flows on, and 256 positions of 512.
-5. {recipe.steps:,} steps of AdamW with batches of {recipe.batch_size} ({passes:.1f} passes), learning rate
-   {recipe.learning_rate:g} at its highest, no weight decay, bfloat16. The loss is 1 - cos to the teacher's vector, plus
-   the mean square difference of all cosines within the batch.
+4. The teacher's layers {layers} (from 0), and 256 positions of 512.
+5. In stages, of each feed-forward the neurons that add most to what flows on, then steps of AdamW with batches of
+   {recipe.batch_size}, no weight decay, bfloat16, and a learning rate that falls to 0: {stages}. The loss is 1 - cos to
+   the teacher's vector, plus the mean square difference of all cosines within the batch. In all {passes:.1f} passes.
 6. The weights rounded to float16; whoever loads them computes in float32.
 
 Why so: the package is to stay below 16 MB, and the teacher's table of word pieces alone has 23 MB in float16. With CLS

@@ -26,7 +26,7 @@ from minibert.checkpoint.save import write_json
 from . import card, publish
 from .recipe import RECIPE
 from .sentences import count_by_corpus, take_sentences
-from .student import make_student
+from .student import cut_neurons, make_student
 from .teacher import teacher_vectors
 from .training import train_student
 from .vocabulary import choose_pieces, cut_tokenizer
@@ -52,9 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vectors = teacher_vectors(fast, sentences, work / "teacher")
     teacher = SentenceEncoder.from_pretrained(options.teacher, truncation="silent")
     tokenizer = cut_tokenizer(teacher, pieces, work / "tokenizer")
-    student = make_student(teacher, tokenizer, pieces, RECIPE, sentences[: RECIPE.sample])
-    with seconds("training"):
-        train_student(student, sentences, vectors, RECIPE, work / "training", options.sts)
+    student = make_student(teacher, tokenizer, pieces, RECIPE.layers)
+    for stage in RECIPE.stages:
+        student = cut_neurons(student, stage.intermediate, sentences[: RECIPE.sample])
+        done = work / f"student-{stage.intermediate}.pt"
+        if not done.exists():
+            with seconds(f"training with {stage.intermediate} neurons"):
+                folder = work / f"training-{stage.intermediate}"
+                train_student(student, sentences, vectors, RECIPE, stage, folder, options.sts)
+            torch.save(student.state_dict(), done)
+        student.load_state_dict(torch.load(done, weights_only=True))
     publish.write_folder(student, options.output)
     counts = count_by_corpus(options.corpora, sentences)
     card.write_card(options.output, options.teacher, options.sts, counts, seconds.spent)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from minibert import Bert, SentenceEncoder, Tokenizer
+from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
 from minibert.inference.prepare import prepare
 from minibert.model import EncoderLayer
 from minibert.modules import SentenceModules
 from minibert.pooling import Normalize, Pooling
 from minibert.research.hooks import capture
-
-from .recipe import Recipe
 
 POSITIONS = 256  # as many tokens as the teacher takes
 
@@ -38,60 +36,67 @@ class ClsLayer(EncoderLayer):
 
 
 def make_student(
-    teacher: SentenceEncoder,
-    tokenizer: Tokenizer,
-    kept: Sequence[int],
-    recipe: Recipe,
-    sample: Sequence[str],
+    teacher: SentenceEncoder, tokenizer: Tokenizer, kept: Sequence[int], layers: Sequence[int]
 ) -> SentenceEncoder:
-    """A student with CLS pooling, not yet trained, in the form that trains fast.
+    """Some of the teacher's layers under CLS pooling, not yet trained.
 
     Args:
         teacher: Where the weights come from.
         tokenizer, kept: Of the student; which of the teacher's pieces its own are.
-        recipe: Which layers, and how many neurons of each.
-        sample: Texts by which the neurons are weighed.
+        layers: Of the teacher.
     """
     config = replace(
         teacher.model.config,
         vocab_size=len(kept),
-        num_hidden_layers=len(recipe.layers),
-        intermediate_size=recipe.intermediate,
+        num_hidden_layers=len(layers),
         max_position_embeddings=POSITIONS,
         hidden_dropout_prob=0.0,  # the teacher's vectors are no labels that could be learnt by heart
         attention_probs_dropout_prob=0.0,
     )
-    model = Bert(config, pooler=False)
     weights = dict(teacher.model.state_dict())
     weights["embeddings.token.weight"] = weights["embeddings.token.weight"][torch.tensor(kept)]
     weights["embeddings.position.weight"] = weights["embeddings.position.weight"][:POSITIONS]
-    ours = {name: weights[name] for name in model.state_dict() if name.startswith("embeddings.")}
-    for own, theirs in enumerate(recipe.layers):
-        neurons = strongest_neurons(teacher, theirs, recipe.intermediate, sample)
+    ours = {name: value for name, value in weights.items() if name.startswith("embeddings.")}
+    for own, theirs in enumerate(layers):
         start = f"layers.{theirs}."
         part = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
-        part["feed_forward.up.weight"] = part["feed_forward.up.weight"][neurons]
-        part["feed_forward.up.bias"] = part["feed_forward.up.bias"][neurons]
-        part["feed_forward.down.weight"] = part["feed_forward.down.weight"][:, neurons]
         ours |= {f"layers.{own}.{name}": value for name, value in part.items()}
-    model.load_state_dict(ours)
+    return assemble(config, ours, tokenizer)
+
+
+def cut_neurons(student: SentenceEncoder, count: int, sample: Sequence[str]) -> SentenceEncoder:
+    """The student with the ``count`` strongest neurons of each feed-forward, by what they do on these texts."""
+    weights = dict(student.model.state_dict())
+    for layer in range(len(student.model.layers)):
+        neurons = strongest_neurons(student, layer, count, sample)
+        start = f"layers.{layer}.feed_forward."
+        weights[f"{start}up.weight"] = weights[f"{start}up.weight"][neurons]
+        weights[f"{start}up.bias"] = weights[f"{start}up.bias"][neurons]
+        weights[f"{start}down.weight"] = weights[f"{start}down.weight"][:, neurons]
+    return assemble(replace(student.model.config, intermediate_size=count), weights, student.tokenizer)
+
+
+def assemble(config: BertConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> SentenceEncoder:
+    """An encoder with CLS pooling and vectors of length 1, in the form that trains fast."""
+    model = Bert(config, pooler=False)
+    model.load_state_dict(weights)
     prepare(model)
     model.layers[-1].__class__ = ClsLayer
     modules = SentenceModules(after=[Pooling("cls"), Normalize()], max_seq_length=POSITIONS)
-    return SentenceEncoder(model, tokenizer, modules, truncation="silent")
+    return SentenceEncoder(model, tokenizer, modules, truncation="silent").eval()
 
 
 @torch.no_grad()
-def strongest_neurons(teacher: SentenceEncoder, layer: int, count: int, sample: Sequence[str]) -> Tensor:
+def strongest_neurons(student: SentenceEncoder, layer: int, count: int, sample: Sequence[str]) -> Tensor:
     """The neurons of a feed-forward that add most to what flows on, (count,), ascending.
 
     By mean |activation| times the length of the weights that it goes out by.
     """
     name = f"layers.{layer}.feed_forward.activation"
-    batch = teacher.tokenize(sample)
-    with capture(teacher.model, name) as values:
-        teacher.model(**batch)
+    batch = student.tokenize(sample)
+    with capture(student.model, name) as values:
+        student.model(**batch)
     real = values[name][batch["attention_mask"].bool()]  # (tokens, F)
-    outgoing = teacher.model.state_dict()[f"layers.{layer}.feed_forward.down.weight"]  # (D, F)
+    outgoing = student.model.state_dict()[f"layers.{layer}.feed_forward.down.weight"]  # (D, F)
     strength = real.abs().mean(0) * outgoing.norm(dim=0)
     return strength.topk(count).indices.sort().values

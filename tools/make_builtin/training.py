@@ -14,7 +14,7 @@ from minibert.training import Combined, Examples, SentenceTask, Settings, Simila
 from minibert.training.evaluate import STSEvaluator
 from minibert.training.files import read_examples
 
-from .recipe import Recipe
+from .recipe import Recipe, Stage
 
 EVERY = 250  # steps between looks at the STS Benchmark, and between checkpoints
 
@@ -25,7 +25,13 @@ def read_sts(path: Path) -> STSEvaluator:
 
 
 def train_student(
-    student: SentenceEncoder, sentences: Sequence[str], vectors: np.ndarray, recipe: Recipe, folder: Path, sts: Path
+    student: SentenceEncoder,
+    sentences: Sequence[str],
+    vectors: np.ndarray,
+    recipe: Recipe,
+    stage: Stage,
+    folder: Path,
+    sts: Path,
 ) -> list[dict[str, Any]]:
     """Train in place, going on from a checkpoint in the folder; the log's records.
 
@@ -34,9 +40,9 @@ def train_student(
     objective = Combined([TeacherVectors("cosine"), SimilarityMatrix()])
     task = SentenceTask(student, objective, Examples([sentences], torch.from_numpy(vectors)))
     settings = Settings(
-        steps=recipe.steps,
+        steps=stage.steps,
         batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
+        learning_rate=stage.learning_rate,
         warmup=recipe.warmup,
         weight_decay=0.0,
         precision="bfloat16",
