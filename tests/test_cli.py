@@ -16,7 +16,7 @@ from minibert.cli import main
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder.from_pretrained(MINILM)
+    return SentenceEncoder.from_pretrained()
 
 
 def run(*arguments, **options):
