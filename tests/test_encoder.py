@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, widen
+from helpers import MINILM, TINY, widen
 from huggingface_hub import utils
 from tiny_folder import MEAN, TEXTS, write_encoder, write_json
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def tiny(shared):
 
 @pytest.fixture(scope="module")
 def minilm():
-    return SentenceEncoder.from_pretrained("minilm", device="cpu")
+    return SentenceEncoder.from_pretrained(MINILM, device="cpu")
 
 
 def close(found, expected, below=1e-6):
@@ -623,7 +623,7 @@ def test_the_report_says_what_was_used_and_what_was_decided(folder):
 
 
 def test_what_comes_after_the_pooling_stays_when_another_is_asked_for():
-    encoder = SentenceEncoder.from_pretrained("minilm", pooling="max", device="cpu")
+    encoder = SentenceEncoder.from_pretrained(MINILM, pooling="max", device="cpu")
     assert [type(module) for module in encoder.head] == [Normalize]
 
 

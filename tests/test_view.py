@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from helpers import MINILM
 from tiny_folder import MEAN, write_encoder
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
@@ -56,7 +57,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def minilm():
-    return SentenceEncoder.from_pretrained("minilm")
+    return SentenceEncoder.from_pretrained(MINILM)
 
 
 def data_in(path):
@@ -122,7 +123,7 @@ def test_the_page_asks_nobody_for_anything_and_runs_nothing_but_its_own_script(t
 
 
 def test_64_tokens_in_12_layers_of_12_heads_are_under_3_megabytes(minilm):
-    encoder = SentenceEncoder(Bert(BertConfig()).eval(), Tokenizer.from_pretrained("minilm"))
+    encoder = SentenceEncoder(Bert(BertConfig()).eval(), Tokenizer.from_pretrained(MINILM))
     data = collect(encoder, ["the cat " * 31])
     assert len(data["texts"][0]["tokens"]) == 64
     assert len(page(data).encode()) < 3_000_000

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers import MINILM
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import Bert, SentenceEncoder
@@ -177,7 +178,7 @@ def test_a_forked_process_starts_workers_of_its_own(encoder):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_batch_invariant_vectors_are_the_same_to_the_last_bit(encoder, tmp_path, dtype):
-    encoder = SentenceEncoder.from_pretrained("minilm", dtype=dtype, device="cpu")
+    encoder = SentenceEncoder.from_pretrained(MINILM, dtype=dtype, device="cpu")
     texts = ["Short.", "A sentence of middling length, with a comma.", "and so on " * 30, "", "Short too."]
     expected = encoder.encode(texts, batch_invariant=True)
     backwards = encoder.encode(texts[::-1] * 3, batch_invariant=True)

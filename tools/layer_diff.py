@@ -1,6 +1,6 @@
 """Where do two BERTs part ways? Runs one text through minibert and through transformers, and compares layer by layer.
 
-    python tools/layer_diff.py minilm "The bank of the river."
+    python tools/layer_diff.py minibert-tiny "The bank of the river."
     python tools/layer_diff.py ./my-checkpoint "To be, or not to be." --dtype float32
 
 The first row that says DIFF names the part to look at: all that come after it were fed from it. Ends with status 1 if
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Compare minibert with transformers, layer by layer, on one checkpoint and one text."
     )
-    parser.add_argument("model", help="a folder, a hub id, or minilm")
+    parser.add_argument("model", help="a folder or a hub id")
     parser.add_argument("text", help="what both are to read")
     parser.add_argument("--dtype", choices=TOLERANCE, default="float64", help="default: %(default)s")
     parser.add_argument("--tolerance", type=float, help="from where on it says DIFF (float64: 1e-10, float32: 1e-4)")

@@ -1,6 +1,6 @@
 """Score an encoder on a file of sentence pairs with human judgements, as the STS Benchmark.
 
-    python tools/sts.py sts-dev.csv --model minilm --pooling cls
+    python tools/sts.py sts-dev.csv --model BAAI/bge-small-en-v1.5 --pooling mean
     python tools/sts.py sts-dev.csv --drift
 
 The file: tab separated, without quoting; the score, the first and the second sentence are the 5th, 6th and 7th column,
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minibert import SentenceEncoder
+from minibert.hub import DEFAULT_MODEL
 from minibert.table import table
 from minibert.training.evaluate import pearson, spearman
 from minibert.training.files import read_pairs
@@ -46,7 +47,7 @@ def main() -> int:
     """Print both correlations, or the table of drift."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="sts-dev.csv or one of its form")
-    parser.add_argument("--model", default="minilm", help="a folder or a hub id (default: %(default)s)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a folder or a hub id (default: %(default)s)")
     parser.add_argument("--pooling", help="cls, mean, max, ... instead of the checkpoint's own")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
     parser.add_argument("--drift", action="store_true", help="how far float32, bfloat16 and int8 are from float64")

@@ -40,6 +40,7 @@ from minibert.training.objectives import CosineRegression, InBatchNegatives
 from minibert.training.settings import Settings
 from minibert.training.task import SentenceTask
 
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OURS, RANDOM, THEIRS = "minibert", "minibert, batches in random order", "sentence-transformers"
 
 
@@ -216,7 +217,7 @@ def main() -> int:
             command.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
         else:
             command.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
-        command.add_argument("--model", default="minilm", help="a folder or a hub id (default: %(default)s)")
+        command.add_argument("--model", default=MODEL, help="a folder or a hub id (default: %(default)s)")
         command.add_argument("--objective", choices=("cosine", "in-batch-negatives"), default="cosine")
         command.add_argument("--batch-size", type=int, default=32, help="rows (default: %(default)s)")
         command.add_argument("--steps", type=int, default=steps, help="(default: %(default)s)")

@@ -24,7 +24,7 @@ examples:
   torchrun --nproc-per-node 2 -m minibert train run.toml       on two GPUs
 
 run.toml has the flags' names, without dashes in front; paths are relative to where you are:
-  model = "minilm"
+  model = "minibert-tiny"
   pooling = "cls"
   data = "sts-train.csv"
   format = "tsv"

@@ -97,7 +97,7 @@ class ProductLayer(EncoderLayer):
         into, back = attention.products  # type: ignore[misc] # `untouched` has seen what they are
         up, down = feed_forward.products  # type: ignore[misc]
         if first_only:
-            first, others = attention.first_only()
+            first, others = attention.first_only()  # type: ignore[operator]
             k, v = _heads(others(rows), shape, 2, attention.head_size)
             rows, many = fill(rows[:many:S]), B
             (q,) = _heads(first(rows), (B, 1), 1, attention.head_size)

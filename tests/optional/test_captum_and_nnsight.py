@@ -5,6 +5,7 @@ They are no dependencies, and without them these tests are skipped; `pip install
 
 import pytest
 import torch
+from helpers import MINILM
 from torch.nn.functional import normalize
 
 from minibert import Bert, SentenceEncoder, Tokenizer
@@ -16,7 +17,7 @@ TEXT, OTHER = "A man is eating food.", "Someone has a meal."
 
 def test_captums_integrated_gradients_are_ours():
     captum = pytest.importorskip("captum.attr")
-    encoder = SentenceEncoder.from_pretrained("minilm", device="cpu")
+    encoder = SentenceEncoder.from_pretrained(MINILM, device="cpu")
     ours = attribute(encoder, TEXT, OTHER)
     ids = encoder.tokenize([TEXT])["input_ids"]
     baseline = ids.clone()
@@ -32,7 +33,7 @@ def test_captums_integrated_gradients_are_ours():
 @torch.no_grad()
 def test_nnsight_reads_and_changes_the_pages_parts():
     nnsight = pytest.importorskip("nnsight")
-    model, tokenizer = Bert.from_pretrained("minilm"), Tokenizer.from_pretrained("minilm")
+    model, tokenizer = Bert.from_pretrained(MINILM), Tokenizer.from_pretrained(MINILM)
     ids = tokenizer([TEXT], return_tensors="pt")["input_ids"]
     with capture(model, "layers.2.attention.core.probs", "layers.3") as values:
         whole = model(ids).last_hidden_state

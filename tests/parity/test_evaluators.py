@@ -1,10 +1,9 @@
 """Evaluators give the numbers of scipy and of sentence-transformers' own evaluators, on the same published weights."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from helpers import MINILM
 from scipy.stats import pearsonr, spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -14,7 +13,6 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from sentence_transformers.sentence_transformer.evaluation import TripletEvaluator as TheirTripletEvaluator
 
 from minibert import SentenceEncoder
-from minibert.hub import open_files
 from minibert.training.evaluate import (
     RetrievalEvaluator,
     STSEvaluator,
@@ -34,8 +32,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def both():
-    folder = Path(open_files("minilm").require("config.json")).parent
-    return SentenceEncoder.from_pretrained(folder, device="cpu"), SentenceTransformer(str(folder), device="cpu")
+    return SentenceEncoder.from_pretrained(MINILM, device="cpu"), SentenceTransformer(str(MINILM), device="cpu")
 
 
 @pytest.mark.parametrize("ties", [1000, 5])

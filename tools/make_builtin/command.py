@@ -1,0 +1,107 @@
+"""Make the model that ships inside the package: a small BERT with CLS pooling that gives a teacher's vectors.
+
+    python tools/make_builtin CORPORA --work WORK --sts sts-dev.csv
+
+CORPORA is a folder with the files that `corpora.CORPORA` lists; the teacher is all-MiniLM-L6-v2. The phases are
+sentences, the student's word pieces, the teacher's vectors, training, the folder with its model card. Each leaves its
+result in WORK, where a broken-off run goes on. Seeds are fixed; the STS Benchmark's dev part is only watched, and
+neither trained on nor used to choose among weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from minibert import SentenceEncoder, checkpoints
+from minibert.checkpoint.save import write_json
+
+from . import card, publish
+from .recipe import RECIPE
+from .sentences import count_by_corpus, take_sentences
+from .student import cut_neurons, make_student
+from .teacher import teacher_vectors
+from .training import train_student
+from .vocabulary import choose_pieces, cut_tokenizer
+
+TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
+Result = TypeVar("Result")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """All phases, those that are done already from their files."""
+    options = parse(arguments)
+    torch.manual_seed(RECIPE.seed)
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    seconds = Seconds(work / "seconds.json")
+    sentences = kept(
+        work / "sentences.json", lambda: take_sentences(options.corpora, RECIPE.seed)[: RECIPE.sentences], seconds
+    )
+    # Products in bfloat16 move the teacher's vectors by about 1e-3, far less than the student will miss them by.
+    fast = SentenceEncoder.from_pretrained(options.teacher, dtype="bfloat16", truncation="silent")
+    pieces = kept(work / "pieces.json", lambda: choose_pieces(fast, sentences, RECIPE.pieces), seconds)
+    with seconds("teacher"):
+        vectors = teacher_vectors(fast, sentences, work / "teacher")
+    teacher = SentenceEncoder.from_pretrained(options.teacher, truncation="silent")
+    tokenizer = cut_tokenizer(teacher, pieces, work / "tokenizer")
+    student = make_student(teacher, tokenizer, pieces, RECIPE.layers)
+    for stage in RECIPE.stages:
+        student = cut_neurons(student, stage.intermediate, sentences[: RECIPE.sample])
+        done = work / f"student-{stage.intermediate}.pt"
+        if not done.exists():
+            with seconds(f"training with {stage.intermediate} neurons"):
+                folder = work / f"training-{stage.intermediate}"
+                train_student(student, sentences, vectors, RECIPE, stage, folder, options.sts)
+            torch.save(student.state_dict(), done)
+        student.load_state_dict(torch.load(done, weights_only=True))
+    publish.write_folder(student, options.output)
+    counts = count_by_corpus(options.corpora, sentences)
+    card.write_card(options.output, options.teacher, options.sts, counts, seconds.spent)
+    print(f"{options.output}: {publish.size(options.output) / 1e6:.2f} MB")
+    return 0
+
+
+class Seconds:
+    """How long each phase took, over all runs that it was broken off in: ``with seconds("training"): ...``"""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spent: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count what is done inside, also where it breaks off."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[phase] = self.spent.get(phase, 0) + time.perf_counter() - started
+            write_json(self.spent, self.path)
+
+
+def kept(path: Path, make: Callable[[], Result], seconds: Seconds) -> Result:
+    """What a JSON file holds; where there is none yet, it is made."""
+    if not path.exists():
+        with seconds(path.stem):
+            write_json(make(), path)
+    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; the defaults make the model that is in the package."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpora", type=Path, help="the folder of texts")
+    parser.add_argument("--work", type=Path, required=True, help="where the phases leave their results")
+    parser.add_argument("--sts", type=Path, required=True, help="sts-dev.csv, as published")
+    parser.add_argument("--teacher", default=TEACHER, help="a folder or a hub id (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=checkpoints.FOLDER, help="default: in the package")
+    return parser.parse_args(arguments)

@@ -1,0 +1,28 @@
+"""A trained student -> the folder that is published: float16 on the disk, float32 wherever it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from minibert import SentenceEncoder
+from minibert.checkpoint.files import SAFETENSORS
+from minibert.checkpoint.save import write_tensors
+
+
+def write_folder(student: SentenceEncoder, folder: Path) -> None:
+    """Write all but the model card.
+
+    config.json says float32, by which transformers and sentence-transformers load as minibert does: the numbers in
+    the file are halves, what is computed from them is not.
+    """
+    student.save_pretrained(folder)
+    path = folder / SAFETENSORS
+    write_tensors({name: tensor.to(torch.float16) for name, tensor in load_file(path).items()}, path)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,61 @@
+"""The corpora -> one shuffled list of different sentences."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .corpora import CORPORA, Corpus
+
+FEWEST_WORDS, MOST_LETTERS = 3, 240  # single terms teach little; long paragraphs take most of the time
+
+
+def take_sentences(folder: Path, seed: int, corpora: tuple[Corpus, ...] = CORPORA) -> list[str]:
+    """As many of each corpus as its ``most`` says, drawn by chance, none twice, all shuffled.
+
+    Raises:
+        OSError: a corpus is not in the folder. ValueError: there is no sentence at all.
+    """
+    chance = random.Random(seed)
+    seen: set[str] = set()
+    taken: list[str] = []
+    for corpus in corpora:
+        fresh = []
+        for text in read_texts(folder / corpus.file):
+            form = normal_form(text)
+            if len(text.split()) >= FEWEST_WORDS and len(text) <= MOST_LETTERS and form and form not in seen:
+                seen.add(form)
+                fresh.append(text)
+        chance.shuffle(fresh)
+        taken += fresh[: corpus.most]
+    if not taken:
+        raise ValueError(f"{folder}: no sentence of {FEWEST_WORDS} words or more in any corpus")
+    chance.shuffle(taken)
+    return taken
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The lines of a gzipped file; where its name says .tsv, the fields of each line."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            fields = line.rstrip("\n").split("\t") if ".tsv" in path.suffixes else [line]
+            yield from (field.strip() for field in fields)
+
+
+def normal_form(text: str) -> str:
+    """What is left of a text when case and all but letters a to z and digits are passed over."""
+    return " ".join(re.findall("[a-z0-9]+", text.lower()))
+
+
+def count_by_corpus(folder: Path, sentences: list[str], corpora: tuple[Corpus, ...] = CORPORA) -> dict[str, int]:
+    """How many of the sentences are out of each file."""
+    left = set(sentences)
+    counts = {}
+    for corpus in corpora:
+        found = left.intersection(read_texts(folder / corpus.file))
+        counts[corpus.file] = len(found)
+        left -= found
+    return counts

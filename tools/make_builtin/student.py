@@ -1,0 +1,102 @@
+"""A student made of the teacher: some of its layers, of these the neurons that say most, some of its word pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
+from minibert.inference.prepare import prepare
+from minibert.model import EncoderLayer
+from minibert.modules import SentenceModules
+from minibert.pooling import Normalize, Pooling
+from minibert.research.hooks import capture
+
+POSITIONS = 256  # as many tokens as the teacher takes
+
+
+class ClsLayer(EncoderLayer):
+    """A last layer that computes only what CLS pooling takes: the first position's vector. (B, S, D) -> (B, 1, D)
+
+    Its weights are those of the page's layer. Keys and values are still of all positions.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One query instead of S. Without gradients, where it is not training that waits, the page's own way."""
+        if not torch.is_grad_enabled():
+            return super().forward(x, mask)[:, :1]
+        own, first = self.attention, x[:, :1]
+        q, k, v = own.split(own.query(first)), own.split(own.key(x)), own.split(own.value(x))
+        mixed = own.core(q, k, v, mask)  # (B, H, 1, K)
+        first = self.attention_norm(first + own.out(mixed.transpose(1, 2).flatten(2)))
+        return self.feed_forward_norm(first + self.feed_forward(first))
+
+
+def make_student(
+    teacher: SentenceEncoder, tokenizer: Tokenizer, kept: Sequence[int], layers: Sequence[int]
+) -> SentenceEncoder:
+    """Some of the teacher's layers under CLS pooling, not yet trained.
+
+    Args:
+        teacher: Where the weights come from.
+        tokenizer, kept: Of the student; which of the teacher's pieces its own are.
+        layers: Of the teacher.
+    """
+    config = replace(
+        teacher.model.config,
+        vocab_size=len(kept),
+        num_hidden_layers=len(layers),
+        max_position_embeddings=POSITIONS,
+        hidden_dropout_prob=0.0,  # the teacher's vectors are no labels that could be learnt by heart
+        attention_probs_dropout_prob=0.0,
+    )
+    weights = dict(teacher.model.state_dict())
+    weights["embeddings.token.weight"] = weights["embeddings.token.weight"][torch.tensor(kept)]
+    weights["embeddings.position.weight"] = weights["embeddings.position.weight"][:POSITIONS]
+    ours = {name: value for name, value in weights.items() if name.startswith("embeddings.")}
+    for own, theirs in enumerate(layers):
+        start = f"layers.{theirs}."
+        part = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+        ours |= {f"layers.{own}.{name}": value for name, value in part.items()}
+    return assemble(config, ours, tokenizer)
+
+
+def cut_neurons(student: SentenceEncoder, count: int, sample: Sequence[str]) -> SentenceEncoder:
+    """The student with the ``count`` strongest neurons of each feed-forward, by what they do on these texts."""
+    weights = dict(student.model.state_dict())
+    for layer in range(len(student.model.layers)):
+        neurons = strongest_neurons(student, layer, count, sample)
+        start = f"layers.{layer}.feed_forward."
+        weights[f"{start}up.weight"] = weights[f"{start}up.weight"][neurons]
+        weights[f"{start}up.bias"] = weights[f"{start}up.bias"][neurons]
+        weights[f"{start}down.weight"] = weights[f"{start}down.weight"][:, neurons]
+    return assemble(replace(student.model.config, intermediate_size=count), weights, student.tokenizer)
+
+
+def assemble(config: BertConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> SentenceEncoder:
+    """An encoder with CLS pooling and vectors of length 1, in the form that trains fast."""
+    model = Bert(config, pooler=False)
+    model.load_state_dict(weights)
+    prepare(model)
+    model.layers[-1].__class__ = ClsLayer
+    modules = SentenceModules(after=[Pooling("cls"), Normalize()], max_seq_length=POSITIONS)
+    return SentenceEncoder(model, tokenizer, modules, truncation="silent").eval()
+
+
+@torch.no_grad()
+def strongest_neurons(student: SentenceEncoder, layer: int, count: int, sample: Sequence[str]) -> Tensor:
+    """The neurons of a feed-forward that add most to what flows on, (count,), ascending.
+
+    By mean |activation| times the length of the weights that it goes out by.
+    """
+    name = f"layers.{layer}.feed_forward.activation"
+    batch = student.tokenize(sample)
+    with capture(student.model, name) as values:
+        student.model(**batch)
+    real = values[name][batch["attention_mask"].bool()]  # (tokens, F)
+    outgoing = student.model.state_dict()[f"layers.{layer}.feed_forward.down.weight"]  # (D, F)
+    strength = real.abs().mean(0) * outgoing.norm(dim=0)
+    return strength.topk(count).indices.sort().values
