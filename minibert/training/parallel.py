@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+_groups = count()
 
 
 def rank() -> int:
@@ -42,7 +45,10 @@ def joined(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, own, number = next(dist.rendezvous("env://"))
+    # Every group under a name of its own: what the one before left in the store would lead a second one astray.
+    store = dist.PrefixStore(f"minibert {next(_groups)}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=own, world_size=number)
     try:
         yield
     finally:

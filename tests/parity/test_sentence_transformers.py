@@ -186,7 +186,9 @@ def test_what_we_save_they_load_to_the_same_vectors(make, tmp_path, name):
     ours, _ = make(*copy.deepcopy(SAVED[name]), prompts={"query": "who: "})
     ours, theirs = both_ways(ours, tmp_path)
     for options in ({}, {"prompt_name": "query"}, {"normalize_embeddings": True}):
-        assert_same(ours.encode(TEXTS, **options), theirs.encode(TEXTS, **options), 1e-6)
+        assert_same(
+            ours.encode(TEXTS, **options), theirs.encode(TEXTS, **options), 3e-6
+        )  # sums of six poolings: 1.4e-6 on an AMD EPYC
 
 
 def test_what_we_save_keeps_all_settings_there(make, tmp_path):
