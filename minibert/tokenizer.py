@@ -222,19 +222,15 @@ class Tokenizer:
 
     def pad(self, tokens: Tokens, rows: Iterable[int], *, width: int | None = None, side: str | None = None) -> Batch:
         """Lay some of the texts side by side: int64 arrays (rows, longest of them or ``width``)."""
-        chosen = list(rows)
-        longest = max((int(tokens.lengths[i]) for i in chosen), default=0)
-        shape = (len(chosen), max(longest, width or 0))
-        ids = np.full(shape, self.pad_id, dtype=np.int64)
-        types = np.zeros(shape, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        left = (side or self.padding_side) == "left"
-        for row, i in enumerate(chosen):
-            begin, end = tokens.starts[i], tokens.starts[i + 1]
-            place = slice(shape[1] - (end - begin), None) if left else slice(0, end - begin)
-            ids[row, place] = tokens.ids[begin:end]
-            types[row, place] = tokens.types[begin:end]
-            mask[row, place] = 1
+        chosen = np.fromiter(rows, dtype=np.int64)
+        lengths = tokens.lengths[chosen, None]  # (rows, 1)
+        wide = max(int(lengths.max(initial=0)), width or 0)
+        place = np.arange(wide) - (wide - lengths if (side or self.padding_side) == "left" else 0)  # in its own text
+        real = (place >= 0) & (place < lengths)
+        flat = (tokens.starts[chosen, None] + place)[real]
+        ids = np.full(real.shape, self.pad_id, dtype=np.int64)
+        types = np.zeros(real.shape, dtype=np.int64)
+        ids[real], types[real], mask = tokens.ids[flat], tokens.types[flat], real.astype(np.int64)
         return Batch({"input_ids": ids, "token_type_ids": types, "attention_mask": mask})
 
     def tokenize(self, text: str) -> list[str]:

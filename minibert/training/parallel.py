@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 _groups = count()
 
@@ -45,9 +46,9 @@ def joined(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    store, own, number = next(dist.rendezvous("env://"))
+    store, own, number = next(rendezvous("env://"))
     # Every group under a name of its own: what the one before left in the store would lead a second one astray.
-    store = dist.PrefixStore(f"minibert {next(_groups)}", store)
+    store = dist.PrefixStore(f"minibert {next(_groups)}", store)  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=own, world_size=number)
     try:
         yield
