@@ -5,8 +5,8 @@
 
 `speed`: optimizer steps per second, and the peak memory; medians of interleaved rounds. `seeds`: the STS score
 (Spearman times 100) on the second file after training with several seeds, from the first layers of the checkpoint with
-CLS pooling; the two agree if their means differ by no more than seeds do. (Few of MiniLM's layers have a [CLS] that says
-little, and in few steps it is chance whether training finds something better: seeds then differ by more than ten.)
+CLS pooling; the two agree if their means differ by no more than seeds do. (The [CLS] of few layers says little, and in
+few steps it is chance whether training finds something better: there seeds differ by more than ten.)
 
 The files: as the STS Benchmark publishes them. Every training runs in a process of its own. Both trainers: AdamW, the
 same rate with warm-up, weight decay, clipping, dropout and batch size; rows in an order of their own. minibert groups
