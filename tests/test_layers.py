@@ -133,6 +133,23 @@ def test_a_last_layer_of_ones_own_is_called_with_all_positions(in_one):
     assert torch.equal(first[:, 0], every[:, 0])
 
 
+def test_a_layer_of_ones_own_may_drop_positions(in_one):
+    model = fast()
+    model.layers.insert(1, nn.Identity())
+    model.layers[1].forward = lambda x, mask=None: x[:, :4]
+    batch = random_batch(TINY, (9, 9))
+    del batch["attention_mask"]
+    page = copy.deepcopy(model)
+    restore(page)
+    with torch.inference_mode(), asked(Asked(quiet(model))):
+        result = model(**batch).last_hidden_state
+    with torch.inference_mode():
+        expected = page(**batch).last_hidden_state
+    assert len(in_one) == 2
+    assert result.shape == (2, 4, 32)
+    assert (result - expected).abs().max() < 1e-4
+
+
 @pytest.fixture
 def folder(tmp_path):
     return write_encoder(tmp_path / "model")

@@ -57,13 +57,15 @@ class ProductEncoder(Encoder):
         call = _asked.get()
         if call.quiet is None:
             return super().forward(x, mask)
+        rows: Tensor | None = None  # of x (B, S, D), as long as layers are computed in one piece
         B, S, D = x.shape
-        rows: Tensor | None = None  # of x, as long as layers are computed in one piece
         layers = list(self._modules.values())
         for layer in layers:
             first_only = call.first_only and layer is layers[-1]
             if type(layer) is ProductLayer and fit(x) and layer.untouched(call.quiet):
-                rows = fill(x.reshape(B * S, D)) if rows is None else rows
+                if rows is None:
+                    B, S, D = x.shape  # a layer of somebody's own may have given another
+                    rows = fill(x.reshape(B * S, D))
                 rows = layer.in_one(rows, (B, S), mask, first_only=first_only)
                 S = 1 if first_only else S
                 continue
