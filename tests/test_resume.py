@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -149,18 +150,19 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 # --- A full disk
 
 
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond 20 kB: the system itself refuses, as it does on a full disk."""
+@contextmanager
+def disk_that_fills():
+    """After the call of what it gives, and inside, no file may grow beyond 20 kB: the system refuses, as a full disk.
+
+    No longer than inside: what pytest prints may go to a file, too.
+    """
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def fill_after(task, steps, fill):
@@ -175,15 +177,14 @@ def fill_after(task, steps, fill):
     task.loss = counted
 
 
-def test_the_checkpoint_before_survives_a_full_disk(tmp_path, full_disk):
+def test_the_checkpoint_before_survives_a_full_disk(tmp_path):
     whole = make_task()
     train(whole, SETTINGS)
     task = make_task()
-    fill_after(task, 5, full_disk)
-    with pytest.raises(OSError, match=r"checkpoint of step 8 can't be written to .*; the one before it is whole"):
+    told = r"checkpoint of step 8 can't be written to .*; the one before it is whole"
+    with disk_that_fills() as fill, pytest.raises(OSError, match=told):
+        fill_after(task, 5, fill)
         train(task, SETTINGS, folder=tmp_path, save_every=4)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
     resumed = make_task()
     train(resumed, SETTINGS, folder=tmp_path, resume=True)
@@ -200,7 +201,7 @@ def test_an_error_while_writing_is_told(tmp_path, monkeypatch):
         train(make_task(), SETTINGS, folder=tmp_path, save_every=2)
 
 
-def test_the_best_model_before_survives_a_full_disk(tmp_path, full_disk):
+def test_the_best_model_before_survives_a_full_disk(tmp_path):
     scores = iter([1.0, 2.0])
     task, vectors = make_task(), []
 
@@ -208,8 +209,8 @@ def test_the_best_model_before_survives_a_full_disk(tmp_path, full_disk):
         vectors.append(encoder.encode(U))
         return {"score": next(scores)}
 
-    fill_after(task, 5, full_disk)
-    with pytest.raises(Exception, match=r"File too large|can't be written|error"):
+    with disk_that_fills() as fill, pytest.raises(Exception, match=r"File too large|can't be written|error"):
+        fill_after(task, 5, fill)
         train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, evaluate_every=5)
     saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
     assert (saved.encode(U) == vectors[0]).all()
