@@ -182,9 +182,10 @@ def test_the_checkpoint_before_survives_a_full_disk(tmp_path):
     train(whole, SETTINGS)
     task = make_task()
     told = r"checkpoint of step 8 can't be written to .*; the one before it is whole"
-    with disk_that_fills() as fill, pytest.raises(OSError, match=told):
+    with disk_that_fills() as fill:
         fill_after(task, 5, fill)
-        train(task, SETTINGS, folder=tmp_path, save_every=4)
+        with pytest.raises(OSError, match=told):
+            train(task, SETTINGS, folder=tmp_path, save_every=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
     resumed = make_task()
     train(resumed, SETTINGS, folder=tmp_path, resume=True)
@@ -209,9 +210,10 @@ def test_the_best_model_before_survives_a_full_disk(tmp_path):
         vectors.append(encoder.encode(U))
         return {"score": next(scores)}
 
-    with disk_that_fills() as fill, pytest.raises(Exception, match=r"File too large|can't be written|error"):
+    with disk_that_fills() as fill:
         fill_after(task, 5, fill)
-        train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, evaluate_every=5)
+        with pytest.raises(Exception, match=r"File too large|can't be written|error"):
+            train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, evaluate_every=5)
     saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
     assert (saved.encode(U) == vectors[0]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model"]
