@@ -22,7 +22,7 @@ from .inference.arithmetic import choose
 from .inference.layers import Asked
 from .inference.prepare import prepare
 from .inference.workers import workers_for
-from .model import Bert
+from .model import Bert, Pooler
 from .modules import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .pooling import Pooling, reads_first_only
 from .precision import PRECISIONS
@@ -231,7 +231,7 @@ class SentenceEncoder(nn.Module):
                 normalize=normalize_embeddings,
                 workers=workers,
                 batch_invariant=batch_invariant,
-                asked=Asked(quiet, first_only=prompt_length == 0 and reads_first_only(self.pooling)),
+                asked=Asked(quiet, first_only=prompt_length == 0 and self._reads_first_only()),
             )
             batches = cut(
                 tokens.lengths,
@@ -328,6 +328,12 @@ class SentenceEncoder(nn.Module):
         if mask is None and type(self.pooling) is not Pooling:  # one of somebody's own
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return x, self.head(self.pooling(x, mask, prompt_length))
+
+    def _reads_first_only(self) -> bool:
+        """Whether only its first position is read of the last layer: of somebody's own part none can say."""
+        model = self.model
+        own = type(model) is Bert and "forward" not in model.__dict__ and type(model.pooler) in (Pooler, type(None))
+        return own and reads_first_only(self.pooling)
 
     def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:
         """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""

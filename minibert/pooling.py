@@ -110,7 +110,7 @@ class Pooling(nn.Module):
 
 def reads_first_only(pooling: nn.Module) -> bool:
     """Whether it takes nothing but the vector at the first place, where texts begin there and have no prompt."""
-    return type(pooling) is Pooling and pooling.modes == ("cls",)
+    return type(pooling) is Pooling and "forward" not in pooling.__dict__ and pooling.modes == ("cls",)
 
 
 # The names that sentence-transformers writes, by their last part. Looked up here and never imported.

@@ -9,10 +9,11 @@ from tiny_folder import TEXTS, write_encoder
 from torch import nn
 
 from minibert import Bert, SentenceEncoder
+from minibert.inference import attention
 from minibert.inference.layers import Asked, ProductLayer, asked
 from minibert.inference.prepare import prepare, restore
 from minibert.inference.watching import quiet
-from minibert.model import gelu_new
+from minibert.model import ScaledDotProductAttention, gelu_new
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
 
 
@@ -189,3 +190,69 @@ def test_without_a_mask_several_ways_and_prompts_work_too():
     x, mask = torch.randn(2, 6, 4), torch.ones(2, 6, dtype=torch.bool)
     assert torch.equal(Pooling(["mean", "cls"])(x, None), Pooling(["mean", "cls"])(x, mask))
     assert torch.equal(Pooling("mean", False)(x, None, 3), Pooling("mean", False)(x, mask, 3))
+
+
+class OwnBert(Bert):
+    """Looks at all positions of the last layer."""
+
+    def forward(self, *arguments, **options):
+        output = super().forward(*arguments, **options)
+        return output._replace(last_hidden_state=output.last_hidden_state.flip(1))
+
+
+class LastPooler(nn.Module):
+    """Reads another position than the first."""
+
+    def forward(self, x):
+        return x[:, 2]
+
+
+def own_bert(encoder):
+    encoder.model.__class__ = OwnBert
+
+
+def own_pooler(encoder):
+    encoder.model.pooler = LastPooler()
+
+
+def own_forward(encoder):
+    encoder.pooling.forward = lambda x, mask, prompt_length=0: x[:, 1]
+
+
+def own_dropout(encoder):
+    class Half(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    encoder.model.embeddings.dropout = Half()
+
+
+def own_table(encoder):
+    encoder.model.embeddings.token_type.forward = lambda ids: torch.ones(*ids.shape, 32)
+
+
+@pytest.mark.parametrize(
+    "change", [own_bert, own_pooler, own_forward, own_dropout, own_table], ids=lambda change: change.__name__
+)
+def test_whatever_is_somebodys_own_is_computed(folder, change):
+    page = SentenceEncoder.from_pretrained(folder, pooling="cls", prepared=False, device="cpu")
+    encoder = SentenceEncoder.from_pretrained(folder, pooling="cls", device="cpu")
+    before = encoder.encode(TEXTS[0])
+    change(page)
+    change(encoder)
+    after = encoder.encode(TEXTS[0])
+    assert abs(after - page.encode(TEXTS[0])).max() < 1e-5
+    assert (abs(after - before).max() > 1e-3) == (change is not own_pooler)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("lengths", [(40,) * 5, (40, 33, 20, 7, 1)], ids=str)
+def test_bfloat16_attention_by_either_way_is_the_pages(tiles, lengths, monkeypatch):
+    monkeypatch.setattr(attention, "_has_tiles", lambda: tiles)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 5, 4, 40, 8, generator=generator).bfloat16()
+    mask = torch.arange(40) < torch.tensor(lengths)[:, None, None, None]
+    expected = ScaledDotProductAttention(0.0)(q.float(), k.float(), v.float(), mask)
+    with torch.inference_mode():
+        result = attention.mix(q, k, v, None if min(lengths) == 40 else mask)
+    assert (result.float() - expected).abs().max() < 0.03

@@ -37,7 +37,9 @@ class KernelEmbeddings(Embeddings):
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Sum; the page does so wherever a part is watched, replaced or in training mode."""
         token, position, token_type = self.token, self.position, self.token_type
-        own = all(type(table) is nn.Embedding for table in (token, position, token_type))
+        own = type(self.dropout) is nn.Dropout and all(
+            type(table) is nn.Embedding and "forward" not in table.__dict__ for table in (token, position, token_type)
+        )
         unseen = own and type(self.norm) is KernelLayerNorm and not torch.is_grad_enabled() and quiet(self) is not None
         if position is None or token_type_ids is None or not unseen:
             return super().forward(input_ids, token_type_ids)

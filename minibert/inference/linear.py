@@ -173,6 +173,9 @@ def onednn_computes(dtype: torch.dtype) -> bool:
             result = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
             if not torch.allclose(result.float(), bend(plain, activation), rtol=4 * torch.finfo(dtype).eps, atol=1e-5):
                 return False
+        if dtype is torch.float32:
+            result = torch.ops.mkldnn._linear_pointwise.binary(x, plain, packed, bias, "add")
+            return torch.allclose(result, plain + bend(plain, None), rtol=4 * torch.finfo(dtype).eps, atol=1e-5)
     except (AttributeError, RuntimeError, NotImplementedError):  # another torch, another processor
         return False
     return True
