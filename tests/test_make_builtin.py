@@ -1,0 +1,241 @@
+"""tools/make_builtin: every phase, with a tiny teacher on a few texts."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_folder import TEXTS, VOCABULARY, write_encoder
+from tiny_training import make_texts
+
+from minibert import SentenceEncoder
+from minibert.checkpoint.files import open_weights
+from minibert.hub import open_files
+from minibert.model import EncoderLayer
+
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+
+from make_builtin import card, command
+from make_builtin.corpora import Corpus
+from make_builtin.recipe import Recipe, Stage
+from make_builtin.sentences import count_by_corpus, take_sentences
+from make_builtin.student import ClsLayer, assemble, cut_neurons, make_student
+from make_builtin.teacher import teacher_vectors
+from make_builtin.vocabulary import choose_pieces, cut_tokenizer
+
+CORPORA = (
+    Corpus("lines.txt.gz", 20, "lines", "somewhere", "CC0"),
+    Corpus("fields.tsv.gz", 1000, "fields", "elsewhere", "MIT"),
+)
+PIECES = 92  # 10 of the teacher's 17 words, beside special tokens and single characters
+RECIPE = Recipe(
+    layers=(0, 1), stages=(Stage(20, 3, 1e-3), Stage(10, 2, 1e-3)), pieces=PIECES, sentences=64, sample=8, batch_size=8
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    modules = [("Pooling", {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}), ("Normalize", {})]
+    return write_encoder(tmp_path_factory.mktemp("teacher"), *modules)
+
+
+@pytest.fixture
+def teacher(folder):
+    return SentenceEncoder.from_pretrained(folder, truncation="silent")
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    """A text a line, and several with tabs between them; some more than once, some too short or too long."""
+    texts = make_texts(200)
+    lines = [*texts[:60], "Too short", "the " * 100, "", texts[0].upper() + "!"]
+    fields = ["\t".join(texts[i : i + 3]) for i in range(50, 200, 3)]
+    for corpus, content in zip(CORPORA, (lines, fields), strict=True):
+        with gzip.open(tmp_path / corpus.file, "wt", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in content))
+    return tmp_path
+
+
+@pytest.fixture
+def sts(tmp_path):
+    rows = [f"genre\tfile\tyear\t{i}\t{i % 6}\t{text}\t{TEXTS[0]}\n" for i, text in enumerate(TEXTS) if text]
+    (tmp_path / "sts-dev.csv").write_text("".join(rows), encoding="utf-8")
+    return tmp_path / "sts-dev.csv"
+
+
+def test_no_sentence_comes_twice_and_no_corpus_outweighs_the_others(corpora):
+    taken = take_sentences(corpora, 0, CORPORA)
+    forms = [" ".join(text.lower().rstrip("!").split()) for text in taken]
+    assert len(set(forms)) == len(taken)
+    assert all(len(text.split()) >= 3 and len(text) <= 240 for text in taken)
+    counts = count_by_corpus(corpora, taken, CORPORA)
+    assert counts["lines.txt.gz"] >= 20  # a sentence of the second file that stands in the first, too, counts there
+    assert sum(counts.values()) == len(taken) > 100
+
+
+def test_the_same_seed_takes_the_same_sentences_and_another_others(corpora):
+    assert take_sentences(corpora, 0, CORPORA) == take_sentences(corpora, 0, CORPORA)
+    assert take_sentences(corpora, 0, CORPORA) != take_sentences(corpora, 1, CORPORA)
+
+
+def test_corpora_that_hold_nothing(tmp_path):
+    for corpus in CORPORA:
+        gzip.open(tmp_path / corpus.file, "wt").close()
+    with pytest.raises(ValueError, match="no sentence of 3 words or more in any corpus"):
+        take_sentences(tmp_path, 0, CORPORA)
+
+
+def test_a_corpus_that_is_missing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lines\.txt\.gz"):
+        take_sentences(tmp_path, 0, CORPORA)
+
+
+def test_the_pieces_that_are_kept_spell_everything_and_are_the_worthiest(teacher):
+    texts = ["the cat sat on the mat"] * 50 + make_texts(20)
+    kept = choose_pieces(teacher, texts, PIECES)
+    assert len(kept) == len(set(kept)) == PIECES
+    assert kept == sorted(kept)
+    pieces = {VOCABULARY[i] for i in kept}
+    assert pieces >= {piece for piece in VOCABULARY if len(piece.removeprefix("##")) == 1 or piece.startswith("[")}
+    assert pieces >= {"the", "cat", "sat", "on", "mat"}  # are in most texts
+
+
+def test_pieces_that_are_too_few_for_the_letters(teacher):
+    with pytest.raises(ValueError, match="30 pieces are too few: special tokens and single characters alone are 82"):
+        choose_pieces(teacher, TEXTS, 30)
+
+
+def test_the_cut_tokenizer_spells_what_is_gone_in_what_is_left(teacher, tmp_path):
+    kept = [i for i, piece in enumerate(VOCABULARY) if piece not in ("dog", "Dog")]
+    cut = cut_tokenizer(teacher, kept, tmp_path)
+    assert cut.tokenize("the dog") == ["the", "d", "##o", "##g"]
+    assert len(cut) == len(kept)
+    same = cut.encode(["the cat sat."]).ids.tolist()
+    assert [kept[i] for i in same] == teacher.tokenizer.encode(["the cat sat."]).ids.tolist()
+
+
+def whole_student(teacher, layers=(0, 1)):
+    """With every piece and every neuron, and as many positions as the teacher has."""
+    return make_student(teacher, teacher.tokenizer, range(len(VOCABULARY)), layers)
+
+
+def test_a_student_with_all_the_layers_gives_the_teachers_first_vectors(teacher, monkeypatch):
+    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    states = teacher.encode(TEXTS[0], output_value="token_embeddings")
+    expected = states[0] / np.linalg.norm(states[0])
+    np.testing.assert_allclose(whole_student(teacher).encode(TEXTS[0]), expected, atol=1e-5)
+
+
+def test_the_layers_are_those_that_were_asked_for(teacher, monkeypatch):
+    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    student = whole_student(teacher, layers=(1,))
+    assert student.model.config.num_hidden_layers == 1
+    theirs = teacher.model.layers[1].attention.key.weight
+    assert torch.equal(student.model.layers[0].attention.key.weight, theirs)
+
+
+def test_the_last_layer_in_training_is_the_pages_own_for_the_first_position(teacher, monkeypatch):
+    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    student = whole_student(teacher).to(torch.float64)
+    assert type(student.model.layers[-1]) is ClsLayer
+    batch = student.tokenize(TEXTS)
+    with torch.no_grad():
+        short = student.model(**batch).last_hidden_state
+        student.model.layers[-1].__class__ = EncoderLayer
+        page = student.model(**batch).last_hidden_state
+    student.model.layers[-1].__class__ = ClsLayer
+    trained = student.model(**batch).last_hidden_state
+    assert trained.requires_grad
+    assert short.shape == trained.shape == page[:, :1].shape
+    torch.testing.assert_close(short, page[:, :1], atol=1e-10, rtol=0)
+    torch.testing.assert_close(trained.detach(), page[:, :1], atol=1e-10, rtol=0)
+
+
+def test_neurons_that_do_nothing_are_the_first_to_go(teacher, monkeypatch):
+    """With their weights out at zero, what is left must give the very vectors."""
+    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    student = whole_student(teacher)
+    weights = dict(student.model.state_dict())
+    for layer, dead in enumerate(([0, 5, 36], [7, 8, 9])):
+        down = weights[f"layers.{layer}.feed_forward.down.weight"].clone()
+        down[:, dead] = 0
+        weights[f"layers.{layer}.feed_forward.down.weight"] = down
+    student = assemble(student.model.config, weights, student.tokenizer)
+    cut = cut_neurons(student, 34, TEXTS)
+    assert cut.model.config.intermediate_size == 34
+    np.testing.assert_allclose(cut.encode(TEXTS), student.encode(TEXTS), atol=1e-5)
+
+
+def test_the_teachers_vectors_are_kept_and_taken_from_the_file(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("make_builtin.teacher.PIECE", 4)
+    texts = make_texts(10)
+    vectors = teacher_vectors(teacher, texts, tmp_path)
+    np.testing.assert_allclose(vectors, teacher.encode(texts), atol=1e-3)
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+    np.save(tmp_path / "0000004.npy", np.zeros((4, 32), dtype=np.float16))
+    again = teacher_vectors(teacher, texts, tmp_path)
+    assert not again[4:8].any()
+    assert np.array_equal(again[:4], vectors[:4])
+
+
+def run(folder, corpora, sts, where, monkeypatch):
+    """The whole command; the folder that it made."""
+    for module in (command, card):
+        monkeypatch.setattr(module, "RECIPE", RECIPE)
+    monkeypatch.setattr(card, "CORPORA", CORPORA)
+    monkeypatch.setattr("make_builtin.sentences.CORPORA", CORPORA)
+    monkeypatch.setattr(command, "take_sentences", lambda path, seed: take_sentences(path, seed, CORPORA))
+    monkeypatch.setattr(command, "count_by_corpus", lambda path, found: count_by_corpus(path, found, CORPORA))
+    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    monkeypatch.setattr(card, "ROUNDS", 1)
+    arguments = [str(corpora), "--work", str(where / "work"), "--sts", str(sts), "--teacher", str(folder)]
+    assert command.main([*arguments, "--output", str(where / "model")]) == 0
+    return where / "model"
+
+
+def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, corpora, sts, tmp_path, monkeypatch, capsys):
+    made = run(folder, corpora, sts, tmp_path, monkeypatch)
+    assert "MB" in capsys.readouterr().out
+    encoder = SentenceEncoder.from_pretrained(made)
+    assert encoder.model.config.intermediate_size == 10
+    assert encoder.pooling.modes == ("cls",)
+    np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-5)
+    assert {str(tensor.dtype) for tensor in open_weights(open_files(made)).values()} == {"torch.float16"}
+    trained = torch.load(tmp_path / "work" / "student-10.pt", weights_only=True)
+    stored = encoder.state_dict()
+    assert all(torch.equal(value.half(), stored[name].half()) for name, value in trained.items())
+    text = (made / "README.md").read_text(encoding="utf-8")
+    assert "| lines | " in text
+    assert "20 neurons, 3 steps, at most 0.001; 10 neurons, 2 steps" in text
+    assert not [line for line in text.splitlines() if "{" in line]
+
+
+def test_a_broken_off_run_goes_on_and_its_end_is_the_same(folder, corpora, sts, tmp_path, monkeypatch):
+    whole = run(folder, corpora, sts, tmp_path / "whole", monkeypatch)
+    real = command.train_student
+
+    def break_off(*arguments):
+        if arguments[4].intermediate == 10:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(command, "train_student", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, corpora, sts, tmp_path / "broken", monkeypatch)
+    monkeypatch.setattr(command, "train_student", real)
+    monkeypatch.setattr(command, "choose_pieces", None)  # is done, and must not be done again
+    broken = run(folder, corpora, sts, tmp_path / "broken", monkeypatch)
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    spent = json.loads((tmp_path / "broken" / "work" / "seconds.json").read_text(encoding="utf-8"))
+    assert list(spent) == ["sentences", "pieces", "teacher", "training with 20 neurons", "training with 10 neurons"]
+
+
+def test_the_shipped_models_sizes_are_the_recipes():
+    config = SentenceEncoder.from_pretrained(device="cpu").model.config
+    recipe = Recipe()
+    found = (config.vocab_size, config.num_hidden_layers, config.intermediate_size)
+    assert found == (recipe.pieces, len(recipe.layers), recipe.stages[-1].intermediate)
