@@ -27,7 +27,7 @@ class Recipe:
     """
 
     layers: tuple[int, ...] = (0, 2, 5)
-    stages: tuple[Stage, ...] = (Stage(512, 2_500, 6e-4), Stage(256, 500, 3e-4))
+    stages: tuple[Stage, ...] = (Stage(512, 6_000, 6e-4), Stage(256, 2_000, 3e-4))
     pieces: int = 12_000
     sentences: int = 229_376
     sample: int = 256
