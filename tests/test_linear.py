@@ -330,6 +330,29 @@ def test_constant_rows_and_extreme_numbers_stay_finite(onednn):
     assert ((result - exact).abs().amax(-1) < 0.02 * exact.abs().amax(-1)).all()
 
 
+def test_levels_are_the_nearest_and_zero_is_one_of_them():
+    rows = torch.cat(
+        [random(6, 48) * 10.0 ** torch.arange(-6, 6, 2)[:, None], random(2, 48).abs(), -random(2, 48).abs()]
+    )
+    rows[:, 5] = 0
+    levels, zero, step = quantize.to_levels(rows)
+    assert levels.dtype == torch.uint8
+    assert ((zero >= 0) & (zero <= 254) & (zero == zero.round())).all()
+    back = (levels.double() - zero[:, None]) * step[:, None]
+    assert ((back - rows).abs() <= 0.50001 * step[:, None]).all()  # half a step: none is nearer
+    assert (back[:, 5] == 0).all()
+    span = rows.amax(-1).clamp_min(0) - rows.amin(-1).clamp_max(0)
+    torch.testing.assert_close(step, span / 254)
+
+
+def test_what_is_no_number_stays_none():
+    layer, x = layers(16)[0], random(3, 48)
+    x[1, 7] = torch.nan
+    result = multiply("int8", x, layer)
+    assert result[1].isnan().all()
+    assert result[[0, 2]].isfinite().all()
+
+
 def test_a_tokens_numbers_do_not_depend_on_its_neighbours():
     layer, x = layers(16)[0], random(5, 48)
     loud = torch.cat([x, 100 * x])
