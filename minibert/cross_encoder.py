@@ -24,7 +24,7 @@ from .cross_modules import (
     write_cross_modules,
 )
 from .device import find_device
-from .encoding import EncodeCall, cut, deliver, evaluating
+from .encoding import EncodeCall, ask, cut, deliver, evaluating
 from .heads import BertForSequenceClassification
 from .hub import open_files
 from .inference.arithmetic import choose
@@ -217,6 +217,7 @@ class CrossEncoder(nn.Module):
         on_cpu = self.device.type == "cpu"
         with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
             workers = workers_for(self.device, watched=quiet is None)
+            asked = ask(quiet, self.model.bert, self.model, first_only=True)
             call = EncodeCall(
                 tokens,
                 batch=partial(self._batch, tokens),
@@ -225,6 +226,7 @@ class CrossEncoder(nn.Module):
                 normalize=False,
                 workers=workers,
                 batch_invariant=batch_invariant,
+                asked=asked,
             )
             batches = cut(
                 tokens.lengths,
@@ -233,6 +235,7 @@ class CrossEncoder(nn.Module):
                 workers=workers,
                 on_cpu=on_cpu,
                 alone=batch_invariant,
+                real_only=asked.real_only,
             )
             scores = call.sentences(batches, bar.update, self._no_scores(on_device=convert_to_tensor))
         if scores.shape[1] == 1:

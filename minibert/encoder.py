@@ -16,15 +16,14 @@ from .checkpoint import LoadReport, float_dtype, load_from, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
 from .device import find_device
-from .encoding import EncodeCall, cut, deliver, evaluating, windows
+from .encoding import EncodeCall, ask, cut, deliver, evaluating, windows
 from .hub import DEFAULT_MODEL, open_files
 from .inference.arithmetic import choose
-from .inference.layers import Asked
 from .inference.prepare import prepare
 from .inference.workers import workers_for
-from .model import Bert, Pooler
+from .model import Bert
 from .modules import SentenceModules, check_writable, read_modules, vector_width, write_modules
-from .pooling import Pooling, reads_first_only
+from .pooling import Pooling
 from .precision import PRECISIONS
 from .progress import progress_bar
 from .similarity import SIMILARITIES, Vectors, similarity, similarity_pairwise
@@ -223,6 +222,8 @@ class SentenceEncoder(nn.Module):
         single = isinstance(sentences, str)
         with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
             workers = workers_for(device, watched=quiet is None)
+            first_only = prompt_length == 0 and getattr(self.pooling, "modes", None) == ("cls",)
+            asked = ask(quiet, self.model, self.pooling, first_only=first_only)
             call = EncodeCall(
                 tokens,
                 batch=partial(self._batch, tokens),
@@ -231,7 +232,7 @@ class SentenceEncoder(nn.Module):
                 normalize=normalize_embeddings,
                 workers=workers,
                 batch_invariant=batch_invariant,
-                asked=Asked(quiet, first_only=prompt_length == 0 and self._reads_first_only()),
+                asked=asked,
             )
             batches = cut(
                 tokens.lengths,
@@ -240,6 +241,7 @@ class SentenceEncoder(nn.Module):
                 workers=workers,
                 on_cpu=device.type == "cpu",
                 alone=batch_invariant,
+                real_only=asked.real_only and output_value == "sentence_embedding",
             )
             if output_value != "sentence_embedding":
                 parts = call.parts(batches, bar.update, everything=output_value is None)
@@ -328,12 +330,6 @@ class SentenceEncoder(nn.Module):
         if mask is None and type(self.pooling) is not Pooling:  # one of somebody's own
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return x, self.head(self.pooling(x, mask, prompt_length))
-
-    def _reads_first_only(self) -> bool:
-        """Whether only its first position is read of the last layer: of somebody's own part none can say."""
-        model = self.model
-        own = type(model) is Bert and "forward" not in model.__dict__ and type(model.pooler) in (Pooler, type(None))
-        return own and reads_first_only(self.pooling)
 
     def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:
         """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""

@@ -13,13 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from .config import BertConfig
-from .inference.batching import GPU_TOKENS, LEAST_TOKENS, cpu_tokens, plan_batches
-from .inference.layers import NOTHING, Asked, asked
+from .heads import BertForSequenceClassification
+from .inference.batching import GPU_TOKENS, LEAST_TOKENS, cpu_tokens, plan_batches, plan_even
+from .inference.layers import NOTHING, Asked, ProductEncoder, asked
 from .inference.watching import Snapshot, every_part, quiet
 from .inference.workers import side_by_side
+from .model import Bert, Pooler
+from .pooling import Pooling
 from .precision import quantize_embeddings
 from .tokenizer import Tokens
 from .underway import Texts, under_way
+
+# Of these it is known what they read: no padding.
+READERS = (Bert, Pooler, Pooling, BertForSequenceClassification)
 
 
 @dataclass
@@ -74,15 +80,43 @@ class EncodeCall:
         return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
+def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only: bool) -> Asked:
+    """What will be read of the last states, where that is known: of a part of somebody's own none can say.
+
+    Args:
+        quiet: Of what all of them are in; None where somebody watches.
+        bert: Whose states.
+        readers: What reads them, besides the pooler: a `Pooling`, a model that has the Bert in it.
+        first_only: Whether those read the first positions only, as the pooler does.
+    """
+    parts = [bert, *readers, *(part for part in (getattr(bert, "pooler", None),) if part is not None)]
+    own = all(type(part) in READERS and "forward" not in part.__dict__ for part in parts)
+    if quiet is None or not own or type(bert) is not Bert:
+        return Asked(quiet)
+    return Asked(quiet, first_only=first_only, real_only=type(bert.layers) is ProductEncoder)
+
+
 def cut(
-    lengths: np.ndarray, config: BertConfig, *, max_texts: int | None, workers: int, on_cpu: bool, alone: bool
+    lengths: np.ndarray,
+    config: BertConfig,
+    *,
+    max_texts: int | None,
+    workers: int,
+    on_cpu: bool,
+    alone: bool,
+    real_only: bool = False,
 ) -> list[np.ndarray]:
-    """Which texts go together: as `plan_batches`, in enough batches for all workers; or each ``alone``."""
+    """Which texts go together: in enough batches for all workers, by what padding costs; or each ``alone``."""
     if alone or len(lengths) == 1:
         return list(np.arange(len(lengths))[:, None])
-    most = GPU_TOKENS
-    if on_cpu:
-        most = min(cpu_tokens(config), max(LEAST_TOKENS, -(-int(lengths.sum()) // workers)))
+    if not on_cpu:
+        return plan_batches(lengths, max_tokens=GPU_TOKENS, max_texts=max_texts)
+    total, most = int(lengths.sum()), cpu_tokens(config)
+    if real_only:
+        count = -(-total // most)
+        count = -(-count // workers) * workers if count > 1 else min(workers, max(1, -(-total // LEAST_TOKENS)))
+        return plan_even(lengths, count=count, max_texts=max_texts)
+    most = min(most, max(LEAST_TOKENS, -(-total // workers)))
     return plan_batches(lengths, max_tokens=most, max_texts=max_texts)
 
 

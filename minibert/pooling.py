@@ -108,11 +108,6 @@ class Pooling(nn.Module):
         return ", ".join(self.modes) + ("" if self.include_prompt else ", without the prompt")
 
 
-def reads_first_only(pooling: nn.Module) -> bool:
-    """Whether it takes nothing but the vector at the first place, where texts begin there and have no prompt."""
-    return type(pooling) is Pooling and "forward" not in pooling.__dict__ and pooling.modes == ("cls",)
-
-
 # The names that sentence-transformers writes, by their last part. Looked up here and never imported.
 DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Identity": lambda x: x,

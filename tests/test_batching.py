@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibert.config import BertConfig
-from minibert.inference.batching import CPU_TOKENS, GPU_TOKENS, OVERHEAD, cpu_tokens, plan_batches
+from minibert.inference.batching import CPU_TOKENS, GPU_TOKENS, OVERHEAD, cpu_tokens, plan_batches, plan_even
 
 some_lengths = st.lists(st.integers(1, 60), max_size=40).map(np.array)
 bounds = {"max_tokens": st.integers(1, 200), "max_texts": st.none() | st.integers(1, 10)}
@@ -99,10 +99,46 @@ def test_on_lengths_as_they_are_in_life_padding_hardly_exists(budget):
     assert in_the_order_given > 1.8 * lengths.sum()  # what it saves
 
 
+# --- where padding costs attention only
+
+even = {"count": st.integers(1, 8), "max_texts": st.none() | st.integers(1, 10)}
+
+
+@given(lengths=st.lists(st.integers(0, 300), max_size=40).map(np.array), **even)
+@quietly
+def test_even_batches_have_every_text_once_the_longest_first(lengths, count, max_texts):
+    batches = plan_even(lengths.astype(int), count=count, max_texts=max_texts)
+    assert all(0 < len(rows) <= (max_texts or len(rows)) for rows in batches)
+    places = np.concatenate([[], *batches]).astype(int)
+    assert sorted(places.tolist()) == list(range(len(lengths)))
+    assert (np.diff(lengths[places]) <= 0).all()
+
+
+@given(lengths=st.lists(st.integers(24, 30), min_size=20, max_size=40).map(np.array), count=st.integers(1, 4))
+@quietly
+def test_even_batches_are_even(lengths, count):
+    batches = plan_even(lengths, count=count)
+    tokens = [int(lengths[rows].sum()) for rows in batches]
+    assert len(batches) == count
+    assert max(tokens) - min(tokens) <= 2 * 30
+
+
+def test_a_long_text_does_not_make_short_ones_pad_to_its_length():
+    lengths = np.array([8] * 30 + [256])
+    assert [len(rows) for rows in plan_even(lengths, count=1)] == [1, 30]
+    assert [len(rows) for rows in plan_even(np.array([8] * 30 + [12]), count=1)] == [31]
+
+
+def test_few_texts_make_few_batches():
+    assert [rows.tolist() for rows in plan_even(np.array([5, 7]), count=8)] == [[1], [0]]
+    assert plan_even(np.zeros(0, dtype=int), count=3) == []
+
+
 def test_a_million_texts_are_planned_in_a_moment():
     lengths = np.random.default_rng(0).integers(3, 512, 1_000_000)
     began = time.monotonic()
     plan_batches(lengths, max_tokens=CPU_TOKENS[0])
+    plan_even(lengths, count=10_000)
     assert time.monotonic() - began < 20
 
 

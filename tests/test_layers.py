@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
-from tiny_folder import TEXTS, write_encoder
+from tiny_folder import TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
-from minibert import Bert, SentenceEncoder
+from minibert import Bert, CrossEncoder, SentenceEncoder
 from minibert.inference import attention
-from minibert.inference.layers import Asked, ProductLayer, asked
+from minibert.inference.layers import Asked, ProductLayer, asked, filled
+from minibert.inference.linear import Product
 from minibert.inference.prepare import prepare, restore
 from minibert.inference.watching import quiet
 from minibert.model import ScaledDotProductAttention, gelu_new
@@ -149,6 +150,74 @@ def test_a_layer_of_ones_own_may_drop_positions(in_one):
     assert len(in_one) == 2
     assert result.shape == (2, 4, 32)
     assert (result - expected).abs().max() < 1e-4
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """How many rows each product was made of."""
+    counted = []
+    compute = Product.__call__
+
+    def count(self, x, *arguments, **options):
+        counted.append(len(x))
+        return compute(self, x, *arguments, **options)
+
+    monkeypatch.setattr(Product, "__call__", count)
+    return counted
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_of_padding_only_attention_is_computed(dtype, first_only, rows):
+    model = fast(dtype)
+    every = states(model, first_only=first_only)
+    assert max(rows) == 28  # 3 texts of 9 positions, filled up
+    rows.clear()
+    result = states(model, first_only=first_only, real_only=True)
+    assert max(rows) == 16  # 9 + 5 + 1 tokens, filled up
+    assert result.shape == every.shape
+    tolerance = {"float32": 1e-5, "bfloat16": 0.15, "int8": 0.6}[dtype]  # of numbers up to 5
+    for text, length in enumerate((1, 1, 1) if first_only else (9, 5, 1)):
+        assert (result - every)[text, :length].abs().max() < tolerance
+
+
+def test_a_layer_of_ones_own_is_given_the_padding_that_the_page_has(rows):
+    model = fast()
+    model.layers.insert(1, nn.Identity())
+    model.layers[1].forward = lambda x, mask=None: x + x.sum(1, keepdim=True)  # looks at padding, too
+    assert torch.equal(states(model, real_only=True), states(model))
+    assert min(rows) == max(rows) == 28
+
+
+@pytest.mark.parametrize("pooling", [*POOLINGS, ["mean", "max"]])
+def test_sentence_vectors_are_made_of_tokens_only(folder, pooling, rows):
+    page = SentenceEncoder.from_pretrained(folder, pooling=pooling, prepared=False, device="cpu")
+    encoder = SentenceEncoder.from_pretrained(folder, pooling=pooling, device="cpu")
+    assert abs(encoder.encode(TEXTS) - page.encode(TEXTS)).max() < 1e-5
+    tokens = int(encoder.tokenize(TEXTS)["attention_mask"].sum())
+    assert max(rows) == filled(tokens) < filled(encoder.tokenize(TEXTS)["attention_mask"].numel())
+
+
+def test_a_pooling_of_ones_own_finds_what_the_page_leaves_at_padding(folder, rows):
+    class Sum(nn.Module):
+        def forward(self, x, mask, prompt_length=0):
+            return x.sum(1)
+
+    page = SentenceEncoder.from_pretrained(folder, prepared=False, device="cpu")
+    encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
+    page.pooling, encoder.pooling = Sum(), Sum()
+    assert abs(encoder.encode(TEXTS) - page.encode(TEXTS)).max() < 1e-4
+    assert max(rows) >= encoder.tokenize(TEXTS)["attention_mask"].numel()
+
+
+def test_pairs_are_scored_by_their_first_position_and_of_tokens_only(tmp_path, rows, in_one):
+    folder = write_cross_encoder(tmp_path)
+    pairs = [(text, TEXTS[0]) for text in TEXTS]
+    expected = CrossEncoder.from_pretrained(folder, prepared=False, device="cpu").predict(pairs)
+    found = CrossEncoder.from_pretrained(folder, device="cpu").predict(pairs)
+    assert abs(found - expected).max() < 1e-5
+    assert in_one[-2:] == [False, True]
+    assert min(rows) == filled(len(pairs))
 
 
 @pytest.fixture

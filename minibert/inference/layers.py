@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class Asked:
 
     quiet: Snapshot | None = None  # holds during the call: of a module that the layers are in
     first_only: bool = False  # of each text only the first position's last state is read, as CLS pooling does
+    real_only: bool = False  # no last state is read where there is padding; the mask is (B, 1, 1, S)
 
 
 NOTHING = Asked()
@@ -46,6 +48,25 @@ def asked(what: Asked) -> Iterator[None]:
         _asked.reset(before)
 
 
+class Real:
+    """Where the tokens of padded texts are, so that products are made of their rows only. mask (B, 1, 1, S)"""
+
+    def __init__(self, mask: Tensor) -> None:
+        real = mask.reshape(-1)  # (B * S,)
+        places = real.nonzero().squeeze(1)
+        self.places = functional.pad(places, (0, filled(len(places)) - len(places)))  # (M,), as `fill` fills up
+        self.back = (real.cumsum(0) - 1).clamp_min_(0)  # (B * S,), in the place of padding the token before it
+        self.first = self.back[:: mask.shape[-1]]  # (B,)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All positions -> those of tokens, filled up. (B * S, X) -> (M, X)"""
+        return rows.index_select(0, self.places)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Back to all positions; at padding there is some other token's row. (M, X) -> (B * S, X)"""
+        return rows.index_select(0, self.back)
+
+
 class ProductEncoder(Encoder):
     """The layers, one after another; as a list, so that `layers[3]` is the fourth. x (B, S, D), mask -> (B, S, D)
 
@@ -60,20 +81,33 @@ class ProductEncoder(Encoder):
         rows: Tensor | None = None  # of x (B, S, D), as long as layers are computed in one piece
         B, S, D = x.shape
         layers = list(self._modules.values())
+        real = None
+        if call.real_only and mask is not None and all(_ready(layer, x, call.quiet) for layer in layers):
+            real = Real(mask)
         for layer in layers:
             first_only = call.first_only and layer is layers[-1]
-            if type(layer) is ProductLayer and fit(x) and layer.untouched(call.quiet):
+            if _ready(layer, x, call.quiet):
                 if rows is None:
                     B, S, D = x.shape  # a layer of somebody's own may have given another
-                    rows = fill(x.reshape(B * S, D))
-                rows = layer.in_one(rows, (B, S), mask, first_only=first_only)
-                S = 1 if first_only else S
+                    rows = x.reshape(B * S, D)
+                    rows = fill(rows) if real is None else real.gather(rows)
+                rows = layer.in_one(rows, (B, S), mask, first_only=first_only, real=real)
+                if first_only:
+                    S, real = 1, None
                 continue
             if rows is not None:
                 x, rows = rows[: B * S].view(B, S, D), None
             x = layer(x, mask)
             x = x[:, :1] if first_only else x
-        return x if rows is None else rows[: B * S].view(B, S, D)
+        if rows is None:
+            return x
+        rows = rows if real is None else real.spread(rows)
+        return rows[: B * S].view(B, S, D)
+
+
+def _ready(layer: nn.Module, x: Tensor, around: Snapshot) -> TypeGuard[ProductLayer]:
+    """Whether it can be computed in one piece, of such an input."""
+    return type(layer) is ProductLayer and fit(x) and layer.untouched(around)
 
 
 class ProductLayer(EncoderLayer):
@@ -88,11 +122,20 @@ class ProductLayer(EncoderLayer):
         B, S, D = x.shape
         return self.in_one(fill(x.reshape(B * S, D)), (B, S), mask)[: B * S].view(B, S, D)
 
-    def in_one(self, rows: Tensor, shape: tuple[int, int], mask: Tensor | None, *, first_only: bool = False) -> Tensor:
+    def in_one(
+        self,
+        rows: Tensor,
+        shape: tuple[int, int],
+        mask: Tensor | None,
+        *,
+        first_only: bool = False,
+        real: Real | None = None,
+    ) -> Tensor:
         """The layer without calls of its parts, on rows as `fill` gives them. (M, D), (B, S), mask -> (M, D)
 
         With ``first_only`` the result has B rows (filled up), of the first positions. They need keys and values of all
-        positions, but nothing else of the others.
+        positions, but nothing else of the others. With ``real`` the rows are those of tokens, and only attention is
+        computed of padding, too.
         """
         (B, S), many = shape, math.prod(shape)
         attention, feed_forward = self.attention, self.feed_forward
@@ -100,12 +143,16 @@ class ProductLayer(EncoderLayer):
         up, down = feed_forward.products  # type: ignore[misc]
         if first_only:
             first, others = attention.first_only()  # type: ignore[operator]
-            k, v = _heads(others(rows), shape, 2, attention.head_size)
-            rows, many = fill(rows[:many:S]), B
+            sources = others(rows)
+            k, v = _heads(sources if real is None else real.spread(sources), shape, 2, attention.head_size)
+            rows = fill(rows[:many:S] if real is None else rows.index_select(0, real.first))
             (q,) = _heads(first(rows), (B, 1), 1, attention.head_size)
+            many, real = B, None
         else:
-            q, k, v = _heads(into(rows), shape, 3, attention.head_size)
-        mixed = fill(mix(q, k, v, mask).transpose(1, 2).reshape(many, -1))
+            sources = into(rows)
+            q, k, v = _heads(sources if real is None else real.spread(sources), shape, 3, attention.head_size)
+        mixed = mix(q, k, v, mask).transpose(1, 2).reshape(many, -1)
+        mixed = fill(mixed) if real is None else real.gather(mixed)
         rows = _normalise(back(mixed, residual=rows), self.attention_norm)
         bent = up(rows, formula_name(feed_forward.activation))
         return _normalise(down(bent, residual=rows), self.feed_forward_norm)
@@ -180,8 +227,13 @@ def fill(rows: Tensor) -> Tensor:
     For each number of rows oneDNN makes a program of its own, which takes it milliseconds, and keeps it with room for
     its results: of the batches of a large corpus it would come to keep gigabytes.
     """
-    more = -len(rows) % max(2, (1 << len(rows).bit_length()) // 32)  # at most one in 16
+    more = filled(len(rows)) - len(rows)
     return functional.pad(rows, (0, 0, 0, more)) if more else rows
+
+
+def filled(many: int) -> int:
+    """The next of the numbers of rows that products are made of: at most one in 16 more."""
+    return many + -many % max(2, (1 << many.bit_length()) // 32)
 
 
 def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:
