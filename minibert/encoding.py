@@ -46,7 +46,7 @@ class EncodeCall:
         for rows, vectors in side_by_side(self._vectors, batches, self.workers, even_one=self.batch_invariant):
             if not len(result):  # now the width is known, whatever stands in the place of pooling and head
                 result = result.new_empty(len(self.tokens.lengths), vectors.shape[1])
-            result[torch.from_numpy(rows).to(result.device)] = vectors.to(result)
+            put(result, rows, vectors.to(result))
             done(len(rows))
         return result
 
@@ -78,6 +78,14 @@ class EncodeCall:
             x, vectors = self.embed(batch["input_ids"], mask, batch["token_type_ids"])
         vectors = vectors if self.keep is None else vectors[:, : self.keep]
         return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def put(result: Tensor, rows: np.ndarray, vectors: Tensor) -> None:
+    """Put vectors in their texts' places, on the CPU by numpy: torch would do it on all cores, where workers compute."""
+    if result.is_cpu:
+        result.numpy()[rows] = vectors.numpy()
+    else:
+        result[torch.from_numpy(rows).to(result.device)] = vectors
 
 
 def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only: bool) -> Asked:

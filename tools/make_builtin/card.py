@@ -119,8 +119,8 @@ The folder is in the published layout: transformers and sentence-transformers lo
 
 ## Scores
 
-{date}, {machine}. STS Benchmark, dev part, correlations times 100; texts a second in one call of {texts:,} of its
-sentences, float32, medians of {rounds} rounds in which both models take turns.
+{date}, {machine}. STS Benchmark, dev part, correlations times 100; texts a second in one call of {texts:,}
+of its sentences, float32, medians of {rounds} rounds in which both models take turns.
 
 | | pooling | Spearman | Pearson | texts/s |
 | --- | --- | --- | --- | --- |
@@ -134,7 +134,7 @@ other part of the benchmark was trained on; its scores were watched on the way, 
 ## How it was made
 
 `python tools/make_builtin CORPORA --work WORK --sts sts-dev.csv`, in this repository; seeds are fixed. On the machine
-above it took {whole:.0f} minutes (by phase: {minutes}).
+above, beside other work, it took {whole:.0f} minutes: {minutes}.
 
 1. {total:,} sentences of the corpora below, none twice, shuffled.
 2. {recipe.pieces:,} of the teacher's 30,522 word pieces: special tokens, single characters, and those of which (how
@@ -143,8 +143,9 @@ above it took {whole:.0f} minutes (by phase: {minutes}).
 3. The teacher's vectors for all sentences, once.
 4. The teacher's layers {layers} (from 0), and 256 positions of 512.
 5. In stages, of each feed-forward the neurons that add most to what flows on, then steps of AdamW with batches of
-   {recipe.batch_size}, no weight decay, bfloat16, and a learning rate that falls to 0: {stages}. The loss is 1 - cos to
-   the teacher's vector, plus the mean square difference of all cosines within the batch. In all {passes:.1f} passes.
+   {recipe.batch_size}, no weight decay, bfloat16, and a learning rate that falls to 0: {stages}.
+   The loss is 1 - cos to the teacher's vector, plus the mean square difference of all cosines within the batch. In all
+   {passes:.1f} passes.
 6. The weights rounded to float16; whoever loads them computes in float32.
 
 Why so: the package is to stay below 16 MB, and the teacher's table of word pieces alone has 23 MB in float16. With CLS
