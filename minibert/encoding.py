@@ -81,8 +81,8 @@ class EncodeCall:
 
 
 def put(result: Tensor, rows: np.ndarray, vectors: Tensor) -> None:
-    """Put vectors in their texts' places, on the CPU by numpy: torch would do it on all cores, where workers compute."""
-    if result.is_cpu:
+    """Put vectors in their texts' places."""
+    if result.is_cpu:  # torch would do it on all cores, and wait for workers that compute there
         result.numpy()[rows] = vectors.numpy()
     else:
         result[torch.from_numpy(rows).to(result.device)] = vectors

@@ -65,10 +65,15 @@ def _product(levels: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """Sums of levels (M, I) uint8, weights (O, I) int8 -> (M, O) float32"""
     if weight.layout is torch.strided:
         return levels.float() @ (weight.float() * scale[:, None]).T
-    zero = torch.zeros(len(scale), dtype=torch.int64)
     return torch.ops.onednn.qlinear_pointwise(
-        levels, 1.0, 0, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+        levels, 1.0, 0, weight, scale, _zeros(len(scale)), None, 1.0, 0, torch.float32, "none", [], ""
     )
+
+
+@cache
+def _zeros(many: int) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros(many, dtype=torch.int64)
 
 
 @cache
