@@ -9,7 +9,7 @@ from tiny_folder import TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
 from minibert import Bert, CrossEncoder, SentenceEncoder
-from minibert.inference import attention
+from minibert.inference import attention, layers
 from minibert.inference.layers import Asked, ProductLayer, asked, filled
 from minibert.inference.linear import Product
 from minibert.inference.prepare import prepare, restore
@@ -181,6 +181,30 @@ def test_of_padding_only_attention_is_computed(dtype, first_only, rows):
         assert (result - every)[text, :length].abs().max() < tolerance
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("first_only", [False, True])
+def test_of_few_long_texts_attention_is_computed_one_by_one(dtype, first_only, monkeypatch):
+    shapes = []
+    mix = attention.mix
+
+    def watch(q, k, v, mask):
+        shapes.append((q.shape[0], q.shape[2], k.shape[2], mask is None))
+        return mix(q, k, v, mask)
+
+    monkeypatch.setattr(layers, "mix", watch)
+    model, batch = fast(dtype), random_batch(TINY, (40, 33))
+    with torch.inference_mode(), asked(Asked(quiet(model))):
+        every = model(**batch).last_hidden_state
+    shapes.clear()
+    with torch.inference_mode(), asked(Asked(quiet(model), first_only=first_only, real_only=True)):
+        result = model(**batch).last_hidden_state
+    assert shapes[:2] == [(1, 40, 40, True), (1, 33, 33, True)]
+    assert shapes[2:] == ([(2, 1, 40, False)] if first_only else shapes[:2])
+    tolerance = {"float32": 1e-5, "bfloat16": 0.15, "int8": 0.6}[dtype]  # of numbers up to 5
+    for text, length in enumerate((1, 1) if first_only else (40, 33)):
+        assert (result - every)[text, :length].abs().max() < tolerance
+
+
 def test_a_layer_of_ones_own_is_given_the_padding_that_the_page_has(rows):
     model = fast()
     model.layers.insert(1, nn.Identity())
@@ -315,7 +339,7 @@ def test_whatever_is_somebodys_own_is_computed(folder, change):
 
 
 @pytest.mark.parametrize("tiles", [True, False])
-@pytest.mark.parametrize("lengths", [(40,) * 5, (40, 33, 20, 7, 1)], ids=str)
+@pytest.mark.parametrize("lengths", [(40,) * 5, (40, 33, 20, 7, 1), (40, 0, 20, 7, 1)], ids=str)
 def test_bfloat16_attention_by_either_way_is_the_pages(tiles, lengths, monkeypatch):
     monkeypatch.setattr(attention, "_has_tiles", lambda: tiles)
     generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ training mode, the page's own `forward` calls the parts, each of which then look
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..model import Activation, Encoder, EncoderLayer, LayerNorm
-from .attention import KernelAttention, mix
+from .attention import LANES, KernelAttention, mix
 from .kernels import KernelActivation, KernelLayerNorm, formula_name
 from .linear import state_of
 from .sublayers import ProductAttention, ProductFeedForward, alike, fit
@@ -56,7 +56,10 @@ class Real:
         places = real.nonzero().squeeze(1)
         self.places = functional.pad(places, (0, filled(len(places)) - len(places)))  # (M,), as `fill` fills up
         self.back = (real.cumsum(0) - 1).clamp_min_(0)  # (B * S,), in the place of padding the token before it
-        self.first = self.back[:: mask.shape[-1]]  # (B,)
+        B, S = len(mask), mask.shape[-1]
+        self.first = self.back[::S]  # (B,)
+        # Of few long texts attention is computed one by one: so much padding would cost more than the calls.
+        self.lengths = real.view(B, S).sum(1).tolist() if B * LANES <= S else None
 
     def gather(self, rows: Tensor) -> Tensor:
         """All positions -> those of tokens, filled up. (B * S, X) -> (M, X)"""
@@ -65,6 +68,14 @@ class Real:
     def spread(self, rows: Tensor) -> Tensor:
         """Back to all positions; at padding there is some other token's row. (M, X) -> (B * S, X)"""
         return rows.index_select(0, self.back)
+
+    def mix(self, sources: Tensor, shape: tuple[int, int], mask: Tensor | None, head_size: int) -> Tensor:
+        """Attention of these rows, which have queries, keys, values. (M, 3 D), (B, S), mask -> (M, D)"""
+        if self.lengths is None:
+            return self.gather(_mix_heads(_heads(self.spread(sources), shape, 3, head_size), mask))
+        texts = sources.split([*self.lengths, len(sources) - sum(self.lengths)])
+        mixed = [_mix_heads(_heads(text, (1, len(text)), 3, head_size), None) for text in texts[:-1] if len(text)]
+        return torch.cat([*mixed, texts[-1][:, : sources.shape[1] // 3]])  # the rows that fill up
 
 
 class ProductEncoder(Encoder):
@@ -147,12 +158,11 @@ class ProductLayer(EncoderLayer):
             k, v = _heads(sources if real is None else real.spread(sources), shape, 2, attention.head_size)
             rows = fill(rows[:many:S] if real is None else rows.index_select(0, real.first))
             (q,) = _heads(first(rows), (B, 1), 1, attention.head_size)
-            many, real = B, None
+            mixed = fill(_mix_heads((q, k, v), mask))
+        elif real is not None:
+            mixed = real.mix(into(rows), shape, mask, attention.head_size)
         else:
-            sources = into(rows)
-            q, k, v = _heads(sources if real is None else real.spread(sources), shape, 3, attention.head_size)
-        mixed = mix(q, k, v, mask).transpose(1, 2).reshape(many, -1)
-        mixed = fill(mixed) if real is None else real.gather(mixed)
+            mixed = fill(_mix_heads(_heads(into(rows), shape, 3, attention.head_size), mask))
         rows = _normalise(back(mixed, residual=rows), self.attention_norm)
         bent = up(rows, formula_name(feed_forward.activation))
         return _normalise(down(bent, residual=rows), self.feed_forward_norm)
@@ -219,6 +229,13 @@ class LaidOut:
 def _heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> Tensor:
     """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
     return rows[: math.prod(shape)].view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
+
+
+def _mix_heads(heads: Iterable[Tensor], mask: Tensor | None) -> Tensor:
+    """Attention, its heads side by side again. q (B, H, Q, K), k, v (B, H, S, K) -> (B * Q, D)"""
+    q, k, v = heads
+    B, _, Q, _ = q.shape
+    return mix(q, k, v, mask).transpose(1, 2).reshape(B * Q, -1)
 
 
 def fill(rows: Tensor) -> Tensor:
