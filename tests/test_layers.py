@@ -9,10 +9,12 @@ from tiny_folder import TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
 from minibert import Bert, CrossEncoder, SentenceEncoder
-from minibert.inference import attention, layers
-from minibert.inference.layers import Asked, ProductLayer, asked, filled
+from minibert.inference import attention
+from minibert.inference import rows as rows_module
+from minibert.inference.layers import Asked, ProductLayer, asked
 from minibert.inference.linear import Product
 from minibert.inference.prepare import prepare, restore
+from minibert.inference.rows import filled
 from minibert.inference.watching import quiet
 from minibert.model import ScaledDotProductAttention, gelu_new
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
@@ -191,7 +193,7 @@ def test_of_few_long_texts_attention_is_computed_one_by_one(dtype, first_only, m
         shapes.append((q.shape[0], q.shape[2], k.shape[2], mask is None))
         return mix(q, k, v, mask)
 
-    monkeypatch.setattr(layers, "mix", watch)
+    monkeypatch.setattr(rows_module, "mix", watch)
     model, batch = fast(dtype), random_batch(TINY, (40, 33))
     with torch.inference_mode(), asked(Asked(quiet(model))):
         every = model(**batch).last_hidden_state

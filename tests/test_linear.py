@@ -1,6 +1,9 @@
 """Prepared products: torch's numbers in each arithmetic, with oneDNN and without; and no weight out of date."""
 
 import copy
+import platform
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -412,3 +415,26 @@ def test_loading_in_inference_mode_gives_weights_like_any(folder):
         assert not any(value.is_inference() for value in encoder.parameters())
         encoder.encode(TEXTS)
     assert isinstance(encoder.model.layers[0].attention.query.weight, Watched)  # laid out, not passed over
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_memory_that_was_freed_is_used_again():
+    """In a process of its own, counted in pages that the system had to give."""
+    program = """
+import resource, torch
+from minibert.inference.linear import keep_memory
+torch.set_num_threads(1)
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(2**18) + 1  # a megabyte, twice
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+before = pages()
+keep_memory()
+pages()
+print(before, pages())
+"""
+    run = [sys.executable, "-c", program]
+    found = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
+    before, after = map(int, found.split())
+    assert after < before / 10

@@ -7,7 +7,7 @@ training mode, the page's own `forward` calls the parts, each of which then look
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..model import Activation, Encoder, EncoderLayer, LayerNorm
-from .attention import LANES, KernelAttention, mix
+from .attention import KernelAttention
 from .kernels import KernelActivation, KernelLayerNorm, formula_name
 from .linear import state_of
+from .rows import Real, fill, heads, mix_heads, positions
 from .sublayers import ProductAttention, ProductFeedForward, alike, fit
 from .watching import Snapshot, every_part, quiet, replaced
 
@@ -48,36 +48,6 @@ def asked(what: Asked) -> Iterator[None]:
         _asked.reset(before)
 
 
-class Real:
-    """Where the tokens of padded texts are, so that products are made of their rows only. mask (B, 1, 1, S)"""
-
-    def __init__(self, mask: Tensor) -> None:
-        real = mask.reshape(-1)  # (B * S,)
-        places = real.nonzero().squeeze(1)
-        self.places = functional.pad(places, (0, filled(len(places)) - len(places)))  # (M,), as `fill` fills up
-        self.back = (real.cumsum(0) - 1).clamp_min_(0)  # (B * S,), in the place of padding the token before it
-        B, S = len(mask), mask.shape[-1]
-        self.first = self.back[::S]  # (B,)
-        # Of few long texts attention is computed one by one: so much padding would cost more than the calls.
-        self.lengths = real.view(B, S).sum(1).tolist() if B * LANES <= S else None
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """All positions -> those of tokens, filled up. (B * S, X) -> (M, X)"""
-        return rows.index_select(0, self.places)
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """Back to all positions; at padding there is some other token's row. (M, X) -> (B * S, X)"""
-        return rows.index_select(0, self.back)
-
-    def mix(self, sources: Tensor, shape: tuple[int, int], mask: Tensor | None, head_size: int) -> Tensor:
-        """Attention of these rows, which have queries, keys, values. (M, 3 D), (B, S), mask -> (M, D)"""
-        if self.lengths is None:
-            return self.gather(_mix_heads(_heads(self.spread(sources), shape, 3, head_size), mask))
-        texts = sources.split([*self.lengths, len(sources) - sum(self.lengths)])
-        mixed = [_mix_heads(_heads(text, (1, len(text)), 3, head_size), None) for text in texts[:-1] if len(text)]
-        return torch.cat([*mixed, texts[-1][:, : sources.shape[1] // 3]])  # the rows that fill up
-
-
 class ProductEncoder(Encoder):
     """The layers, one after another; as a list, so that `layers[3]` is the fourth. x (B, S, D), mask -> (B, S, D)
 
@@ -92,7 +62,7 @@ class ProductEncoder(Encoder):
         rows: Tensor | None = None  # of x (B, S, D), as long as layers are computed in one piece
         B, S, D = x.shape
         layers = list(self._modules.values())
-        real = None
+        real: Real | None = None
         if call.real_only and mask is not None and all(_ready(layer, x, call.quiet) for layer in layers):
             real = Real(mask)
         for layer in layers:
@@ -107,13 +77,10 @@ class ProductEncoder(Encoder):
                     S, real = 1, None
                 continue
             if rows is not None:
-                x, rows = rows[: B * S].view(B, S, D), None
+                x, rows, real = positions(rows, real, (B, S)), None, None
             x = layer(x, mask)
             x = x[:, :1] if first_only else x
-        if rows is None:
-            return x
-        rows = rows if real is None else real.spread(rows)
-        return rows[: B * S].view(B, S, D)
+        return x if rows is None else positions(rows, real, (B, S))
 
 
 def _ready(layer: nn.Module, x: Tensor, around: Snapshot) -> TypeGuard[ProductLayer]:
@@ -131,7 +98,7 @@ class ProductLayer(EncoderLayer):
         if not (fit(x) and self.untouched()):
             return super().forward(x, mask)
         B, S, D = x.shape
-        return self.in_one(fill(x.reshape(B * S, D)), (B, S), mask)[: B * S].view(B, S, D)
+        return positions(self.in_one(fill(x.reshape(B * S, D)), (B, S), mask), None, (B, S))
 
     def in_one(
         self,
@@ -155,14 +122,14 @@ class ProductLayer(EncoderLayer):
         if first_only:
             first, others = attention.first_only()  # type: ignore[operator]
             sources = others(rows)
-            k, v = _heads(sources if real is None else real.spread(sources), shape, 2, attention.head_size)
+            k, v = heads(sources if real is None else real.spread(sources), shape, 2, attention.head_size)
             rows = fill(rows[:many:S] if real is None else rows.index_select(0, real.first))
-            (q,) = _heads(first(rows), (B, 1), 1, attention.head_size)
-            mixed = fill(_mix_heads((q, k, v), mask))
+            (q,) = heads(first(rows), (B, 1), 1, attention.head_size)
+            mixed = fill(mix_heads((q, k, v), mask))
         elif real is not None:
             mixed = real.mix(into(rows), shape, mask, attention.head_size)
         else:
-            mixed = fill(_mix_heads(_heads(into(rows), shape, 3, attention.head_size), mask))
+            mixed = fill(mix_heads(heads(into(rows), shape, 3, attention.head_size), mask))
         rows = _normalise(back(mixed, residual=rows), self.attention_norm)
         bent = up(rows, formula_name(feed_forward.activation))
         return _normalise(down(bent, residual=rows), self.feed_forward_norm)
@@ -224,33 +191,6 @@ class LaidOut:
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied layer looks for itself
-
-
-def _heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> Tensor:
-    """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
-    return rows[: math.prod(shape)].view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
-
-
-def _mix_heads(heads: Iterable[Tensor], mask: Tensor | None) -> Tensor:
-    """Attention, its heads side by side again. q (B, H, Q, K), k, v (B, H, S, K) -> (B * Q, D)"""
-    q, k, v = heads
-    B, _, Q, _ = q.shape
-    return mix(q, k, v, mask).transpose(1, 2).reshape(B * Q, -1)
-
-
-def fill(rows: Tensor) -> Tensor:
-    """The rows, and zeros up to one of the numbers of rows that products are made of. (N, D) -> (M, D)
-
-    For each number of rows oneDNN makes a program of its own, which takes it milliseconds, and keeps it with room for
-    its results: of the batches of a large corpus it would come to keep gigabytes.
-    """
-    more = filled(len(rows)) - len(rows)
-    return functional.pad(rows, (0, 0, 0, more)) if more else rows
-
-
-def filled(many: int) -> int:
-    """The next of the numbers of rows that products are made of: at most one in 16 more."""
-    return many + -many % max(2, (1 << many.bit_length()) // 32)
 
 
 def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:

@@ -1,0 +1,75 @@
+"""Positions of padded texts, (B, S, D), as rows that products are made of: of tokens only where that is known to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .attention import LANES, mix
+
+
+class Real:
+    """Where the tokens of padded texts are, so that products are made of their rows only. mask (B, 1, 1, S)"""
+
+    def __init__(self, mask: Tensor) -> None:
+        real = mask.reshape(-1)  # (B * S,)
+        places = real.nonzero().squeeze(1)
+        self.places = functional.pad(places, (0, filled(len(places)) - len(places)))  # (M,), as `fill` fills up
+        self.back = (real.cumsum(0) - 1).clamp_min_(0)  # (B * S,), in the place of padding the token before it
+        B, S = len(mask), mask.shape[-1]
+        self.first = self.back[::S]  # (B,)
+        # Of few long texts attention is computed one by one: so much padding would cost more than the calls.
+        self.lengths = real.view(B, S).sum(1).tolist() if B * LANES <= S else None
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All positions -> those of tokens, filled up. (B * S, X) -> (M, X)"""
+        return rows.index_select(0, self.places)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Back to all positions; at padding there is some other token's row. (M, X) -> (B * S, X)"""
+        return rows.index_select(0, self.back)
+
+    def mix(self, sources: Tensor, shape: tuple[int, int], mask: Tensor | None, head_size: int) -> Tensor:
+        """Attention of these rows, which have queries, keys, values. (M, 3 D), (B, S), mask -> (M, D)"""
+        if self.lengths is None:
+            return self.gather(mix_heads(heads(self.spread(sources), shape, 3, head_size), mask))
+        texts = sources.split([*self.lengths, len(sources) - sum(self.lengths)])
+        mixed = [mix_heads(heads(text, (1, len(text)), 3, head_size), None) for text in texts[:-1] if len(text)]
+        return torch.cat([*mixed, texts[-1][:, : sources.shape[1] // 3]])  # the rows that fill up
+
+
+def positions(rows: Tensor, real: Real | None, shape: tuple[int, int]) -> Tensor:
+    """Rows, filled up or of tokens only, as positions again. (M, D), (B, S) -> (B, S, D)"""
+    rows = rows if real is None else real.spread(rows)
+    return rows[: math.prod(shape)].view(*shape, -1)
+
+
+def heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> Tensor:
+    """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
+    return rows[: math.prod(shape)].view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
+
+
+def mix_heads(sides: Iterable[Tensor], mask: Tensor | None) -> Tensor:
+    """Attention, its heads side by side again. q (B, H, Q, K), k, v (B, H, S, K) -> (B * Q, D)"""
+    q, k, v = sides
+    B, _, Q, _ = q.shape
+    return mix(q, k, v, mask).transpose(1, 2).reshape(B * Q, -1)
+
+
+def fill(rows: Tensor) -> Tensor:
+    """The rows, and zeros up to one of the numbers of rows that products are made of. (N, D) -> (M, D)
+
+    For each number of rows oneDNN makes a program of its own, which takes it milliseconds, and keeps it with room for
+    its results: of the batches of a large corpus it would come to keep gigabytes.
+    """
+    more = filled(len(rows)) - len(rows)
+    return functional.pad(rows, (0, 0, 0, more)) if more else rows
+
+
+def filled(many: int) -> int:
+    """The next of the numbers of rows that products are made of: at most one in 16 more."""
+    return many + -many % max(2, (1 << many.bit_length()) // 32)
