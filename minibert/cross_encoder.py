@@ -217,7 +217,7 @@ class CrossEncoder(nn.Module):
         on_cpu = self.device.type == "cpu"
         with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
             workers = workers_for(self.device, watched=quiet is None)
-            asked = ask(quiet, self.model.bert, self.model, first_only=True)
+            asked = ask(quiet, self.model.bert, self.model, first_only=True, pooled=True)
             call = EncodeCall(
                 tokens,
                 batch=partial(self._batch, tokens),
@@ -337,7 +337,8 @@ class CrossEncoder(nn.Module):
 
     def _batch(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
         arrays = self.tokenizer.pad(tokens, rows, side="right")  # as in SentenceEncoder
-        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        device = self.device
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def _pairs(inputs: Iterable[Any]) -> tuple[list[Any], list[Any], bool]:

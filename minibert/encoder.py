@@ -223,7 +223,7 @@ class SentenceEncoder(nn.Module):
         with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
             workers = workers_for(device, watched=quiet is None)
             first_only = prompt_length == 0 and getattr(self.pooling, "modes", None) == ("cls",)
-            asked = ask(quiet, self.model, self.pooling, first_only=first_only)
+            asked = ask(quiet, self.model, self.pooling, first_only=first_only, pooled=False)
             call = EncodeCall(
                 tokens,
                 batch=partial(self._batch, tokens),
@@ -333,8 +333,9 @@ class SentenceEncoder(nn.Module):
 
     def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:
         """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""
-        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, self._width(), dtype=dtype, device=self.device if on_device else "cpu")[:, :keep]
+        weight = next(self.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.empty(0, self._width(), dtype=dtype, device=weight.device if on_device else "cpu")[:, :keep]
 
     def _tokens(self, texts: str | Iterable[str], prompt: str) -> Tokens:
         single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
@@ -347,7 +348,8 @@ class SentenceEncoder(nn.Module):
         # On the right whatever the checkpoint says: BERT counts positions from the left, so padding there would make
         # a text's vector depend on its neighbours.
         arrays = self.tokenizer.pad(tokens, rows, side="right")
-        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        device = self.device
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
     def _width(self) -> int:
         """Numbers in a vector, before any are cut."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .config import BertConfig
 from .heads import BertForSequenceClassification
 from .inference.batching import GPU_TOKENS, LEAST_TOKENS, cpu_tokens, plan_batches, plan_even
-from .inference.layers import NOTHING, Asked, ProductEncoder, asked
+from .inference.layers import NOTHING, Asked, KernelPooler, ProductEncoder, asked
 from .inference.watching import Snapshot, every_part, quiet
 from .inference.workers import side_by_side
 from .model import Bert, Pooler
@@ -25,7 +25,7 @@ from .tokenizer import Tokens
 from .underway import Texts, under_way
 
 # Of these it is known what they read: no padding.
-READERS = (Bert, Pooler, Pooling, BertForSequenceClassification)
+READERS = (Bert, Pooler, KernelPooler, Pooling, BertForSequenceClassification)
 
 
 @dataclass
@@ -88,7 +88,7 @@ def put(result: Tensor, rows: np.ndarray, vectors: Tensor) -> None:
         result[torch.from_numpy(rows).to(result.device)] = vectors
 
 
-def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only: bool) -> Asked:
+def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only: bool, pooled: bool) -> Asked:
     """What will be read of the last states, where that is known: of a part of somebody's own none can say.
 
     Args:
@@ -96,12 +96,13 @@ def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only
         bert: Whose states.
         readers: What reads them, besides the pooler: a `Pooling`, a model that has the Bert in it.
         first_only: Whether those read the first positions only, as the pooler does.
+        pooled: Whether they read what the pooler gives.
     """
     parts = [bert, *readers, *(part for part in (getattr(bert, "pooler", None),) if part is not None)]
     own = all(type(part) in READERS and "forward" not in part.__dict__ for part in parts)
     if quiet is None or not own or type(bert) is not Bert:
         return Asked(quiet)
-    return Asked(quiet, first_only=first_only, real_only=type(bert.layers) is ProductEncoder)
+    return Asked(quiet, first_only=first_only, real_only=type(bert.layers) is ProductEncoder, pooled=pooled)
 
 
 def cut(

@@ -277,8 +277,9 @@ class Bert(nn.Module):
             if ids.dtype not in (torch.int64, torch.int32):
                 raise TypeError(f"{name} must be int64 or int32, not {ids.dtype}")
             on_hand = ids.device.type == "cpu" and len(ids) > 0  # looking elsewhere would make the device wait
-            if on_hand and not 0 <= int(ids.min()) <= int(ids.max()) < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {ids.min()} to {ids.max()}")
+            lowest, highest = map(int, ids.aminmax()) if on_hand else (0, 0)
+            if not 0 <= lowest <= highest < size:
+                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {lowest} to {highest}")
 
     def initialise(self, module: nn.Module) -> None:
         """Fresh weights as the paper's: normal with `initializer_range`; 0 for biases and the padding token."""

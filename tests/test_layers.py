@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
@@ -11,9 +12,10 @@ from torch import nn
 from minibert import Bert, CrossEncoder, SentenceEncoder
 from minibert.inference import attention
 from minibert.inference import rows as rows_module
-from minibert.inference.layers import Asked, ProductLayer, asked
-from minibert.inference.linear import Product
+from minibert.inference.layers import Asked, OnePiece, asked
+from minibert.inference.linear import OneDnn, Plain
 from minibert.inference.prepare import prepare, restore
+from minibert.inference.quantize import Int8
 from minibert.inference.rows import filled
 from minibert.inference.watching import quiet
 from minibert.model import ScaledDotProductAttention, gelu_new
@@ -24,13 +26,13 @@ from minibert.pooling import POOLINGS, UNPADDED, Pooling
 def in_one(monkeypatch):
     """Counts the layers that were computed in one piece."""
     calls = []
-    compute = ProductLayer.in_one
+    compute = OnePiece.__call__
 
     def counted(self, *arguments, **options):
         calls.append(options.get("first_only", False))
         return compute(self, *arguments, **options)
 
-    monkeypatch.setattr(ProductLayer, "in_one", counted)
+    monkeypatch.setattr(OnePiece, "__call__", counted)
     return calls
 
 
@@ -96,15 +98,28 @@ def states_alone(model):
         return model(**random_batch(TINY, (9, 5, 1))).last_hidden_state
 
 
-def test_another_formula_of_the_page_is_taken_up_at_once(in_one):
+def another_formula(layer):
+    layer.feed_forward.activation.formula = gelu_new
+
+
+def a_formula_with_weights(layer):
+    layer.feed_forward.activation.formula = nn.PReLU()
+
+
+def another_epsilon(layer):
+    layer.feed_forward_norm.eps = 0.5
+
+
+@pytest.mark.parametrize("change", [another_formula, another_epsilon, a_formula_with_weights])
+def test_another_number_or_formula_is_taken_up_at_once(change, in_one):
     model = fast()
     before = states(model)
     for layer in model.layers:
-        layer.feed_forward.activation.formula = gelu_new
+        change(layer)
     page = copy.deepcopy(model)
     restore(page)
     after = states(model)
-    assert len(in_one) == 4
+    assert len(in_one) == (2 if change is a_formula_with_weights else 4)
     assert (after - states_alone(page))[0].abs().max() < 1e-4 < (before - after).abs().max()
 
 
@@ -158,13 +173,19 @@ def test_a_layer_of_ones_own_may_drop_positions(in_one):
 def rows(monkeypatch):
     """How many rows each product was made of."""
     counted = []
-    compute = Product.__call__
 
-    def count(self, x, *arguments, **options):
-        counted.append(len(x))
-        return compute(self, x, *arguments, **options)
+    def watch(kind, name, x_at):
+        compute = getattr(kind, name)
 
-    monkeypatch.setattr(Product, "__call__", count)
+        def count(self, *arguments):
+            counted.append(len(arguments[x_at]))
+            return compute(self, *arguments)
+
+        monkeypatch.setattr(kind, name, count)
+
+    for kind in (OneDnn, Plain, Int8):
+        watch(kind, "multiply", 0)
+        watch(kind, "multiply_onto", 1)
     return counted
 
 
@@ -351,3 +372,17 @@ def test_bfloat16_attention_by_either_way_is_the_pages(tiles, lengths, monkeypat
     with torch.inference_mode():
         result = attention.mix(q, k, v, None if min(lengths) == 40 else mask)
     assert (result.float() - expected).abs().max() < 0.03
+
+
+def test_the_pooler_computes_only_for_who_reads_it(folder):
+    encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
+    dense = encoder.model.pooler.dense
+    with torch.no_grad():
+        dense.weight.fill_(torch.nan)
+    assert not np.isnan(encoder.encode(TEXTS)).any()  # it reads the last states
+    assert encoder.model(torch.tensor([[2, 3]])).pooler_output.isnan().all()
+    seen = []
+    encoder.model.pooler.register_forward_hook(lambda _, __, pooled: seen.append(pooled))
+    encoder.encode(TEXTS)
+    assert seen
+    assert all(pooled.shape[1] == 32 and pooled.isnan().all() for pooled in seen)

@@ -9,16 +9,12 @@ from functools import cache, partial
 
 import torch
 
-from .linear import Arithmetic, OneDnn
+from .linear import Arithmetic, in_bfloat16, in_float32
 from .quantize import Int8
 from .workers import on_one_core
 
 # By the name that `dtype` takes. All else (weights, norms, softmax, residuals) stays float32.
-ARITHMETICS: dict[str, Arithmetic] = {
-    "float32": OneDnn(torch.float32),
-    "bfloat16": OneDnn(torch.bfloat16),
-    "int8": Int8(),
-}
+ARITHMETICS: dict[str, Arithmetic] = {"float32": in_float32, "bfloat16": in_bfloat16, "int8": Int8}
 
 
 def choose(
@@ -61,10 +57,10 @@ def times_float32(name: str) -> float:
 def _race(name: str) -> float:
     x, weight, bias = torch.ones(256, 768), torch.ones(1536, 768), torch.ones(1536)
     seconds = {"float32": math.inf, name: math.inf}
-    packed = {each: ARITHMETICS[each].pack(weight, bias) for each in seconds}
+    packed = {each: ARITHMETICS[each](weight, bias) for each in seconds}
     for _ in range(8):
         for each in seconds:
             started = time.perf_counter()
-            ARITHMETICS[each].multiply(x, packed[each], None)
+            packed[each].multiply(x)
             seconds[each] = min(seconds[each], time.perf_counter() - started)
     return seconds[name] / seconds["float32"]

@@ -43,8 +43,8 @@ class KernelEmbeddings(Embeddings):
         unseen = own and type(self.norm) is KernelLayerNorm and not torch.is_grad_enabled() and quiet(self) is not None
         if position is None or token_type_ids is None or not unseen:
             return super().forward(input_ids, token_type_ids)
-        x = functional.embedding(input_ids, token.weight)
-        x = x.add_(functional.embedding(token_type_ids, token_type.weight)).add_(position.weight[: input_ids.shape[1]])
+        x = torch.embedding(token.weight, input_ids)
+        x = x.add_(torch.embedding(token_type.weight, token_type_ids)).add_(position.weight[: input_ids.shape[1]])
         return self.norm.forward(x)
 
 

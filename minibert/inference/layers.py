@@ -11,18 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeGuard
+from operator import attrgetter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..model import Activation, Encoder, EncoderLayer, LayerNorm
+from ..model import Encoder, EncoderLayer, Pooler
 from .attention import KernelAttention
 from .kernels import KernelActivation, KernelLayerNorm, formula_name
-from .linear import state_of
 from .rows import Real, fill, heads, mix_heads, positions
 from .sublayers import ProductAttention, ProductFeedForward, alike, fit
 from .watching import Snapshot, every_part, quiet, replaced
+
+# Of a Watched parameter: what changes whenever its numbers may have.
+VERSION = attrgetter("_version", "taken")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Asked:
     quiet: Snapshot | None = None  # holds during the call: of a module that the layers are in
     first_only: bool = False  # of each text only the first position's last state is read, as CLS pooling does
     real_only: bool = False  # no last state is read where there is padding; the mask is (B, 1, 1, S)
+    pooled: bool = True  # what the pooler gives is read
 
 
 NOTHING = Asked()
@@ -59,92 +62,64 @@ class ProductEncoder(Encoder):
         call = _asked.get()
         if call.quiet is None:
             return super().forward(x, mask)
+        layers = list(self._modules.values())
+        pieces = [layer.in_one_piece(call.quiet) if type(layer) is ProductLayer else None for layer in layers]
         rows: Tensor | None = None  # of x (B, S, D), as long as layers are computed in one piece
         B, S, D = x.shape
-        layers = list(self._modules.values())
-        real: Real | None = None
-        if call.real_only and mask is not None and all(_ready(layer, x, call.quiet) for layer in layers):
-            real = Real(mask)
-        for layer in layers:
+        real = Real(mask) if call.real_only and mask is not None and None not in pieces and fit(x) else None
+        for layer, piece in zip(layers, pieces, strict=True):
             first_only = call.first_only and layer is layers[-1]
-            if _ready(layer, x, call.quiet):
-                if rows is None:
-                    B, S, D = x.shape  # a layer of somebody's own may have given another
-                    rows = x.reshape(B * S, D)
-                    rows = fill(rows) if real is None else real.gather(rows)
-                rows = layer.in_one(rows, (B, S), mask, first_only=first_only, real=real)
+            if piece is not None and rows is None and fit(x):
+                B, S, D = x.shape  # a layer of somebody's own may have given another
+                rows = x.reshape(B * S, D)
+                rows = fill(rows) if real is None else real.gather(rows)
+            elif piece is None and rows is not None:
+                x, rows = positions(rows, real, (B, S)), None
+            if piece is not None and rows is not None:
+                rows = piece(rows, (B, S), mask, first_only=first_only, real=real)
                 if first_only:
                     S, real = 1, None
-                continue
-            if rows is not None:
-                x, rows, real = positions(rows, real, (B, S)), None, None
-            x = layer(x, mask)
-            x = x[:, :1] if first_only else x
+            else:
+                x = layer(x, mask)
+                x = x[:, :1] if first_only else x
         return x if rows is None else positions(rows, real, (B, S))
 
 
-def _ready(layer: nn.Module, x: Tensor, around: Snapshot) -> TypeGuard[ProductLayer]:
-    """Whether it can be computed in one piece, of such an input."""
-    return type(layer) is ProductLayer and fit(x) and layer.untouched(around)
+class KernelPooler(Pooler):
+    """As the page, where anybody reads it: sentence encoders don't, and its weights are many for a short text."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, D), or nothing (0, D)"""
+        call = _asked.get()
+        return super().forward(x) if call.pooled or call.quiet is None else x.new_empty(0, x.shape[-1])
 
 
 class ProductLayer(EncoderLayer):
     """Attention, then feed-forward; each adds to its input and the sum is normalised. x (B, S, D), mask -> (B, S, D)"""
 
-    laid_out: LaidOut | None
+    laid_out: OnePiece | None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the page."""
-        if not (fit(x) and self.untouched()):
+        piece = self.in_one_piece() if fit(x) else None
+        if piece is None:
             return super().forward(x, mask)
         B, S, D = x.shape
-        return positions(self.in_one(fill(x.reshape(B * S, D)), (B, S), mask), None, (B, S))
+        return positions(piece(fill(x.reshape(B * S, D)), (B, S), mask), None, (B, S))
 
-    def in_one(
-        self,
-        rows: Tensor,
-        shape: tuple[int, int],
-        mask: Tensor | None,
-        *,
-        first_only: bool = False,
-        real: Real | None = None,
-    ) -> Tensor:
-        """The layer without calls of its parts, on rows as `fill` gives them. (M, D), (B, S), mask -> (M, D)
-
-        With ``first_only`` the result has B rows (filled up), of the first positions. They need keys and values of all
-        positions, but nothing else of the others. With ``real`` the rows are those of tokens, and only attention is
-        computed of padding, too.
-        """
-        (B, S), many = shape, math.prod(shape)
-        attention, feed_forward = self.attention, self.feed_forward
-        into, back = attention.products  # type: ignore[misc] # `untouched` has seen what they are
-        up, down = feed_forward.products  # type: ignore[misc]
-        if first_only:
-            first, others = attention.first_only()  # type: ignore[operator]
-            sources = others(rows)
-            k, v = heads(sources if real is None else real.spread(sources), shape, 2, attention.head_size)
-            rows = fill(rows[:many:S] if real is None else rows.index_select(0, real.first))
-            (q,) = heads(first(rows), (B, 1), 1, attention.head_size)
-            mixed = fill(mix_heads((q, k, v), mask))
-        elif real is not None:
-            mixed = real.mix(into(rows), shape, mask, attention.head_size)
-        else:
-            mixed = fill(mix_heads(heads(into(rows), shape, 3, attention.head_size), mask))
-        rows = _normalise(back(mixed, residual=rows), self.attention_norm)
-        bent = up(rows, formula_name(feed_forward.activation))
-        return _normalise(down(bent, residual=rows), self.feed_forward_norm)
-
-    def untouched(self, around: Snapshot | None = None) -> bool:
-        """Whether every part is as `prepare` left it, nobody looks on, and the weights laid out are the weights.
+    def in_one_piece(self, around: Snapshot | None = None) -> OnePiece | None:
+        """What computes it where every part is as `prepare` left it, nobody looks on, and weights are as laid out.
 
         ``around``: of a module that the layer is in, and known to hold.
         """
-        return (self.laid_out is not None and self.laid_out.holds(around)) or self._look()
+        if self.laid_out is None or not self.laid_out.holds(around):
+            self.laid_out = self._lay_out()
+        return self.laid_out
 
-    def _look(self) -> bool:
+    def _lay_out(self) -> OnePiece | None:
         attention, feed_forward = self.attention, self.feed_forward
         if type(attention) is not ProductAttention or type(feed_forward) is not ProductFeedForward:
-            return False
+            return None
         core, activation, inner = attention.core, feed_forward.activation, attention.inner()
         kinds = [type(part) for part in (core, activation, self.attention_norm, self.feed_forward_norm)]
         snapshot = quiet(self)
@@ -154,33 +129,49 @@ class ProductLayer(EncoderLayer):
             or formula_name(activation) is None
             or snapshot is None
             or any("forward" in part.__dict__ for part in every_part(self))
-            or replaced(core.scores, core.probs, core.dropout, self.dropout)
+            or replaced(*inner, core.scores, core.probs, core.dropout, self.dropout)
             or not alike(*inner)
         ):
-            return False
+            return None
         into, back = attention.products
         up, down = feed_forward.products
         stand = into.stands_for(*inner) and back.stands_for(attention.out)
         if not (stand and up.stands_for(feed_forward.up) and down.stands_for(feed_forward.down)):
-            return False
-        self.laid_out = LaidOut(snapshot, activation, [*inner, attention.out, feed_forward.up, feed_forward.down])
-        return True
+            return None
+        return OnePiece(self, attention, feed_forward, snapshot)
 
 
-class LaidOut:
-    """What a layer was when its weights were laid out, and whether it still is."""
+class OnePiece:
+    """A layer computed without calls of its parts, and whether it still is the layer that this was made of.
 
-    def __init__(self, snapshot: Snapshot, activation: Activation, linear: list[nn.Linear]) -> None:
+    With short texts most of the time goes into finding things; so everything is found once.
+    """
+
+    def __init__(
+        self, layer: ProductLayer, attention: ProductAttention, feed_forward: ProductFeedForward, snapshot: Snapshot
+    ) -> None:
         self.snapshot = snapshot
         self.around: Snapshot | None = None  # as long as this one holds, the layer's own does
-        self.activation = activation
-        self.formula = activation.formula
+        linear = (*attention.inner(), attention.out, feed_forward.up, feed_forward.down)
         self.values = [value for part in linear for value in part._parameters.values() if value is not None]
-        self.state = state_of(self.values)
+        self.versions = list(map(VERSION, self.values))
+        # What is no module and no parameter, and so in no snapshot.
+        self.own = [part.__dict__ for part in (attention, feed_forward.activation, layer.attention_norm)]
+        self.own.append(layer.feed_forward_norm.__dict__)
+        self.settings = self._settings()
+        self.attention = attention
+        self.head_size = attention.head_size
+        self.activation = formula_name(feed_forward.activation)
+        self.into, self.back = (product.packed for product in attention.products)
+        self.up, self.down = (product.packed for product in feed_forward.products)
+        self.norms = [
+            (tuple(norm.weight.shape), norm.weight, norm.bias, norm.eps)
+            for norm in (layer.attention_norm, layer.feed_forward_norm)
+        ]
 
     def holds(self, around: Snapshot | None) -> bool:
         """Whether nothing has been exchanged, changed or hooked since."""
-        if self.activation.formula is not self.formula or state_of(self.values) != self.state:
+        if list(map(VERSION, self.values)) != self.versions or self._settings() != self.settings:
             return False
         if around is not None and around is self.around:
             return True
@@ -189,9 +180,47 @@ class LaidOut:
         self.around = around
         return True
 
+    def _settings(self) -> tuple[object, ...]:
+        attention, activation, norm, other_norm = self.own
+        return attention["head_size"], activation.get("formula"), norm["eps"], other_norm["eps"]
+
+    def __call__(
+        self,
+        rows: Tensor,
+        shape: tuple[int, int],
+        mask: Tensor | None,
+        *,
+        first_only: bool = False,
+        real: Real | None = None,
+    ) -> Tensor:
+        """The layer, on rows as `fill` gives them. (M, D), (B, S), mask -> (M, D)
+
+        With ``first_only`` the result has B rows (filled up), of the first positions. They need keys and values of all
+        positions, but nothing else of the others. With ``real`` the rows are those of tokens, and only attention is
+        computed of padding, too.
+        """
+        if first_only:
+            rows, mixed = self._mix_first(rows, shape, mask, real)
+        elif real is not None:
+            mixed = real.mix(self.into.multiply(rows), shape, mask, self.head_size)
+        else:
+            mixed = fill(mix_heads(heads(self.into.multiply(rows), shape, 3, self.head_size), mask))
+        attention_norm, feed_forward_norm = self.norms
+        rows = torch.layer_norm(self.back.multiply_onto(rows, mixed), *attention_norm)
+        bent = self.up.multiply(rows, self.activation)
+        return torch.layer_norm(self.down.multiply_onto(rows, bent), *feed_forward_norm)
+
+    def _mix_first(
+        self, rows: Tensor, shape: tuple[int, int], mask: Tensor | None, real: Real | None
+    ) -> tuple[Tensor, Tensor]:
+        """The rows of the first positions, and their attention."""
+        (B, S), many = shape, math.prod(shape)
+        first, others = self.attention.first_only()
+        sources = others.packed.multiply(rows)
+        k, v = heads(sources if real is None else real.spread(sources), shape, 2, self.head_size)
+        rows = fill(rows[:many:S] if real is None else rows.index_select(0, real.first))
+        (q,) = heads(first.packed.multiply(rows), (B, 1), 1, self.head_size)
+        return rows, fill(mix_heads((q, k, v), mask))
+
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied layer looks for itself
-
-
-def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:
-    return torch.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)

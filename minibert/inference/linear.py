@@ -12,7 +12,7 @@ made at the first call and again after every change of a weight.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -32,56 +32,71 @@ DATA: Any = torch.Tensor.data  # torch's own descriptor
 _lock = threading.Lock()
 
 
-class Arithmetic(Protocol):
-    """In which numbers products are computed. Holds no weights."""
+class Packed(Protocol):
+    """Weights (O, I) and biases (O,), laid out for the numbers that products are computed in."""
 
-    def pack(self, weight: Tensor, bias: Tensor) -> Any:
-        """Whatever `multiply` wants of weights (O, I) and biases (O,), both float32."""
-
-    def multiply(self, x: Tensor, packed: Any, activation: str | None) -> Tensor:
+    def multiply(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Multiply, add, and bend. x (..., I), of any float -> (..., O), of the float that comes cheapest"""
 
-    def multiply_onto(self, residual: Tensor, x: Tensor, packed: Any) -> Tensor:
+    def multiply_onto(self, residual: Tensor, x: Tensor) -> Tensor:
         """The same without bending, added to the residual (..., O), float32 -> float32"""
 
 
+Arithmetic = Callable[[Tensor, Tensor], Packed]  # weights, biases, both float32
+
+
 class OneDnn:
-    """Products in float32, or in bfloat16 with sums in float32; plain torch's where oneDNN does not compute."""
+    """Weights in oneDNN's own order, which bends and adds while the product is still in cache; sums in float32."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+        self.dtype = weight.dtype
 
-    def pack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights in oneDNN's own order, the biases."""
-        weight, bias = weight.to(self.dtype), bias.to(self.dtype)
-        if onednn_computes(self.dtype):
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        return weight, bias
-
-    def multiply(self, x: Tensor, packed: tuple[Tensor, Tensor], activation: str | None) -> Tensor:
-        """Products of x (..., I) -> (..., O) in this dtype, bent while still in cache where oneDNN knows how."""
-        weight, bias = packed
-        x = x.to(self.dtype)
-        if weight.layout is torch.strided:
-            return bend(functional.linear(x, weight, bias), activation)
+    def multiply(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Products of x (..., I) -> (..., O) in this dtype."""
         name, algorithm = FUSED.get(activation, FUSED[None])
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, name, [], algorithm)
         return y if activation in FUSED else bend(y, activation)
 
-    def multiply_onto(self, residual: Tensor, x: Tensor, packed: tuple[Tensor, Tensor]) -> Tensor:
+    def multiply_onto(self, residual: Tensor, x: Tensor) -> Tensor:
         """In float32 added by oneDNN, in bfloat16 afterwards: the residual stays float32."""
-        weight, bias = packed
-        if self.dtype is not torch.float32 or weight.layout is torch.strided:
-            return residual + self.multiply(x, packed, None)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+        if self.dtype is not torch.float32:
+            return self.multiply(x).float().add_(residual)
+        return torch.ops.mkldnn._linear_pointwise.binary(x.float(), residual, self.weight, self.bias, "add")
+
+
+class Plain:
+    """By torch's documented operators."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+
+    def multiply(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Products of x (..., I) -> (..., O) in the weights' dtype."""
+        return bend(functional.linear(x.to(self.weight.dtype), self.weight, self.bias), activation)
+
+    def multiply_onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """In the residual's dtype."""
+        return residual + self.multiply(x)
+
+
+def in_float32(weight: Tensor, bias: Tensor) -> Packed:
+    """As exact as the page; plain torch's where oneDNN does not compute."""
+    return (OneDnn if onednn_computes(torch.float32) else Plain)(weight, bias)
+
+
+def in_bfloat16(weight: Tensor, bias: Tensor) -> Packed:
+    """Factors in bfloat16, sums in float32; plain torch's where oneDNN does not compute."""
+    return (OneDnn if onednn_computes(torch.bfloat16) else Plain)(weight.bfloat16(), bias.bfloat16())
 
 
 class Product:
-    """[x W1ᵀ + b1, x W2ᵀ + b2, ...] side by side, in one arithmetic. x (..., I) -> (..., O1 + O2 + ...)"""
+    """[x W1ᵀ + b1, x W2ᵀ + b2, ...] side by side, in one arithmetic: ``packed`` computes it."""
+
+    packed: Packed  # as soon as it stands for layers
 
     def __init__(self, arithmetic: Arithmetic) -> None:
         self.arithmetic = arithmetic
-        self._packed: Any = None
         self._packed_from: list[nn.Parameter] = []  # kept alive, so that no other tensor takes its identity
         self._state: list[tuple[int, int, int]] | None = None
 
@@ -95,15 +110,6 @@ class Product:
             return False
         values = [value for layer in layers for value in layer._parameters.values() if value is not None]
         return self._state == state_of(values) or self._lay_out(layers, values)
-
-    def __call__(self, x: Tensor, activation: str | None = None, *, residual: Tensor | None = None) -> Tensor:
-        """Products of x (..., I) -> (..., O) in the arithmetic's dtype, bent where an activation is named.
-
-        With a ``residual`` (..., O), float32, not bent but added to that, in float32.
-        """
-        if residual is not None:
-            return self.arithmetic.multiply_onto(residual, x, self._packed)
-        return self.arithmetic.multiply(x, self._packed, activation)
 
     def _lay_out(self, layers: Sequence[nn.Linear], values: list[nn.Parameter]) -> bool:
         """False: these are no plain float32 parameters on the CPU, or they count no changes."""
@@ -119,7 +125,7 @@ class Product:
                 value.__class__ = Watched
             weight = torch.cat([layer.weight.detach() for layer in layers])
             bias = torch.cat([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
-            self._packed = self.arithmetic.pack(weight, bias)
+            self.packed = self.arithmetic(weight, bias)
             self._packed_from = values
             self._state = state_of(values)
         return True

@@ -12,12 +12,13 @@ from ..model import (
     FeedForward,
     LayerNorm,
     MultiHeadAttention,
+    Pooler,
     ScaledDotProductAttention,
 )
 from .arithmetic import ARITHMETICS, warn_if_slow
 from .attention import KernelAttention
 from .kernels import KernelActivation, KernelEmbeddings, KernelLayerNorm
-from .layers import ProductEncoder, ProductLayer
+from .layers import KernelPooler, ProductEncoder, ProductLayer
 from .linear import Watched
 from .sublayers import ProductAttention, ProductFeedForward, give_products
 
@@ -31,6 +32,7 @@ KERNELS: dict[type[nn.Module], type[nn.Module]] = {
     FeedForward: ProductFeedForward,
     EncoderLayer: ProductLayer,
     Encoder: ProductEncoder,
+    Pooler: KernelPooler,
 }
 PAGES = {fast: plain for plain, fast in KERNELS.items()}
 

@@ -4,61 +4,56 @@ A token's range is its own, so a text's vector does not depend on what else is i
 token's lowest to its highest number rather than from -highest to highest, because what a BERT sends into its products
 is lopsided (one channel stands out, GELU has no negative tail): on all-MiniLM-L6-v2 this halves the error.
 
-Such numbers are soon multiplied; what takes the time is every pass over them before and after. So there are few, and
-those after are in place: new memory costs more than arithmetic.
+Such numbers are soon multiplied; what takes the time is every pass over them before and after. So those before are one
+(torch has an operator for it, meant for the rows of embedding tables), and those after are in place: new memory costs
+more than arithmetic.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .kernels import bend
 
-ROUNDS = 1.5 * 2**23  # a float32 of this size has no digits after the point
-
 
 class Int8:
-    """int8 weights, activations as uint8; sums in int32, results in float32."""
+    """int8 weights in [-127, 127], activations as uint8; sums in int32, results in float32."""
 
-    def pack(self, weight: Tensor, bias: Tensor) -> Any:
-        """Weights (O, I) in [-127, 127] with a scale each row; what a shift of x by 1 adds to each output; biases."""
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         scale = weight.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny) / 127
         whole = (weight / scale[:, None]).round()
-        shift = whole.sum(-1) * scale
-        packed = whole.to(torch.int8)
+        self.shift = whole.sum(-1) * scale  # what a shift of x by 1 adds to each output
+        self.bias = bias
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            scale = torch.full_like(scale, torch.nan)  # among whole numbers it would be lost
+        self.scale = scale
+        self.weight = whole.to(torch.int8)
         if onednn_computes_int8():
-            packed = torch.ops.onednn.qlinear_prepack(packed, None)
-        return packed, scale, shift, bias
+            self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)
 
-    def multiply(self, x: Tensor, packed: Any, activation: str | None) -> Tensor:
+    def multiply(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Products of x (..., I) -> (..., O), float32"""
-        weight, scale, shift, bias = packed
-        levels, zero, step = to_levels(x.reshape(-1, x.shape[-1]).float())
-        y = _product(levels, weight, scale).addr_(zero, shift, alpha=-1)
-        torch.addcmul(bias, y, step[:, None], out=y)
-        return (torch.ops.aten.gelu_(y) if activation == "gelu" else bend(y, activation)).unflatten(0, x.shape[:-1])
+        levels, step, lowest = to_levels(x.reshape(-1, x.shape[-1]).float())
+        y = _product(levels, self.weight, self.scale)
+        y = torch.addcmul(self.bias, y, step, out=y).addr_(lowest, self.shift)
+        y = torch.ops.aten.gelu_(y) if activation == "gelu" else bend(y, activation)
+        return y if x.ndim == 2 else y.unflatten(0, x.shape[:-1])
 
-    def multiply_onto(self, residual: Tensor, x: Tensor, packed: Any) -> Tensor:
+    def multiply_onto(self, residual: Tensor, x: Tensor) -> Tensor:
         """Products of x (..., I), added to the residual (..., O)"""
-        return self.multiply(x, packed, None).add_(residual)
+        return self.multiply(x).add_(residual)
 
 
 def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers as (levels - zero) * step, by row. (M, I) float32 -> (M, I) uint8, (M,), (M,) float32
-
-    The range of a row takes in 0, so that 0 is a level, too, and ``zero`` is whole and lies within 0 and 254.
-    """
-    lowest = rows.amin(-1).clamp_max_(0)
-    step = rows.amax(-1).clamp_min_(0).sub_(lowest).clamp_min_(1e-12).mul_(1 / 254)
-    inverse = step.reciprocal()
-    zero = lowest.mul_(inverse).neg_().round_()
-    # Added to a whole number so large, a float32 is rounded to whole numbers, and its last 8 bits are the level.
-    shifted = (rows * inverse[:, None]).add_((zero + ROUNDS)[:, None])
-    return shifted.view(torch.int32).to(torch.int8).view(torch.uint8), zero, step
+    """Numbers as levels * step + lowest, by row. (M, I) float32 -> (M, I) uint8, (M, 1), (M,) float32"""
+    # Each row's levels, then the bytes of its step and of its lowest number.
+    together = torch.ops.quantized.embedding_bag_byte_prepack(rows)
+    levels, ends = together.split([rows.shape[1], 8], 1)
+    step, lowest = ends.contiguous().view(torch.float32).split(1, 1)
+    return levels.contiguous(), step, lowest.view(-1)
 
 
 def _product(levels: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -78,9 +73,12 @@ def _zeros(many: int) -> Tensor:
 
 @cache
 def onednn_computes_int8() -> bool:
-    """Whether oneDNN's int8 operator, undocumented too, is there and gives the exact sums."""
-    levels = torch.arange(64, dtype=torch.uint8).view(2, 32) * 4
-    weight, scale = (torch.arange(96).view(3, 32) - 48).to(torch.int8), torch.tensor([0.5, 1.0, 2.0])
+    """Whether oneDNN's int8 operator, undocumented too, is there and gives the exact sums, of the largest numbers too.
+
+    (Without instructions for it some processors add two products in 16 bits, which overflow.)
+    """
+    levels = 255 - torch.arange(64, dtype=torch.uint8).view(2, 32)
+    weight, scale = (127 - torch.arange(96).view(3, 32)).to(torch.int8), torch.tensor([0.5, 1.0, 2.0])
     try:
         product = _product(levels, torch.ops.onednn.qlinear_prepack(weight, None), scale)
     except (AttributeError, RuntimeError, NotImplementedError):

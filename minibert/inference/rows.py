@@ -50,7 +50,9 @@ def positions(rows: Tensor, real: Real | None, shape: tuple[int, int]) -> Tensor
 
 def heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> Tensor:
     """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
-    return rows[: math.prod(shape)].view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
+    many = math.prod(shape)
+    rows = rows if rows.shape[0] == many else rows[:many]
+    return rows.view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
 
 
 def mix_heads(sides: Iterable[Tensor], mask: Tensor | None) -> Tensor:
@@ -66,7 +68,8 @@ def fill(rows: Tensor) -> Tensor:
     For each number of rows oneDNN makes a program of its own, which takes it milliseconds, and keeps it with room for
     its results: of the batches of a large corpus it would come to keep gigabytes.
     """
-    more = filled(len(rows)) - len(rows)
+    many = rows.shape[0]
+    more = filled(many) - many
     return functional.pad(rows, (0, 0, 0, more)) if more else rows
 
 

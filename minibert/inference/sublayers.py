@@ -28,14 +28,15 @@ class ProductAttention(MultiHeadAttention):
         inner = self.inner()
         if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out) and alike(*inner)):
             return super().forward(x, mask)
-        q, k, v = into(x).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
+        sources = into.packed.multiply(x)
+        q, k, v = sources.unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if q.dtype != x.dtype and (
             type(self.core) is not KernelAttention or watched(self.core) or self.core.explicit()
         ):
             q, k, v = q.float(), k.float(), v.float()  # whoever looks or computes there finds the page's dtype
         bias = None if self.relative is None else self.relative(q, k)
         mixed = self.core(q, k, v, mask, bias)
-        return back(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
+        return back.packed.multiply(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
 
     def first_only(self) -> tuple[Product, Product]:
         """The query's product by itself and that of keys and values, for when only few positions ask."""
@@ -60,7 +61,7 @@ class ProductFeedForward(FeedForward):
         name = formula_name(self.activation) if bent else None
         if not (name and fit(x) and up.stands_for(self.up) and down.stands_for(self.down)):
             return super().forward(x)
-        return down(up(x, name)).to(x.dtype)
+        return down.packed.multiply(up.packed.multiply(x, name)).to(x.dtype)
 
 
 def fit(x: Tensor) -> bool:

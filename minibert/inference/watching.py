@@ -64,8 +64,9 @@ class Snapshot:
         parts = list(every_part(root))
         self.parts = parts
         self.own = [part.__dict__ for part in parts]
-        self.hooks = [own[name] for own in self.own for name in HOOKS]
-        self.tables = [own[name] for own in self.own for name in ("_modules", "_parameters")]
+        tables = [own[name] for own in self.own for name in (*HOOKS, "_modules", "_parameters")]
+        self.empty = [table for table in tables if not table]  # all hooks are, and most of the rest
+        self.tables = [table for table in tables if table]
         self.entries = self._entries()
         self.classes = list(map(type, parts))
         self.sizes = list(map(len, self.own))  # a `forward` set on a part is one entry more
@@ -75,7 +76,7 @@ class Snapshot:
         now = self._entries()
         return not (
             _has_any_global_hook()
-            or any(self.hooks)
+            or any(self.empty)
             or any(map(TRAINING, self.own))
             or len(now) != len(self.entries)
             or not all(map(is_, now, self.entries))
