@@ -23,8 +23,9 @@ class Int8:
     """int8 weights in [-127, 127], activations as uint8; sums in int32, results in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        scale = weight.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        whole = (weight / scale[:, None]).round()
+        largest = torch.linalg.vector_norm(weight, torch.inf, -1)
+        scale = largest.clamp_min(torch.finfo(torch.float32).tiny) / 127
+        whole = (weight / scale[:, None]).round_()
         self.shift = whole.sum(-1) * scale  # what a shift of x by 1 adds to each output
         self.bias = bias
         if not (weight.isfinite().all() and bias.isfinite().all()):
