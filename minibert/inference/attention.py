@@ -18,8 +18,6 @@ LANES = 16
 TOGETHER = {torch.float32: 16, torch.bfloat16: 32}
 # Of a single text so many left over cost less than filling up (fitted on two cores of an AMD EPYC, Zen 4).
 ALONE = 8
-# In bfloat16 without AMX, products one by one are up to twice as fast as the fused kernel, from so many tokens on.
-PRODUCTS_FROM = 128
 
 
 class KernelAttention(ScaledDotProductAttention):
@@ -44,14 +42,23 @@ class KernelAttention(ScaledDotProductAttention):
         return (self.training and self.dropout.p > 0) or watched(*taps) or replaced(*taps)
 
 
+def mixable(sources: Tensor) -> Tensor:
+    """Queries, keys, values in the numbers that the kernel is fastest in: in bfloat16 it is so with AMX only."""
+    return sources if sources.dtype is not torch.bfloat16 or _has_tiles() else sources.float()
+
+
+@cache
+def _has_tiles() -> bool:
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return ask is None or bool(ask())
+
+
 def mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """By the way that is fastest on a CPU without gradients. q (B, H, Q, K), k, v (B, H, S, K) -> (B, H, Q, K)"""
     B, _, S, _ = k.shape
     padding = mask is None or mask.shape == (B, 1, 1, S)  # the same for all heads and queries
     if not padding or q.shape != k.shape:
         return _mix(q, k, v, mask, None)
-    if q.dtype is torch.bfloat16 and B * S >= PRODUCTS_FROM and not _has_tiles():
-        return _mix_products(q, k, v, mask)
     return _mix(q, k, v, mask, None) if B == 1 and S % LANES <= ALONE else _mix_windows(q, k, v, mask)
 
 
@@ -63,22 +70,6 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | No
         added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
         added = torch.where(mask, added, lowest)
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
-
-
-def _mix_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores, softmax and mixing one after another, as on the page."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        # Half the lowest number: no score lifts it, none makes it infinite. To fill in would be five times slower.
-        scores += torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, torch.finfo(q.dtype).min / 2)
-    return torch.softmax(scores, -1) @ v
-
-
-@cache
-def _has_tiles() -> bool:
-    """Whether the processor has AMX, with which torch's fused kernel is the faster one in bfloat16 too."""
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return ask is None or bool(ask())
 
 
 def _mix_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -15,8 +15,8 @@ OVERHEAD = 64
 # What padding costs where only attention is computed of it, beside a token (fitted, two cores of an AMD EPYC).
 PADDING = 0.2
 # Tokens a batch at most: enough to keep the matrix units busy, few enough that the values between layers stay in cache
-# (512 to 1024 are within 2 % of each other; the fewer, the less memory). Of small models more, because a batch costs its
-# operators, however little they have to compute.
+# (512 to 1024 are as fast; the fewer, the less memory). Of small models more, because a batch costs its operators,
+# however little they have to compute.
 CPU_TOKENS = 768, 2048
 CPU_WORK = 6 * 2**30  # multiplications in the layers' products that are enough (fitted, two cores of an AMD EPYC)
 GPU_TOKENS = 32768

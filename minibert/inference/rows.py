@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .attention import LANES, mix
+from .attention import LANES, mix, mixable
 
 
 class Real:
@@ -51,7 +51,7 @@ def positions(rows: Tensor, real: Real | None, shape: tuple[int, int]) -> Tensor
 def heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> Tensor:
     """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
     many = math.prod(shape)
-    rows = rows if rows.shape[0] == many else rows[:many]
+    rows = mixable(rows if rows.shape[0] == many else rows[:many])
     return rows.view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import Activation, FeedForward, MultiHeadAttention
-from .attention import KernelAttention
+from .attention import KernelAttention, mixable
 from .kernels import KernelActivation, formula_name
 from .linear import Arithmetic, Product
 from .watching import watched
@@ -28,7 +28,7 @@ class ProductAttention(MultiHeadAttention):
         inner = self.inner()
         if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out) and alike(*inner)):
             return super().forward(x, mask)
-        sources = into.packed.multiply(x)
+        sources = mixable(into.packed.multiply(x))
         q, k, v = sources.unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if q.dtype != x.dtype and (
             type(self.core) is not KernelAttention or watched(self.core) or self.core.explicit()
