@@ -112,9 +112,10 @@ class ProductLayer(EncoderLayer):
 
         ``around``: of a module that the layer is in, and known to hold.
         """
-        if self.laid_out is None or not self.laid_out.holds(around):
-            self.laid_out = self._lay_out()
-        return self.laid_out
+        piece = self.laid_out
+        if piece is None or not piece.holds(around):
+            piece = self.laid_out = self._lay_out()
+        return piece
 
     def _lay_out(self) -> OnePiece | None:
         attention, feed_forward = self.attention, self.feed_forward

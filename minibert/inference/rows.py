@@ -65,8 +65,8 @@ def mix_heads(sides: Iterable[Tensor], mask: Tensor | None) -> Tensor:
 def fill(rows: Tensor) -> Tensor:
     """The rows, and zeros up to one of the numbers of rows that products are made of. (N, D) -> (M, D)
 
-    For each number of rows oneDNN makes a program of its own, which takes it milliseconds, and keeps it with room for
-    its results: of the batches of a large corpus it would come to keep gigabytes.
+    For each number of rows oneDNN makes a program of its own, which takes it a millisecond and half a megabyte that it
+    keeps; and results of ever other sizes leave holes in memory that none of the next fits in.
     """
     many = rows.shape[0]
     more = filled(many) - many
