@@ -32,6 +32,7 @@ def onednn(request, monkeypatch):
     if not request.param:
         monkeypatch.setattr(linear, "onednn_computes", lambda _: False)
         monkeypatch.setattr(quantize, "onednn_computes_int8", lambda: False)
+        monkeypatch.setattr(quantize, "prepack_rounds", lambda: False)
     return request.param
 
 
@@ -65,6 +66,7 @@ def test_a_product_is_the_layers_side_by_side(name, activation, shape, onednn):
 
 def test_the_machine_at_hand_was_asked(onednn):
     """So that "oneDNN" above means it where torch has it, and the plain side is really the other one."""
+    assert quantize.prepack_rounds() == onednn  # torch has had it for years
     packed = ARITHMETICS["float32"](torch.ones(3, 32), torch.ones(3))
     assert (packed.weight.layout is not torch.strided) == (onednn and linear.onednn_computes(torch.float32))
 
@@ -333,7 +335,7 @@ def test_constant_rows_and_extreme_numbers_stay_finite(onednn):
     assert ((result - exact).abs().amax(-1) < 0.02 * exact.abs().amax(-1)).all()
 
 
-def test_levels_are_the_nearest():
+def test_levels_are_the_nearest(onednn):
     rows = torch.cat(
         [random(6, 48) * 10.0 ** torch.arange(-4, 8, 2)[:, None], random(2, 48).abs(), -random(2, 48).abs()]
     )
@@ -346,7 +348,7 @@ def test_levels_are_the_nearest():
 
 
 @pytest.mark.parametrize("width", [1, 6, 47])
-def test_levels_of_any_width(width):
+def test_levels_of_any_width(width, onednn):
     rows = random(3, width)
     levels, step, lowest = quantize.to_levels(rows)
     assert (levels.double() * step + lowest[:, None] - rows).abs().max() <= 0.51 * step.max()

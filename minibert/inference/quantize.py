@@ -50,11 +50,34 @@ class Int8:
 
 def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers as levels * step + lowest, by row. (M, I) float32 -> (M, I) uint8, (M, 1), (M,) float32"""
+    return _prepacked_levels(rows) if prepack_rounds() else _plain_levels(rows)
+
+
+def _prepacked_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Each row's levels, then the bytes of its step and of its lowest number.
     together = torch.ops.quantized.embedding_bag_byte_prepack(rows)
     levels, ends = together.split([rows.shape[1], 8], 1)
     step, lowest = ends.contiguous().view(torch.float32).split(1, 1)
     return levels.contiguous(), step, lowest.view(-1)
+
+
+def _plain_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    lowest = rows.amin(-1, keepdim=True)
+    step = (rows.amax(-1, keepdim=True) - lowest) / 255
+    levels = ((rows - lowest) / step.clamp_min(torch.finfo(torch.float32).tiny)).round_()
+    return levels.to(torch.uint8), step, lowest.view(-1)
+
+
+@cache
+def prepack_rounds() -> bool:
+    """Whether torch's operator for the rows of embedding tables is there and does what is wanted of it here."""
+    rows = torch.linspace(-1, 3, 64).square().view(2, 32)
+    try:
+        levels, step, lowest = _prepacked_levels(rows)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    apart = (levels * step + lowest[:, None] - rows).abs()
+    return bool((apart <= 0.51 * step).all()) and torch.allclose(step, _plain_levels(rows)[1])
 
 
 def _product(levels: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
