@@ -237,7 +237,8 @@ class CrossEncoder(nn.Module):
                 alone=batch_invariant,
                 real_only=asked.real_only,
             )
-            scores = call.sentences(batches, bar.update, self._no_scores(on_device=convert_to_tensor))
+            place = self.device if convert_to_tensor else "cpu"
+            scores = call.sentences(batches, bar.update, partial(self._no_scores, place), device=place)
         if scores.shape[1] == 1:
             scores = scores.squeeze(-1)
         return deliver(scores, "float32", as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
@@ -331,9 +332,9 @@ class CrossEncoder(nn.Module):
         logits, x = self.model(input_ids, attention_mask, token_type_ids)
         return x, logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _no_scores(self, *, on_device: bool) -> Tensor:
+    def _no_scores(self, device: torch.device | str) -> Tensor:
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, self.config.num_labels, dtype=dtype, device=self.device if on_device else "cpu")
+        return torch.empty(0, self.config.num_labels, dtype=dtype, device=device)
 
     def _batch(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
         arrays = self.tokenizer.pad(tokens, rows, side="right")  # as in SentenceEncoder

@@ -246,7 +246,8 @@ class SentenceEncoder(nn.Module):
             if output_value != "sentence_embedding":
                 parts = call.parts(batches, bar.update, everything=output_value is None)
                 return parts[0] if single else parts
-            result = call.sentences(batches, bar.update, self._no_vectors(keep, on_device=convert_to_tensor))
+            place = device if convert_to_tensor else "cpu"
+            result = call.sentences(batches, bar.update, partial(self._no_vectors, keep, place), device=place)
         return deliver(result, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
     def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
@@ -331,11 +332,10 @@ class SentenceEncoder(nn.Module):
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return x, self.head(self.pooling(x, mask, prompt_length))
 
-    def _no_vectors(self, keep: int | None, *, on_device: bool = False) -> Tensor:
+    def _no_vectors(self, keep: int | None, device: torch.device | str = "cpu") -> Tensor:
         """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""
-        weight = next(self.parameters())
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return torch.empty(0, self._width(), dtype=dtype, device=weight.device if on_device else "cpu")[:, :keep]
+        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        return torch.empty(0, self._width(), dtype=dtype, device=device)[:, :keep]
 
     def _tokens(self, texts: str | Iterable[str], prompt: str) -> Tokens:
         single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)

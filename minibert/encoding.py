@@ -41,14 +41,23 @@ class EncodeCall:
     batch_invariant: bool = False  # the caller's own thread, with all cores, would round otherwise than a worker
     asked: Asked = NOTHING
 
-    def sentences(self, batches: Sequence[np.ndarray], done: Callable[[int], object], result: Tensor) -> Tensor:
-        """All vectors (texts, D), in the order of the texts; of ``result`` (0, D) device, dtype, and D for no texts."""
+    def sentences(
+        self,
+        batches: Sequence[np.ndarray],
+        done: Callable[[int], object],
+        nothing: Callable[[], Tensor],
+        *,
+        device: torch.device | str,
+    ) -> Tensor:
+        """All vectors (texts, D), in the order of the texts, float32 at least; for no texts ``nothing``."""
+        result: Tensor | None = None
         for rows, vectors in side_by_side(self._vectors, batches, self.workers, even_one=self.batch_invariant):
-            if not len(result):  # now the width is known, whatever stands in the place of pooling and head
-                result = result.new_empty(len(self.tokens.lengths), vectors.shape[1])
+            if result is None:  # now the width is known, whatever stands in the place of pooling and head
+                dtype = torch.promote_types(vectors.dtype, torch.float32)
+                result = torch.empty(len(self.tokens.lengths), vectors.shape[1], dtype=dtype, device=device)
             put(result, rows, vectors.to(result))
             done(len(rows))
-        return result
+        return nothing() if result is None else result
 
     def parts(self, batches: Iterable[np.ndarray], done: Callable[[int], object], *, everything: bool) -> list[Any]:
         """Per text its token vectors (tokens, D), or a dict of all that was computed; padding is cut away."""

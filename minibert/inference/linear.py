@@ -123,8 +123,8 @@ class Product:
         with _lock, torch.inference_mode():  # two threads at once only do the same twice
             for value in values:
                 value.__class__ = Watched
-            weight = torch.cat([layer.weight.detach() for layer in layers])
-            bias = torch.cat([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
+            weight = _join([layer.weight.detach() for layer in layers])
+            bias = _join([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
             self.packed = self.arithmetic(weight, bias)
             self._packed_from = values
             self._state = state_of(values)
@@ -132,6 +132,10 @@ class Product:
 
     def __reduce__(self) -> tuple[type[Product], tuple[Arithmetic]]:
         return Product, (self.arithmetic,)  # a copy lays out its own weights
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]  # one alone need not be copied
 
 
 def state_of(values: list[nn.Parameter]) -> list[tuple[int, int, int]]:

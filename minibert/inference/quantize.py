@@ -28,7 +28,7 @@ class Int8:
         whole = (weight / scale[:, None]).round_()
         self.shift = whole.sum(-1) * scale  # what a shift of x by 1 adds to each output
         self.bias = bias
-        if not (weight.isfinite().all() and bias.isfinite().all()):
+        if not (largest.isfinite().all() and bias.isfinite().all()):
             scale = torch.full_like(scale, torch.nan)  # among whole numbers it would be lost
         self.scale = scale
         self.weight = whole.to(torch.int8)
