@@ -24,7 +24,7 @@ from .cross_modules import (
     write_cross_modules,
 )
 from .device import find_device
-from .encoding import EncodeCall, ask, cut, deliver, evaluating
+from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded
 from .heads import BertForSequenceClassification
 from .hub import open_files
 from .inference.arithmetic import choose
@@ -32,7 +32,7 @@ from .inference.prepare import prepare
 from .inference.workers import workers_for
 from .pooling import DENSE_ACTIVATIONS
 from .progress import progress_bar
-from .tokenizer import Tokenizer, Tokens
+from .tokenizer import Tokenizer
 from .truncation import TruncationReport, announce, check_mode
 
 
@@ -214,13 +214,13 @@ class CrossEncoder(nn.Module):
             scores = activation(logits).reshape(len(logits), -1)  # here, for in one long row its place would tell
             return x, scores.softmax(-1) if apply_softmax and scores.shape[1] > 1 else scores
 
-        on_cpu = self.device.type == "cpu"
+        device = self.device
         with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
-            workers = workers_for(self.device, watched=quiet is None)
+            workers = workers_for(device, watched=quiet is None)
             asked = ask(quiet, self.model.bert, self.model, first_only=True, pooled=True)
             call = EncodeCall(
                 tokens,
-                batch=partial(self._batch, tokens),
+                batch=partial(padded, self.tokenizer, tokens, device),
                 embed=score,
                 keep=None,
                 normalize=False,
@@ -233,12 +233,12 @@ class CrossEncoder(nn.Module):
                 self.config,
                 max_texts=batch_size,
                 workers=workers,
-                on_cpu=on_cpu,
+                on_cpu=device.type == "cpu",
                 alone=batch_invariant,
                 real_only=asked.real_only,
             )
-            place = self.device if convert_to_tensor else "cpu"
-            scores = call.sentences(batches, bar.update, partial(self._no_scores, place), device=place)
+            place = device if convert_to_tensor else "cpu"
+            scores = call.sentences(batches, bar.update, self._no_scores, place)
         if scores.shape[1] == 1:
             scores = scores.squeeze(-1)
         return deliver(scores, "float32", as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
@@ -332,14 +332,9 @@ class CrossEncoder(nn.Module):
         logits, x = self.model(input_ids, attention_mask, token_type_ids)
         return x, logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _no_scores(self, device: torch.device | str) -> Tensor:
+    def _no_scores(self) -> Tensor:
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, self.config.num_labels, dtype=dtype, device=device)
-
-    def _batch(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
-        arrays = self.tokenizer.pad(tokens, rows, side="right")  # as in SentenceEncoder
-        device = self.device
-        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        return torch.empty(0, self.config.num_labels, dtype=dtype)
 
 
 def _pairs(inputs: Iterable[Any]) -> tuple[list[Any], list[Any], bool]:

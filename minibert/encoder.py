@@ -16,7 +16,7 @@ from .checkpoint import LoadReport, float_dtype, load_from, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
 from .device import find_device
-from .encoding import EncodeCall, ask, cut, deliver, evaluating, windows
+from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded, windows
 from .hub import DEFAULT_MODEL, open_files
 from .inference.arithmetic import choose
 from .inference.prepare import prepare
@@ -226,7 +226,7 @@ class SentenceEncoder(nn.Module):
             asked = ask(quiet, self.model, self.pooling, first_only=first_only, pooled=False)
             call = EncodeCall(
                 tokens,
-                batch=partial(self._batch, tokens),
+                batch=partial(padded, self.tokenizer, tokens, device),
                 embed=partial(self._embed, prompt_length=prompt_length),
                 keep=keep,
                 normalize=normalize_embeddings,
@@ -247,7 +247,7 @@ class SentenceEncoder(nn.Module):
                 parts = call.parts(batches, bar.update, everything=output_value is None)
                 return parts[0] if single else parts
             place = device if convert_to_tensor else "cpu"
-            result = call.sentences(batches, bar.update, partial(self._no_vectors, keep, place), device=place)
+            result = call.sentences(batches, bar.update, partial(self._no_vectors, keep), place)
         return deliver(result, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
     def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
@@ -278,7 +278,7 @@ class SentenceEncoder(nn.Module):
         """What `forward` takes, padded and cut: `input_ids`, `token_type_ids`, `attention_mask`, each (n, S)."""
         tokens = self._tokens(texts, "")
         announce(tokens.truncation, self.truncation)
-        return self._batch(tokens, range(len(tokens.lengths)))
+        return padded(self.tokenizer, tokens, self.device, range(len(tokens.lengths)))
 
     def get_sentence_embedding_dimension(self) -> int:
         """D, the width of the vectors that `encode` gives."""
@@ -332,10 +332,10 @@ class SentenceEncoder(nn.Module):
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return x, self.head(self.pooling(x, mask, prompt_length))
 
-    def _no_vectors(self, keep: int | None, device: torch.device | str = "cpu") -> Tensor:
+    def _no_vectors(self, keep: int | None) -> Tensor:
         """The vectors of no texts, (0, D), of which the first ``keep`` dimensions are kept."""
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, self._width(), dtype=dtype, device=device)[:, :keep]
+        return torch.empty(0, self._width(), dtype=dtype)[:, :keep]
 
     def _tokens(self, texts: str | Iterable[str], prompt: str) -> Tokens:
         single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
@@ -343,13 +343,6 @@ class SentenceEncoder(nn.Module):
         if prompt:
             many = [prompt + text if isinstance(text, str) else text for text in many]
         return self.tokenizer.encode(many, limit=self.max_seq_length)
-
-    def _batch(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
-        # On the right whatever the checkpoint says: BERT counts positions from the left, so padding there would make
-        # a text's vector depend on its neighbours.
-        arrays = self.tokenizer.pad(tokens, rows, side="right")
-        device = self.device
-        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
     def _width(self) -> int:
         """Numbers in a vector, before any are cut."""

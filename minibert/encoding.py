@@ -21,7 +21,7 @@ from .inference.workers import side_by_side
 from .model import Bert, Pooler
 from .pooling import Pooling
 from .precision import quantize_embeddings
-from .tokenizer import Tokens
+from .tokenizer import Tokenizer, Tokens
 from .underway import Texts, under_way
 
 # Of these it is known what they read: no padding.
@@ -46,10 +46,9 @@ class EncodeCall:
         batches: Sequence[np.ndarray],
         done: Callable[[int], object],
         nothing: Callable[[], Tensor],
-        *,
         device: torch.device | str,
     ) -> Tensor:
-        """All vectors (texts, D), in the order of the texts, float32 at least; for no texts ``nothing``."""
+        """All vectors (texts, D), in the order of the texts, float32 at least; for no texts ``nothing`` (0, D)."""
         result: Tensor | None = None
         for rows, vectors in side_by_side(self._vectors, batches, self.workers, even_one=self.batch_invariant):
             if result is None:  # now the width is known, whatever stands in the place of pooling and head
@@ -57,7 +56,7 @@ class EncodeCall:
                 result = torch.empty(len(self.tokens.lengths), vectors.shape[1], dtype=dtype, device=device)
             put(result, rows, vectors.to(result))
             done(len(rows))
-        return nothing() if result is None else result
+        return nothing().to(device) if result is None else result
 
     def parts(self, batches: Iterable[np.ndarray], done: Callable[[int], object], *, everything: bool) -> list[Any]:
         """Per text its token vectors (tokens, D), or a dict of all that was computed; padding is cut away."""
@@ -87,6 +86,14 @@ class EncodeCall:
             x, vectors = self.embed(batch["input_ids"], mask, batch["token_type_ids"])
         vectors = vectors if self.keep is None else vectors[:, : self.keep]
         return x, nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def padded(tokenizer: Tokenizer, tokens: Tokens, device: torch.device, rows: Iterable[int]) -> dict[str, Tensor]:
+    """Ids, types and mask (rows, longest of them) of some of the texts."""
+    # On the right whatever the checkpoint says: BERT counts positions from the left, so padding there would make
+    # a text's vector depend on its neighbours.
+    arrays = tokenizer.pad(tokens, rows, side="right")
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def put(result: Tensor, rows: np.ndarray, vectors: Tensor) -> None:

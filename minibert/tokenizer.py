@@ -225,10 +225,6 @@ class Tokenizer:
         chosen = np.fromiter(rows, dtype=np.int64)
         lengths = tokens.lengths[chosen, None]  # (rows, 1)
         wide = max(int(lengths.max(initial=0)), width or 0)
-        if len(chosen) == 1 and lengths[0, 0] == wide:  # a short text's time is mostly such steps
-            text = slice(tokens.starts[chosen[0]], tokens.starts[chosen[0] + 1])
-            ids, types = (flat[None, text].astype(np.int64) for flat in (tokens.ids, tokens.types))
-            return Batch({"input_ids": ids, "token_type_ids": types, "attention_mask": np.ones_like(ids)})
         place = np.arange(wide) - (wide - lengths if (side or self.padding_side) == "left" else 0)  # in its own text
         real = (place >= 0) & (place < lengths)
         flat = (tokens.starts[chosen, None] + place)[real]

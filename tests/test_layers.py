@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
@@ -12,13 +11,13 @@ from torch import nn
 from minibert import Bert, CrossEncoder, SentenceEncoder
 from minibert.inference import attention
 from minibert.inference import rows as rows_module
-from minibert.inference.layers import Asked, OnePiece, asked
+from minibert.inference.layers import Asked, OnePiece, ProductLayer, asked
 from minibert.inference.linear import OneDnn, Plain
 from minibert.inference.prepare import prepare, restore
 from minibert.inference.quantize import Int8
 from minibert.inference.rows import filled
 from minibert.inference.watching import quiet
-from minibert.model import ScaledDotProductAttention, gelu_new
+from minibert.model import Pooler, ScaledDotProductAttention, gelu_new
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
 
 
@@ -110,14 +109,30 @@ def another_epsilon(layer):
     layer.feed_forward_norm.eps = 0.5
 
 
+def test_weights_shared_with_a_model_that_is_restored(in_one):
+    model, other = fast(), fast()
+    other.layers[1].attention.query.weight = model.layers[1].attention.query.weight
+    before = states(other)
+    states(model)
+    restore(model)
+    in_one.clear()
+    assert torch.equal(states(other), before)
+    assert len(in_one) == 2
+
+
+def test_layers_that_can_not_be_laid_out_are_not_looked_at(monkeypatch):
+    monkeypatch.setattr(ProductLayer, "in_one_piece", None)  # not called
+    model = fast().double()
+    assert states(model).dtype == torch.float64
+
+
 @pytest.mark.parametrize("change", [another_formula, another_epsilon, a_formula_with_weights])
 def test_another_number_or_formula_is_taken_up_at_once(change, in_one):
-    model = fast()
-    before = states(model)
-    for layer in model.layers:
-        change(layer)
-    page = copy.deepcopy(model)
+    model, page = fast(), fast()  # no copy of the model: to copy a weight counts as having touched it
     restore(page)
+    before = states(model)
+    for layer in (*model.layers, *page.layers):
+        change(layer)
     after = states(model)
     assert len(in_one) == (2 if change is a_formula_with_weights else 4)
     assert (after - states_alone(page))[0].abs().max() < 1e-4 < (before - after).abs().max()
@@ -375,15 +390,24 @@ def test_bfloat16_attention_in_either_dtype_is_the_pages(tiles, lengths, monkeyp
     assert (result.float() - expected).abs().max() < (0.03 if tiles else 1e-5)
 
 
-def test_the_pooler_computes_only_for_who_reads_it(folder):
+def test_the_pooler_computes_only_for_who_reads_it(folder, tmp_path, monkeypatch):
+    pooled = []
+    compute = Pooler.forward
+
+    def count(self, x):
+        pooled.append(compute(self, x))
+        return pooled[-1]
+
+    monkeypatch.setattr(Pooler, "forward", count)
     encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
-    dense = encoder.model.pooler.dense
-    with torch.no_grad():
-        dense.weight.fill_(torch.nan)
-    assert not np.isnan(encoder.encode(TEXTS)).any()  # it reads the last states
-    assert encoder.model(torch.tensor([[2, 3]])).pooler_output.isnan().all()
-    seen = []
-    encoder.model.pooler.register_forward_hook(lambda _, __, pooled: seen.append(pooled))
     encoder.encode(TEXTS)
-    assert seen
-    assert all(pooled.shape[1] == 32 and pooled.isnan().all() for pooled in seen)
+    assert not pooled
+    encoder.model(torch.tensor([[2, 3]]))
+    assert len(pooled) == 1
+    seen = []
+    encoder.model.pooler.register_forward_hook(lambda _, __, output: seen.append(output))
+    encoder.encode(TEXTS[0])
+    assert torch.equal(seen[0], pooled[1])
+    pooled.clear()
+    CrossEncoder.from_pretrained(write_cross_encoder(tmp_path / "cross"), device="cpu").predict([TEXTS[:2]])
+    assert len(pooled) == 1

@@ -71,6 +71,8 @@ def measure(folder: str | None, dtype: str, text: str, seconds: float) -> dict[s
         layers = encoder.model.layers
         found = [layer.in_one_piece(snapshot) for layer in layers if isinstance(layer, ProductLayer)]
         pieces = [piece for piece in found if piece is not None]
+        if len(pieces) < len(layers):
+            raise SystemExit(f"{folder}: its layers are not computed in one piece; there is nothing to take apart")
         with asked(Asked(snapshot)):
             works: dict[str, Callable[[], object]] = {
                 "products": lambda: products(pieces, x[0]),

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -19,12 +18,10 @@ from torch import Tensor
 from ..model import Encoder, EncoderLayer, Pooler
 from .attention import KernelAttention
 from .kernels import KernelActivation, KernelLayerNorm, formula_name
+from .linear import state_of
 from .rows import Real, fill, heads, mix_heads, positions
 from .sublayers import ProductAttention, ProductFeedForward, alike, fit
 from .watching import Snapshot, every_part, quiet, replaced
-
-# Of a Watched parameter: what changes whenever its numbers may have.
-VERSION = attrgetter("_version", "taken")
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,11 @@ class ProductEncoder(Encoder):
         call = _asked.get()
         if call.quiet is None:
             return super().forward(x, mask)
-        layers = list(self._modules.values())
-        pieces = [layer.in_one_piece(call.quiet) if type(layer) is ProductLayer else None for layer in layers]
+        layers, ready = list(self._modules.values()), fit(x)
+        pieces = [layer.in_one_piece(call.quiet) if ready and type(layer) is ProductLayer else None for layer in layers]
         rows: Tensor | None = None  # of x (B, S, D), as long as layers are computed in one piece
         B, S, D = x.shape
-        real = Real(mask) if call.real_only and mask is not None and None not in pieces and fit(x) else None
+        real = Real(mask) if call.real_only and mask is not None and ready and None not in pieces else None
         for layer, piece in zip(layers, pieces, strict=True):
             first_only = call.first_only and layer is layers[-1]
             if piece is not None and rows is None and fit(x):
@@ -155,7 +152,7 @@ class OnePiece:
         self.around: Snapshot | None = None  # as long as this one holds, the layer's own does
         linear = (*attention.inner(), attention.out, feed_forward.up, feed_forward.down)
         self.values = [value for part in linear for value in part._parameters.values() if value is not None]
-        self.versions = list(map(VERSION, self.values))
+        self.state = state_of(self.values)
         # What is no module and no parameter, and so in no snapshot.
         self.own = [part.__dict__ for part in (attention, feed_forward.activation, layer.attention_norm)]
         self.own.append(layer.feed_forward_norm.__dict__)
@@ -172,7 +169,7 @@ class OnePiece:
 
     def holds(self, around: Snapshot | None) -> bool:
         """Whether nothing has been exchanged, changed or hooked since."""
-        if list(map(VERSION, self.values)) != self.versions or self._settings() != self.settings:
+        if state_of(self.values) != self.state or self._settings() != self.settings:
             return False
         if around is not None and around is self.around:
             return True

@@ -11,6 +11,7 @@ more than arithmetic.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -49,8 +50,14 @@ class Int8:
 
 
 def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers as levels * step + lowest, by row. (M, I) float32 -> (M, I) uint8, (M, 1), (M,) float32"""
-    return _prepacked_levels(rows) if prepack_rounds() else _plain_levels(rows)
+    """Numbers as levels * step + lowest, by row. (M, I) float32 -> (M, I) uint8, (M, 1), (M,) float32
+
+    Of a row in which something is no number, or infinite, the lowest is NaN, and so is all that comes of it.
+    """
+    levels, step, lowest = _prepacked_levels(rows) if prepack_rounds() else _plain_levels(rows)
+    if not math.isfinite(rows.sum()):  # among levels it would be lost
+        lowest = lowest.masked_fill(~rows.isfinite().all(-1), math.nan)
+    return levels, step, lowest
 
 
 def _prepacked_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
