@@ -64,7 +64,7 @@ def _prepacked_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Each row's levels, then the bytes of its step and of its lowest number.
     together = torch.ops.quantized.embedding_bag_byte_prepack(rows)
     levels, ends = together.split_with_sizes([rows.shape[1], 8], 1)
-    aligned = rows.shape[1] % 4 == 0  # then they can be read where they are, which takes half as long
+    aligned = rows.shape[1] % 4 == 0  # then they are read where they lie: copying takes as long as rounding
     ends = (ends if aligned else ends.contiguous()).view(torch.float32)
     return levels.contiguous(), ends.narrow(1, 0, 1), ends.select(1, 1)
 

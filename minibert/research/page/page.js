@@ -101,10 +101,11 @@ function drawHeads() {
   const layers = text().source.layers.length;
   const widest = Math.max(...text().source.layers.map((layer) => layer.heads));
   const side = Math.max(16, Math.min(44, Math.floor(322 / widest) - 2));
+  const width = `min(${side}px, (100% - 24px) / ${widest} - 2px)`; // on a phone less, beside the layers' numbers
   const top = make("div", { class: "row top", "aria-hidden": "true" }, make("span"));
   for (let head = 0; head < widest; head++) {
     const number = make("b", { text: head });
-    number.style.width = `${side}px`;
+    number.style.width = width;
     top.append(number);
   }
   const rows = [top];
@@ -116,7 +117,7 @@ function drawHeads() {
         "aria-label": `layer ${layer}, head ${head}`, title: `layer ${layer}, head ${head}`,
         onclick: () => chooseHead(layer, head),
       }, thumbnail(layer, head, side));
-      cell.style.width = cell.style.height = `${side}px`;
+      cell.style.width = width;
       row.append(cell);
     }
     rows.push(row);
