@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import prompts
-from .checkpoint import LoadReport, load_from
+from .checkpoint import LoadReport
 from .config import ClassifierConfig
 from .cross_modules import (
     Activation,
@@ -27,8 +27,7 @@ from .device import find_device
 from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded
 from .heads import BertForSequenceClassification
 from .hub import open_files
-from .inference.arithmetic import choose
-from .inference.prepare import prepare
+from .inference.loading import load_prepared
 from .inference.workers import workers_for
 from .pooling import DENSE_ACTIVATIONS
 from .progress import progress_bar
@@ -143,11 +142,10 @@ class CrossEncoder(nn.Module):
         modules = read_cross_modules(files, activation=activation_fn is None)
         inner = files.below(modules.transformer)
         place = find_device(device)
-        dtype, arithmetic = choose(dtype, place, prepared=prepared)
-        model = load_from(inner, into=BertForSequenceClassification, dtype=dtype)
+        model, _ = load_prepared(
+            inner, into=BertForSequenceClassification, device=place, dtype=dtype, prepared=prepared
+        )
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
-        if prepared:
-            prepare(model, arithmetic)
         encoder = cls(model, tokenizer, activation_fn=activation_fn, modules=modules, truncation=truncation)
         encoder.report = model.report
         if max_length is not None:

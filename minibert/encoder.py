@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from . import prompts
-from .checkpoint import LoadReport, float_dtype, load_from, save_bert
+from .checkpoint import LoadReport, save_bert
 from .checkpoint.load import with_notes
 from .config import ConfigError
 from .device import find_device
 from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded, windows
 from .hub import DEFAULT_MODEL, open_files
-from .inference.arithmetic import choose
-from .inference.prepare import prepare
+from .inference.loading import load_prepared
 from .inference.workers import workers_for
 from .model import Bert
 from .modules import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -141,15 +140,12 @@ class SentenceEncoder(nn.Module):
             modules.after[0] = Pooling(pooling, before.include_prompt if isinstance(before, Pooling) else True)
             modules.notes = [f"pooling {pooling!r} was asked for in place of the checkpoint's"]
         place = find_device(device)
-        dtype, arithmetic = choose(dtype, place, prepared=prepared)
-        model = load_from(inner, into=Bert, dtype=dtype)
+        model, arithmetic = load_prepared(inner, into=Bert, device=place, dtype=dtype, prepared=prepared)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
-        if prepared:
-            prepare(model, arithmetic)
         encoder = cls(model, tokenizer, modules, truncation=truncation)
         computed = [f"the linear layers compute in {arithmetic}"] if arithmetic != "float32" else []
         encoder.report = with_notes(model.report, *modules.notes, *computed)
-        if float_dtype(dtype) == torch.float64:
+        if next(model.parameters()).dtype == torch.float64:
             encoder.double()
         return encoder.to(place).eval()
 

@@ -1,6 +1,6 @@
 """Published weights in and out: the name table, the readers of every file format, the account of what was used."""
 
-from .load import WrongTensorsError, float_dtype, load_bert, load_from, read_config
+from .load import WrongTensorsError, float_dtype, load_bert, load_from, read_again, read_config
 from .names import PUBLISHED_NAMES
 from .report import LoadReport
 from .save import save_bert, save_model
@@ -14,6 +14,7 @@ __all__ = [
     "float_dtype",
     "load_bert",
     "load_from",
+    "read_again",
     "read_config",
     "save_bert",
     "save_model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -85,8 +85,7 @@ def load_from(
     wanted = float_dtype(dtype)
     config = read_config(files, getattr(into, "config_class", BertConfig))
     _check_classifier(files, into)
-    stored = open_weights(files)
-    tensors = {modern: stored[name] for modern, name in by_modern_name(stored).items()}
+    tensors = _by_modern_name(files)
     pooler = [name for name in POOLER if name in tensors]
     if len(pooler) == 1:
         raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
@@ -103,7 +102,7 @@ def load_from(
     options = {"pooler": bool(pooler)} if issubclass(into, Bert) else {}
     model: Any = blank(lambda: into(config, **options), config)
     try:
-        ours = {name: modern_name(published_name(name)) for name in model.state_dict()}
+        ours = {name: _their_name(name) for name in model.state_dict()}
     except KeyError as error:
         raise CheckpointError(
             f"{into.__name__} has weights that no BERT has, {error}: load a Bert, and add them to it afterwards"
@@ -126,6 +125,23 @@ def load_from(
     )
     model.report = report
     return model.to(device).eval() if device is not None else model.eval()
+
+
+def read_again(model: nn.Module, files: Files) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Each parameter of a model that was loaded from these files, and its numbers, mapped anew where they are mapped."""
+    tensors = _by_modern_name(files)
+    for name, parameter in model.named_parameters():
+        theirs = _their_name(name)
+        yield parameter, read_tensor(tensors[theirs], theirs, parameter.dtype)
+
+
+def _by_modern_name(files: Files) -> dict[str, Stored]:
+    stored = open_weights(files)
+    return {modern: stored[name] for modern, name in by_modern_name(stored).items()}
+
+
+def _their_name(ours: str) -> str:
+    return modern_name(published_name(ours))
 
 
 def read_config(files: Files, kind: type[AnyConfig]) -> AnyConfig:

@@ -48,6 +48,11 @@ class LoadReport:
         """Whether every tensor on both sides is accounted for."""
         return not (self.unexpected or self.missing or self.wrong_shape)
 
+    @property
+    def mapped(self) -> bool:
+        """Whether weights lie in the files still, and take memory only as far as they were read."""
+        return self.stored_dtype == self.dtype and all(path.suffix == ".safetensors" for path in self.files)
+
     def problems(self) -> str:
         """All that is wrong, one tensor a line; empty if nothing is."""
         lines = []

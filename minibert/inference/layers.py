@@ -131,10 +131,7 @@ class ProductLayer(EncoderLayer):
             or not alike(*inner)
         ):
             return None
-        into, back = attention.products
-        up, down = feed_forward.products
-        stand = into.stands_for(*inner) and back.stands_for(attention.out)
-        if not (stand and up.stands_for(feed_forward.up) and down.stands_for(feed_forward.down)):
+        if not (attention.ready() and feed_forward.ready()):
             return None
         return OnePiece(self, attention, feed_forward, snapshot)
 

@@ -124,7 +124,8 @@ class Product:
             for value in values:
                 value.__class__ = Watched
             weight = _join([layer.weight.detach() for layer in layers])
-            bias = _join([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
+            # Copied even if it is one alone: else it would keep all of its file mapped.
+            bias = torch.cat([torch.zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers])
             self.packed = self.arithmetic(weight, bias)
             self._packed_from = values
             self._state = state_of(values)
@@ -179,7 +180,7 @@ class Watched(nn.Parameter):
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self.taken += 1
+        self.taken += value is not self  # as `module.to` assigns it where nothing has to move
         DATA.__set__(self, value)
 
 

@@ -24,10 +24,9 @@ class ProductAttention(MultiHeadAttention):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the page, with the parts that are the page's own."""
-        into, back = self.products
-        inner = self.inner()
-        if not (fit(x) and into.stands_for(*inner) and back.stands_for(self.out) and alike(*inner)):
+        if not (fit(x) and self.ready() and alike(*self.inner())):
             return super().forward(x, mask)
+        into, back = self.products
         sources = mixable(into.packed.multiply(x))
         q, k, v = sources.unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)  # each (B, H, S, K)
         if q.dtype != x.dtype and (
@@ -37,6 +36,11 @@ class ProductAttention(MultiHeadAttention):
         bias = None if self.relative is None else self.relative(q, k)
         mixed = self.core(q, k, v, mask, bias)
         return back.packed.multiply(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
+
+    def ready(self) -> bool:
+        """Whether the products stand for the layers, which is seen to."""
+        into, back = self.products
+        return into.stands_for(*self.inner()) and back.stands_for(self.out)
 
     def first_only(self) -> tuple[Product, Product]:
         """The query's product by itself and that of keys and values, for when only few positions ask."""
@@ -56,12 +60,17 @@ class ProductFeedForward(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the page, with the parts that are the page's own."""
-        up, down = self.products
         bent = type(self.activation) in (Activation, KernelActivation) and not watched(self.activation)
         name = formula_name(self.activation) if bent else None
-        if not (name and fit(x) and up.stands_for(self.up) and down.stands_for(self.down)):
+        if not (name and fit(x) and self.ready()):
             return super().forward(x)
+        up, down = self.products
         return down.packed.multiply(up.packed.multiply(x, name)).to(x.dtype)
+
+    def ready(self) -> bool:
+        """Whether the products stand for the layers, which is seen to."""
+        up, down = self.products
+        return up.stands_for(self.up) and down.stands_for(self.down)
 
 
 def fit(x: Tensor) -> bool:
