@@ -215,7 +215,8 @@ class CrossEncoder(nn.Module):
         device = self.device
         with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
             workers = workers_for(device, watched=quiet is None)
-            asked = ask(quiet, self.model.bert, self.model, first_only=True, pooled=True)
+            many = len(tokens.lengths) > 1
+            asked = ask(quiet, self.model.bert, self.model, many=many, first_only=True, pooled=True)
             call = EncodeCall(
                 tokens,
                 batch=partial(padded, self.tokenizer, tokens, device),

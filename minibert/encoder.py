@@ -219,7 +219,8 @@ class SentenceEncoder(nn.Module):
         with progress_bar(len(tokens.lengths), "texts", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
             workers = workers_for(device, watched=quiet is None)
             first_only = prompt_length == 0 and getattr(self.pooling, "modes", None) == ("cls",)
-            asked = ask(quiet, self.model, self.pooling, first_only=first_only, pooled=False)
+            many = len(tokens.lengths) > 1
+            asked = ask(quiet, self.model, self.pooling, many=many, first_only=first_only, pooled=False)
             call = EncodeCall(
                 tokens,
                 batch=partial(padded, self.tokenizer, tokens, device),

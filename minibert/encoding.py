@@ -104,13 +104,16 @@ def put(result: Tensor, rows: np.ndarray, vectors: Tensor) -> None:
         result[torch.from_numpy(rows).to(result.device)] = vectors
 
 
-def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only: bool, pooled: bool) -> Asked:
+def ask(
+    quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, many: bool, first_only: bool, pooled: bool
+) -> Asked:
     """What will be read of the last states, where that is known: of a part of somebody's own none can say.
 
     Args:
         quiet: Of what all of them are in; None where somebody watches.
         bert: Whose states.
         readers: What reads them, besides the pooler: a `Pooling`, a model that has the Bert in it.
+        many: Whether there are several texts: one by itself has no padding.
         first_only: Whether those read the first positions only, as the pooler does.
         pooled: Whether they read what the pooler gives.
     """
@@ -118,7 +121,8 @@ def ask(quiet: Snapshot | None, bert: nn.Module, *readers: nn.Module, first_only
     own = all(type(part) in READERS and "forward" not in part.__dict__ for part in parts)
     if quiet is None or not own or type(bert) is not Bert:
         return Asked(quiet)
-    return Asked(quiet, first_only=first_only, real_only=type(bert.layers) is ProductEncoder, pooled=pooled)
+    real_only = many and type(bert.layers) is ProductEncoder and bert.layers.in_pieces(quiet)
+    return Asked(quiet, first_only=first_only, real_only=real_only, pooled=pooled)
 
 
 def cut(

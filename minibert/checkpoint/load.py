@@ -128,7 +128,7 @@ def load_from(
 
 
 def read_again(model: nn.Module, files: Files) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Each parameter of a model that was loaded from these files, and its numbers, mapped anew where they are mapped."""
+    """Each parameter of a model that was loaded from these files, and its numbers; what is mapped is mapped anew."""
     tensors = _by_modern_name(files)
     for name, parameter in model.named_parameters():
         theirs = _their_name(name)

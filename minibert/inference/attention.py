@@ -53,13 +53,16 @@ def _has_tiles() -> bool:
     return ask is None or bool(ask())
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """By the way that is fastest on a CPU without gradients. q (B, H, Q, K), k, v (B, H, S, K) -> (B, H, Q, K)"""
+def mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, beyond: int = 0) -> Tensor:
+    """By the way that is fastest on a CPU without gradients. q (B, H, Q, K), k, v (B, H, S, K) -> (B, H, Q, K)
+
+    ``beyond``: how many rows of keys and values come after these in memory.
+    """
     B, _, S, _ = k.shape
     padding = mask is None or mask.shape == (B, 1, 1, S)  # the same for all heads and queries
     if not padding or q.shape != k.shape:
         return _mix(q, k, v, mask, None)
-    return _mix(q, k, v, mask, None) if B == 1 and S % LANES <= ALONE else _mix_windows(q, k, v, mask)
+    return _mix(q, k, v, mask, None) if B == 1 and S % LANES <= ALONE else _mix_windows(q, k, v, mask, beyond)
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -72,11 +75,11 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | No
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
 
 
-def _mix_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _mix_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, beyond: int) -> Tensor:
     """As `_mix`, in groups of short texts, each with keys up to a multiple of LANES. (B, H, S, K) -> (B, H, S, K)
 
     The keys that fill up are those that come next in memory, which are the next text's, and count for nothing: so
-    nothing is copied, except for the last texts, after which too little comes.
+    nothing is copied, except for the last texts, where too little comes after them.
     """
     B, H, S, K = q.shape
     texts = max(1, min(TOGETHER.get(q.dtype, 0) // S, B))
@@ -84,7 +87,7 @@ def _mix_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     window = -(-group // LANES) * LANES
     if texts == 1 and S % LANES < 3:  # one or two left over cost less than a window
         return _mix(q, k, v, mask, None)
-    groups = min(B // texts, (B * S - window) // group + 1)
+    groups = min(B // texts, (B * S + beyond - window) // group + 1)
     if groups < 1 or any(z.stride(0) != S * z.stride(2) for z in (q, k, v)):
         return _mix_filled(q, k, v, mask)
     first = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)

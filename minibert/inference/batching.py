@@ -12,8 +12,8 @@ from ..config import BertConfig
 
 # Fitted on two cores of an Intel Xeon (48 to 160 gave the same speed): what a batch costs beside its tokens, in tokens.
 OVERHEAD = 64
-# What padding costs where only attention is computed of it, beside a token (fitted, two cores of an AMD EPYC).
-PADDING = 0.2
+# What padding costs beside a token where it is only looked up and passed over (fitted, two cores of an AMD EPYC).
+PADDING = 0.05
 # Tokens a batch at most: enough to keep the matrix units busy, few enough that the values between layers stay in cache
 # (512 to 1024 are as fast; the fewer, the less memory). Of small models more, because a batch costs its operators,
 # however little they have to compute.

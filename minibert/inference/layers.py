@@ -54,6 +54,12 @@ class ProductEncoder(Encoder):
     Where `first_only` was asked for, the result is (B, 1, D).
     """
 
+    def in_pieces(self, around: Snapshot) -> bool:
+        """Whether every layer will be computed in one piece, and so nothing of padding where it is not read."""
+        return not torch.is_autocast_enabled("cpu") and all(
+            type(layer) is ProductLayer and layer.in_one_piece(around) is not None for layer in self._modules.values()
+        )
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As the page."""
         call = _asked.get()
@@ -191,13 +197,12 @@ class OnePiece:
         """The layer, on rows as `fill` gives them. (M, D), (B, S), mask -> (M, D)
 
         With ``first_only`` the result has B rows (filled up), of the first positions. They need keys and values of all
-        positions, but nothing else of the others. With ``real`` the rows are those of tokens, and only attention is
-        computed of padding, too.
+        positions, but nothing else of the others. With ``real`` the rows are those of tokens.
         """
         if first_only:
             rows, mixed = self._mix_first(rows, shape, mask, real)
         elif real is not None:
-            mixed = real.mix(self.into.multiply(rows), shape, mask, self.head_size)
+            mixed = real.mix(self.into.multiply(rows), self.head_size)
         else:
             mixed = fill(mix_heads(heads(self.into.multiply(rows), shape, 3, self.head_size), mask))
         attention_norm, feed_forward_norm = self.norms
@@ -212,10 +217,11 @@ class OnePiece:
         (B, S), many = shape, math.prod(shape)
         first, others = self.attention.first_only()
         sources = others.packed.multiply(rows)
-        k, v = heads(sources if real is None else real.spread(sources), shape, 2, self.head_size)
         rows = fill(rows[:many:S] if real is None else rows.index_select(0, real.first))
         (q,) = heads(first.packed.multiply(rows), (B, 1), 1, self.head_size)
-        return rows, fill(mix_heads((q, k, v), mask))
+        if real is not None:
+            return rows, fill(real.mix_first(q, sources, self.head_size))
+        return rows, fill(mix_heads((q, *heads(sources, shape, 2, self.head_size)), mask))
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copied layer looks for itself

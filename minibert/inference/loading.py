@@ -37,6 +37,7 @@ def load_prepared(
     return model.to(device), arithmetic
 
 
+@torch.inference_mode(False)  # as `load_from`
 def lay_out(model: nn.Module, files: Files) -> None:
     """Lay out the weights of a prepared model now, and exchange them for the same ones of which nothing was read.
 

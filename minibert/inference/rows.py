@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .attention import LANES, mix, mixable
+from .attention import mix, mixable
 
 
 class Real:
-    """Where the tokens of padded texts are, so that products are made of their rows only. mask (B, 1, 1, S)"""
+    """Where the tokens of padded texts are, so that nothing is made of padding. mask (B, 1, 1, S)"""
 
     def __init__(self, mask: Tensor) -> None:
+        B, S = len(mask), mask.shape[-1]
         real = mask.reshape(-1)  # (B * S,)
         places = real.nonzero().squeeze(1)
         self.places = functional.pad(places, (0, filled(len(places)) - len(places)))  # (M,), as `fill` fills up
         self.back = (real.cumsum(0) - 1).clamp_min_(0)  # (B * S,), in the place of padding the token before it
-        B, S = len(mask), mask.shape[-1]
         self.first = self.back[::S]  # (B,)
-        # Of few long texts attention is computed one by one: so much padding would cost more than the calls.
-        self.lengths = real.view(B, S).sum(1).tolist() if B * LANES <= S else None
+        # Texts of one length that follow each other, as in sorted batches most do: the length, and how many.
+        self.runs = [(length, len(list(same))) for length, same in groupby(real.view(B, S).sum(1).tolist())]
 
     def gather(self, rows: Tensor) -> Tensor:
         """All positions -> those of tokens, filled up. (B * S, X) -> (M, X)"""
@@ -33,13 +34,28 @@ class Real:
         """Back to all positions; at padding there is some other token's row. (M, X) -> (B * S, X)"""
         return rows.index_select(0, self.back)
 
-    def mix(self, sources: Tensor, shape: tuple[int, int], mask: Tensor | None, head_size: int) -> Tensor:
-        """Attention of these rows, which have queries, keys, values. (M, 3 D), (B, S), mask -> (M, D)"""
-        if self.lengths is None:
-            return self.gather(mix_heads(heads(self.spread(sources), shape, 3, head_size), mask))
-        texts = sources.split([*self.lengths, len(sources) - sum(self.lengths)])
-        mixed = [mix_heads(heads(text, (1, len(text)), 3, head_size), None) for text in texts[:-1] if len(text)]
-        return torch.cat([*mixed, texts[-1][:, : sources.shape[1] // 3]])  # the rows that fill up
+    def mix(self, sources: Tensor, head_size: int) -> Tensor:
+        """Attention of these rows, which have queries, keys, values. (M, 3 D) -> (M, D)"""
+        sources = mixable(sources)
+        mixed, begin = [], 0
+        for length, texts in self.runs:
+            end = begin + length * texts
+            if begin < end:
+                sides = heads(sources[begin:end], (texts, length), 3, head_size)
+                mixed.append(mix_heads(sides, None, beyond=len(sources) - end))
+            begin = end
+        return torch.cat([*mixed, sources[begin:, : sources.shape[1] // 3]])  # the last are those that fill up
+
+    def mix_first(self, q: Tensor, sources: Tensor, head_size: int) -> Tensor:
+        """Attention of each text's first position to these rows. q (B, H, 1, K), keys and values (M, 2 D) -> (B, D)"""
+        sources = mixable(sources)
+        mixed, begin = [], 0
+        for (length, texts), asking in zip(self.runs, q.split([texts for _, texts in self.runs]), strict=True):
+            end = begin + length * texts
+            k, v = heads(sources[begin:end], (texts, length), 2, head_size)
+            mixed.append(mix_heads((asking, k, v), None))  # no tokens: zeros
+            begin = end
+        return torch.cat(mixed)
 
 
 def positions(rows: Tensor, real: Real | None, shape: tuple[int, int]) -> Tensor:
@@ -55,11 +71,11 @@ def heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> T
     return rows.view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
 
 
-def mix_heads(sides: Iterable[Tensor], mask: Tensor | None) -> Tensor:
-    """Attention, its heads side by side again. q (B, H, Q, K), k, v (B, H, S, K) -> (B * Q, D)"""
+def mix_heads(sides: Iterable[Tensor], mask: Tensor | None, beyond: int = 0) -> Tensor:
+    """Attention, its heads side by side again; see `mix`. q (B, H, Q, K), k, v (B, H, S, K) -> (B * Q, D)"""
     q, k, v = sides
     B, _, Q, _ = q.shape
-    return mix(q, k, v, mask).transpose(1, 2).reshape(B * Q, -1)
+    return mix(q, k, v, mask, beyond).transpose(1, 2).reshape(B * Q, -1)
 
 
 def fill(rows: Tensor) -> Tensor:
