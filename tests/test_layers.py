@@ -9,6 +9,7 @@ from tiny_folder import TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
 from minibert import Bert, CrossEncoder, SentenceEncoder
+from minibert import encoder as encoder_module
 from minibert.inference import attention
 from minibert.inference import rows as rows_module
 from minibert.inference.layers import Asked, OnePiece, ProductLayer, asked
@@ -242,6 +243,56 @@ def test_no_attention_is_computed_of_padding(dtype, first_only, monkeypatch):
     tolerance = {"float32": 1e-5, "bfloat16": 0.15, "int8": 0.6}[dtype]  # of numbers up to 5
     for text, length in enumerate((1,) * 5 if first_only else lengths):
         assert (result - every)[text, :length].abs().max() < tolerance
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [(17, 17, 17, 3), (16, 16, 5, 5, 5, 1), (12,) * 7 + (11,) * 4 + (2,), (40, 24, 24), (3, 9, 3)], ids=str
+)
+def test_texts_of_one_length_after_another_are_mixed_as_each_by_itself(lengths, first_only):
+    generator = torch.Generator().manual_seed(0)
+    sources = torch.randn(filled(sum(lengths)), 3 * 32, generator=generator)
+    real = rows_module.Real(torch.arange(40) < torch.tensor(lengths)[:, None, None, None])
+    with torch.inference_mode():
+        if first_only:
+            (q,) = rows_module.heads(sources[real.first, :32], (len(lengths), 1), 1, 8)
+            mixed = real.mix_first(q, sources[:, 32:].contiguous(), 8)
+        else:
+            mixed = real.mix(sources, 8)
+            assert len(mixed) == len(sources)
+    page, begin = ScaledDotProductAttention(0.0), 0
+    for i, length in enumerate(lengths):
+        q, k, v = sources[begin : begin + length].view(1, length, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        expected = page(q, k, v).transpose(1, 2).reshape(length, 32)
+        found = mixed[i : i + 1] if first_only else mixed[begin : begin + length]
+        assert (found - expected[: len(found)]).abs().max() < 1e-5
+        begin += length
+
+
+def own_core(encoder):
+    encoder.model.layers[1].attention.core = ScaledDotProductAttention(0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "skipped"),
+    [(lambda encoder: None, True), (own_core, False), (lambda encoder: encoder.double(), False)],
+    ids=["the page's own", "a part of one's own", "float64"],
+)
+def test_batches_are_cut_without_regard_to_padding_only_where_none_is_computed(folder, change, skipped, monkeypatch):
+    told, cut = [], encoder_module.cut
+
+    def watch(lengths, config, *, real_only, **options):
+        told.append(real_only)
+        return cut(lengths, config, real_only=real_only, **options)
+
+    monkeypatch.setattr(encoder_module, "cut", watch)
+    encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
+    change(encoder)
+    encoder.encode(TEXTS)
+    with torch.autocast("cpu"):
+        encoder.encode(TEXTS)
+    encoder.encode(TEXTS, output_value="token_embeddings")
+    assert told == [skipped, False, False]
 
 
 def test_a_layer_of_ones_own_is_given_the_padding_that_the_page_has(rows):
