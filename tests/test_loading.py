@@ -1,14 +1,16 @@
 """What is laid out at loading: as exact and as watchful as at the first call, and in memory once."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import MINILM
-from tiny_folder import write_cross_encoder
+from helpers import MINILM, TINY
+from tiny_folder import write_cross_encoder, write_encoder
 
 from minibert import Bert, CrossEncoder, SentenceEncoder
+from minibert.checkpoint import CheckpointError
 from minibert.inference import loading
 from minibert.inference.linear import Product
 
@@ -102,6 +104,20 @@ def test_what_is_not_mapped_is_laid_out_at_the_first_call(tmp_path, no_layouts):
     assert encoder.report.stored_dtype == "float16"
     with pytest.raises(pytest.fail.Exception, match="laid out"):
         encoder.encode(TEXTS)
+
+
+@pytest.mark.parametrize("other", [{"num_hidden_layers": 1}, {"intermediate_size": 38}], ids=str)
+def test_files_that_change_meanwhile_are_one_clear_error(tmp_path, other, monkeypatch):
+    folder = write_encoder(tmp_path)
+    prepare = loading.prepare
+
+    def meanwhile(*arguments):
+        prepare(*arguments)
+        Bert(dataclasses.replace(TINY, **other)).save_pretrained(folder)
+
+    monkeypatch.setattr(loading, "prepare", meanwhile)
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.\d.*was changed while the model was being loaded"):
+        SentenceEncoder.from_pretrained(folder)
 
 
 def test_a_cross_encoder_is_laid_out_at_loading_too(tmp_path):

@@ -128,10 +128,16 @@ def load_from(
 
 
 def read_again(model: nn.Module, files: Files) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Each parameter of a model that was loaded from these files, and its numbers; what is mapped is mapped anew."""
+    """Each parameter of a model that was loaded from these files, and its numbers; what is mapped is mapped anew.
+
+    Raises:
+        CheckpointError: the files are no longer those that the model was loaded from.
+    """
     tensors = _by_modern_name(files)
     for name, parameter in model.named_parameters():
         theirs = _their_name(name)
+        if theirs not in tensors or tensors[theirs].shape != parameter.shape:
+            raise CheckpointError(f"{files.name}: {theirs} was changed while the model was being loaded; load it again")
         yield parameter, read_tensor(tensors[theirs], theirs, parameter.dtype)
 
 

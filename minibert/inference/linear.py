@@ -6,7 +6,7 @@ so from its own compiler, by an operator that is not documented: `onednn_compute
 it does not exist or is wrong, torch's documented operators compute.
 
 The layers themselves stay what they are: float32, mapped from the file, trainable. What is laid out here is a copy,
-made at the first call and again after every change of a weight.
+made at loading (`loading.py`) or at the first call, and again after every change of a weight.
 """
 
 from __future__ import annotations
