@@ -6,13 +6,16 @@ word alone: headers first, then shapes against config.json, then the tensors, ma
 
 from __future__ import annotations
 
+import json
 import pickle
+import sys
 import zipfile
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..config import read_json_object
 from ..hub import Files
@@ -86,16 +89,36 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
     stored = {}
     try:
         handle = safe_open(path, framework="pt")
+        mapped = None if sys.byteorder == "big" else _Mapped(path)
         for name in handle.keys():  # noqa: SIM118 - a handle is no dict
             header = handle.get_slice(name)
             kind = header.get_dtype()
             if kind not in _SAFETENSORS_DTYPES:
                 raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
-            shape = tuple(header.get_shape())
-            stored[name] = Stored(shape, _SAFETENSORS_DTYPES[kind], path, partial(handle.get_tensor, name))
+            shape, dtype = tuple(header.get_shape()), _SAFETENSORS_DTYPES[kind]
+            read = partial(handle.get_tensor, name) if mapped is None else partial(mapped.tensor, name, dtype, shape)
+            stored[name] = Stored(shape, dtype, path, read)
     except SafetensorError as error:
         raise damaged(path, error) from error
     return stored
+
+
+class _Mapped:
+    """Tensors of a safetensors file that was found sound, as `get_tensor` gives them, but none of their bytes read.
+
+    safetensors looks at the first of each tensor's, around which the system may bring megabytes into memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            self.header = json.loads(file.read(size))
+        self.begin = 8 + size
+        self.storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+
+    def tensor(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        first, last = self.header[name]["data_offsets"]
+        return torch.empty(0, dtype=dtype).set_(self.storage[self.begin + first : self.begin + last]).view(shape)
 
 
 def _open_pickle(path: Path) -> dict[str, Stored]:

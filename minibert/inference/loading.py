@@ -60,4 +60,6 @@ def lay_out(model: nn.Module, files: Files) -> None:
 
 def _map_anew(model: nn.Module, files: Files) -> None:
     for parameter, same in read_again(model, files):
-        DATA.__set__(parameter, same)  # by torch's own descriptor: no change that anything is to be laid out for
+        # Biases and norms, which are read at every call, are copied: the system brings megabytes around what is read.
+        value = parameter.detach().clone() if parameter.ndim < 2 else same
+        DATA.__set__(parameter, value)  # by torch's own descriptor: no change that anything is to be laid out for
