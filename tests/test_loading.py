@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from array import array
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,12 @@ def test_the_weights_are_those_of_the_file():
 
 
 def resident(model):
-    """Which part of its layers' matrices is in this process's memory; each page of 4096 bytes has eight here."""
+    """Which part of its layers' matrices is in this process's memory; each page has eight bytes here."""
     pages, present = 0, 0
     with Path("/proc/self/pagemap").open("rb") as table:
         for value in model.layers.parameters():
             if value.ndim > 1:
-                begin, end = value.data_ptr() // 4096, (value.data_ptr() + value.nbytes) // 4096
+                begin, end = value.data_ptr() // PAGESIZE, (value.data_ptr() + value.nbytes) // PAGESIZE
                 table.seek(8 * begin)
                 pages += end - begin
                 present += sum(entry >> 63 for entry in array("Q", table.read(8 * (end - begin))))
