@@ -98,7 +98,7 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
             shape, dtype = tuple(header.get_shape()), _SAFETENSORS_DTYPES[kind]
             read = partial(handle.get_tensor, name) if mapped is None else partial(mapped.tensor, name, dtype, shape)
             stored[name] = Stored(shape, dtype, path, read)
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # torch's where the file can't be mapped
         raise damaged(path, error) from error
     return stored
 

@@ -23,7 +23,10 @@ AT_ONCE = 64 * 2**20
 def load_prepared(
     files: Files, *, into: type[AnyModel], device: torch.device, dtype: str | torch.dtype | None, prepared: bool
 ) -> tuple[AnyModel, str]:
-    """A model on its device, in eval mode, and what its linear layers compute in.
+    """A model in eval mode, still on the CPU, and what its linear layers compute in.
+
+    Args:
+        device: Where it will be put.
 
     Raises:
         As `checkpoint.load_bert`. ValueError: as `choose`.
@@ -34,7 +37,7 @@ def load_prepared(
         prepare(model, arithmetic)
         if device.type == "cpu" and model.report.mapped:
             lay_out(model, files)
-    return model.to(device), arithmetic
+    return model, arithmetic
 
 
 @torch.inference_mode(False)  # as `load_from`

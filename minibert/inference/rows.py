@@ -68,7 +68,8 @@ def heads(rows: Tensor, shape: tuple[int, int], parts: int, head_size: int) -> T
     """Several projections side by side, as attention takes them. (M, parts * D), (B, S) -> (parts, B, H, S, K)"""
     many = math.prod(shape)
     rows = mixable(rows if rows.shape[0] == many else rows[:many])
-    return rows.view(*shape, parts, -1, head_size).permute(2, 0, 3, 1, 4)
+    many_heads = rows.shape[1] // (parts * head_size)  # said, because of no rows torch can't find it out
+    return rows.view(*shape, parts, many_heads, head_size).permute(2, 0, 3, 1, 4)
 
 
 def mix_heads(sides: Iterable[Tensor], mask: Tensor | None, beyond: int = 0) -> Tensor:
