@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import CheckpointError, LoadReport
+    from .checkpoint.hub import HubError
+    from .checkpoint.report import LoadReport
+    from .checkpoint.tensors import CheckpointError
     from .config import BertConfig, ClassifierConfig, ConfigError
     from .cross_encoder import CrossEncoder
     from .encoder import SentenceEncoder
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
         BertForSequenceClassification,
         BertForTokenClassification,
     )
-    from .hub import HubError
     from .model import Bert
     from .tokenizer import Tokenizer
 
@@ -35,12 +36,12 @@ _ROOMS = {
     "BertForPreTraining": "heads",
     "BertForSequenceClassification": "heads",
     "BertForTokenClassification": "heads",
-    "CheckpointError": "checkpoint",
+    "CheckpointError": "checkpoint.tensors",
     "ClassifierConfig": "config",
     "ConfigError": "config",
     "CrossEncoder": "cross_encoder",
-    "HubError": "hub",
-    "LoadReport": "checkpoint",
+    "HubError": "checkpoint.hub",
+    "LoadReport": "checkpoint.report",
     "SentenceEncoder": "encoder",
     "Tokenizer": "tokenizer",
 }

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import prompts
-from .checkpoint import LoadReport
-from .config import ClassifierConfig
-from .cross_modules import (
+from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
     old_settings,
@@ -23,14 +21,16 @@ from .cross_modules import (
     read_cross_modules,
     write_cross_modules,
 )
-from .device import find_device
+from .checkpoint.hub import open_files
+from .checkpoint.load import find_device
+from .checkpoint.report import LoadReport
+from .config import ClassifierConfig
+from .display import progress_bar
 from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded
+from .fast.loading import load_prepared
+from .fast.workers import workers_for
 from .heads import BertForSequenceClassification
-from .hub import open_files
-from .inference.loading import load_prepared
-from .inference.workers import workers_for
 from .pooling import DENSE_ACTIVATIONS
-from .progress import progress_bar
 from .tokenizer import Tokenizer
 from .truncation import TruncationReport, announce, check_mode
 

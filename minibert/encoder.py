@@ -12,22 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from . import prompts
-from .checkpoint import LoadReport, save_bert
-from .checkpoint.load import with_notes
+from .checkpoint.hub import DEFAULT_MODEL, open_files
+from .checkpoint.load import find_device, with_notes
+from .checkpoint.report import LoadReport
+from .checkpoint.save import save_bert
+from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError
-from .device import find_device
+from .display import progress_bar
 from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded, windows
-from .hub import DEFAULT_MODEL, open_files
-from .inference.loading import load_prepared
-from .inference.workers import workers_for
+from .fast.loading import load_prepared
+from .fast.workers import workers_for
 from .model import Bert
-from .modules import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .pooling import Pooling
-from .precision import PRECISIONS
-from .progress import progress_bar
-from .similarity import SIMILARITIES, Vectors, similarity, similarity_pairwise
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
+from .vectors import PRECISIONS, SIMILARITIES, Vectors, similarity, similarity_pairwise
 
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from .config import BertConfig
+from .fast.batches import GPU_TOKENS, LEAST_TOKENS, cpu_tokens, plan_batches, plan_even
+from .fast.layers import NOTHING, Asked, KernelPooler, ProductEncoder, asked
+from .fast.watching import Snapshot, every_part, quiet
+from .fast.workers import side_by_side
 from .heads import BertForSequenceClassification
-from .inference.batching import GPU_TOKENS, LEAST_TOKENS, cpu_tokens, plan_batches, plan_even
-from .inference.layers import NOTHING, Asked, KernelPooler, ProductEncoder, asked
-from .inference.watching import Snapshot, every_part, quiet
-from .inference.workers import side_by_side
 from .model import Bert, Pooler
 from .pooling import Pooling
-from .precision import quantize_embeddings
 from .tokenizer import Tokenizer, Tokens
 from .underway import Texts, under_way
+from .vectors import quantize_embeddings
 
 # Of these it is known what they read: no padding.
 READERS = (Bert, Pooler, KernelPooler, Pooling, BertForSequenceClassification)

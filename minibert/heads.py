@@ -15,8 +15,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, load_bert, save_model
+from .checkpoint.load import load_bert
 from .checkpoint.names import NEEDED
+from .checkpoint.save import save_model
+from .checkpoint.tensors import CheckpointError
 from .config import BertConfig, ClassifierConfig
 from .model import Activation, Bert, LayerNorm
 

@@ -294,12 +294,12 @@ class Bert(nn.Module):
     @classmethod
     def from_pretrained(cls, name: Any, **options: Any) -> Bert:
         """Published weights, by a folder or a hub id; the options are those of `checkpoint.load_bert`."""
-        from .checkpoint import load_bert  # only here does the page know that files exist
+        from .checkpoint.load import load_bert  # only here does the page know that files exist
 
         return load_bert(name, into=cls, **options)
 
     def save_pretrained(self, folder: Any) -> None:
         """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save_bert`."""
-        from .checkpoint import save_bert
+        from .checkpoint.save import save_bert
 
         save_bert(self, folder)

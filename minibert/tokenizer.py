@@ -13,12 +13,12 @@ import numpy as np
 import tokenizers
 import torch
 
-from .atomic import replacing, write_text
+from .checkpoint.atomic import replacing, write_text
+from .checkpoint.hub import Files, open_files
 from .checkpoint.save import write_json
+from .checkpoint.wordpiece import open_backend, read_options, save_options
 from .config import ConfigError
-from .hub import Files, open_files
 from .truncation import TruncationReport, announce, check_mode, kept_places
-from .vocabulary import open_backend, read_options, save_options
 
 CHUNK = 4096  # texts tokenised at a time: the library's own objects are ten times larger than the ids they hold
 

@@ -13,9 +13,9 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 from torch import nn
 
 from minibert import Bert, BertConfig, CheckpointError, ConfigError, SentenceEncoder
+from minibert.cli.inspection import describe
 from minibert.config import POSITION_TYPES
-from minibert.inference.prepare import prepare
-from minibert.inspection import describe
+from minibert.fast.prepare import prepare
 from minibert.research import ablate_heads, capture, mask_heads, prune_heads
 
 BATCH = random_batch(TINY, (9, 5, 1))

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from minibert import Bert, SentenceEncoder, Tokenizer
-from minibert.inference.prepare import prepare
+from minibert.checkpoint.sentence_transformers import SentenceModules
+from minibert.fast.prepare import prepare
 from minibert.model import Encoder
-from minibert.modules import SentenceModules
 from minibert.pooling import POOLINGS, Dense, Normalize, Pooling
 from minibert.research import patch
 from minibert.research.attribute import BASELINES, METHODS, attention_rollout, attribute, attribute_pair, rollout

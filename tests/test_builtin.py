@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from minibert import Bert, SentenceEncoder, Tokenizer, checkpoints
-from minibert.checkpoint.files import open_weights
-from minibert.hub import DEFAULT_MODEL, open_files
+from minibert import Bert, SentenceEncoder, Tokenizer
+from minibert.checkpoint import builtin
+from minibert.checkpoint.hub import DEFAULT_MODEL, open_files
+from minibert.checkpoint.weights import open_weights
 from minibert.pooling import Normalize, Pooling
 
 TEXTS = ["A man is eating food.", "Someone has a meal.", "The sky is blue."]
@@ -38,7 +39,7 @@ def test_the_command_line_takes_it_where_no_model_is_named():
 
 
 def test_it_is_at_most_16_megabytes():
-    assert sum(path.stat().st_size for path in checkpoints.FOLDER.rglob("*")) <= 16_000_000
+    assert sum(path.stat().st_size for path in builtin.FOLDER.rglob("*")) <= 16_000_000
 
 
 def test_it_pools_by_cls_and_gives_vectors_of_length_1(encoder):
@@ -72,6 +73,6 @@ def test_every_word_in_english_letters_can_be_spelt():
 
 
 def test_the_card_says_what_a_reader_must_know():
-    card = (checkpoints.FOLDER / "README.md").read_text(encoding="utf-8")
+    card = (builtin.FOLDER / "README.md").read_text(encoding="utf-8")
     for word in ("language: en", "CC BY-SA 4.0", "Spearman", "tools/make_builtin", "## Limits"):
         assert word in card

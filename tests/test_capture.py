@@ -14,7 +14,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.inference.prepare import prepare
+from minibert.fast.prepare import prepare
 from minibert.model import Encoder, FeedForward
 from minibert.research import CATALOGUE, capture, patch
 

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from minibert import Bert, BertConfig, CheckpointError
-from minibert.atomic import replacing
-from minibert.checkpoint import PUBLISHED_NAMES, save
-from minibert.checkpoint.names import by_modern_name, modern_name, published_name
+from minibert.checkpoint import save
+from minibert.checkpoint.atomic import replacing
+from minibert.checkpoint.names import PUBLISHED_NAMES, by_modern_name, modern_name, published_name
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")

@@ -25,8 +25,8 @@ from helpers import TINY, widen
 from torch import Tensor
 
 from minibert import Bert, CheckpointError, ConfigError, HubError
-from minibert.checkpoint import WrongTensorsError
-from minibert.hub import open_files
+from minibert.checkpoint.hub import open_files
+from minibert.checkpoint.load import WrongTensorsError
 
 OURS = (CheckpointError, ConfigError, HubError)
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"

@@ -15,9 +15,9 @@ from tiny_folder import MEAN, TEXTS, write_encoder, write_json
 from torch import Tensor, nn
 
 from minibert import Bert, CheckpointError, ConfigError, SentenceEncoder, Tokenizer
-from minibert.device import find_device
+from minibert.checkpoint.load import find_device
+from minibert.checkpoint.sentence_transformers import SentenceModules
 from minibert.model import Activation
-from minibert.modules import SentenceModules
 from minibert.pooling import Dense, Normalize, Pooling
 from minibert.truncation import TooLongError, TruncationReport
 

@@ -8,7 +8,6 @@ import torch
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import SentenceEncoder
-from minibert.similarity import similarity, similarity_pairwise
 from minibert.training.evaluate import (
     NLIEvaluator,
     RetrievalEvaluator,
@@ -19,6 +18,7 @@ from minibert.training.evaluate import (
     spearman,
 )
 from minibert.training.examples import Examples
+from minibert.vectors import similarity, similarity_pairwise
 
 
 class Known:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from minibert.training.files import NLI_CLASSES, read_examples, read_pairs
+from minibert.training.reading import NLI_CLASSES, read_examples, read_pairs
 
 ROWS = [("2.5", "A man eats.", 'Someone, somewhere, "eats".'), ("5", "the cat", "日本語"), ("0", "", "a world")]
 FIRST, SECOND = [row[1] for row in ROWS], [row[2] for row in ROWS]

@@ -24,10 +24,10 @@ from minibert import (
     ConfigError,
 )
 from minibert.checkpoint.names import HEAD_NAMES, NEEDED, PUBLISHED_NAMES, RELATIVE_NAMES, published_name
-from minibert.checkpoint.tf1 import read_tf1
+from minibert.checkpoint.tensorflow import read_tf1
 from minibert.config import MOST_LABELS
+from minibert.fast.prepare import prepare
 from minibert.heads import BertWithHead
-from minibert.inference.prepare import prepare
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tf1"
 SAFETENSORS = "model.safetensors"

@@ -23,8 +23,9 @@ from huggingface_hub import constants, file_download, utils
 from loopback_hub import LoopbackHub
 from torch import Tensor
 
-from minibert import Bert, CheckpointError, ConfigError, HubError, checkpoints
-from minibert.hub import DEFAULT_MODEL, Folder, HubRepository, open_files
+from minibert import Bert, CheckpointError, ConfigError, HubError
+from minibert.checkpoint import builtin
+from minibert.checkpoint.hub import DEFAULT_MODEL, Folder, HubRepository, open_files
 
 NAME = "owner/tiny"
 
@@ -324,7 +325,7 @@ def test_local_files_only_with_half_of_it_in_the_cache_says_so(hub: LoopbackHub)
 
 
 OFFLINE = f"""
-from minibert.hub import HubError, open_files
+from minibert.checkpoint.hub import HubError, open_files
 try:
     print(open_files({NAME!r}).require("config.json").name)
 except HubError as error:
@@ -511,7 +512,7 @@ def test_a_model_without_owner_is_found_on_the_hub(hub: LoopbackHub) -> None:
 def test_the_built_in_model_goes_by_its_name() -> None:
     files = open_files(DEFAULT_MODEL)
     assert isinstance(files, Folder)
-    assert files.path == checkpoints.FOLDER
+    assert files.path == builtin.FOLDER
 
 
 def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,14 @@ from torch import nn
 
 from minibert import Bert, CrossEncoder, SentenceEncoder
 from minibert import encoder as encoder_module
-from minibert.inference import attention
-from minibert.inference import rows as rows_module
-from minibert.inference.layers import Asked, OnePiece, ProductLayer, asked
-from minibert.inference.linear import OneDnn, Plain
-from minibert.inference.prepare import prepare, restore
-from minibert.inference.quantize import Int8
-from minibert.inference.rows import filled
-from minibert.inference.watching import quiet
+from minibert.fast import attention
+from minibert.fast import rows as rows_module
+from minibert.fast.int8 import Int8
+from minibert.fast.layers import Asked, OnePiece, ProductLayer, asked
+from minibert.fast.linear import OneDnn, Plain
+from minibert.fast.prepare import prepare, restore
+from minibert.fast.rows import filled
+from minibert.fast.watching import quiet
 from minibert.model import Pooler, ScaledDotProductAttention, gelu_new
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
 

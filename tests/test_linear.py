@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from minibert import Bert, SentenceEncoder
-from minibert.inference import arithmetic, attention, linear, quantize
-from minibert.inference.arithmetic import ARITHMETICS
-from minibert.inference.linear import Product, Watched
-from minibert.inference.prepare import prepare, restore
+from minibert.fast import arithmetic, attention, int8, linear
+from minibert.fast.arithmetic import ARITHMETICS
+from minibert.fast.linear import Product, Watched
+from minibert.fast.prepare import prepare, restore
 from minibert.model import Activation
 
 # Rounding, relative to numbers of about 10.
@@ -31,8 +31,8 @@ def onednn(request, monkeypatch):
     """Both sides of the capability checks."""
     if not request.param:
         monkeypatch.setattr(linear, "onednn_computes", lambda _: False)
-        monkeypatch.setattr(quantize, "onednn_computes_int8", lambda: False)
-        monkeypatch.setattr(quantize, "prepack_rounds", lambda: False)
+        monkeypatch.setattr(int8, "onednn_computes_int8", lambda: False)
+        monkeypatch.setattr(int8, "prepack_rounds", lambda: False)
     return request.param
 
 
@@ -66,7 +66,7 @@ def test_a_product_is_the_layers_side_by_side(name, activation, shape, onednn):
 
 def test_the_machine_at_hand_was_asked(onednn):
     """So that "oneDNN" above means it where torch has it, and the plain side is really the other one."""
-    assert quantize.prepack_rounds() == onednn  # torch has had it for years
+    assert int8.prepack_rounds() == onednn  # torch has had it for years
     packed = ARITHMETICS["float32"](torch.ones(3, 32), torch.ones(3))
     assert (packed.weight.layout is not torch.strided) == (onednn and linear.onednn_computes(torch.float32))
 
@@ -339,7 +339,7 @@ def test_levels_are_the_nearest(onednn):
     rows = torch.cat(
         [random(7, 48) * 10.0 ** torch.arange(-6, 8, 2)[:, None], random(2, 48).abs(), -random(2, 48).abs()]
     )
-    levels, step, lowest = quantize.to_levels(rows)
+    levels, step, lowest = int8.to_levels(rows)
     assert levels.dtype == torch.uint8
     back = levels.double() * step + lowest[:, None]
     # Half a step: none is nearer. (torch's operator keeps from dividing by 0 by adding 1e-8 to the range.)
@@ -351,7 +351,7 @@ def test_levels_are_the_nearest(onednn):
 @pytest.mark.parametrize("width", [1, 6, 47])
 def test_levels_of_any_width(width, onednn):
     rows = random(3, width)
-    levels, step, lowest = quantize.to_levels(rows)
+    levels, step, lowest = int8.to_levels(rows)
     assert ((levels.double() * step + lowest[:, None] - rows).abs() <= 0.50001 * step + 1e-8).all()
 
 
@@ -446,7 +446,7 @@ def test_memory_that_was_freed_is_used_again():
     """In a process of its own, counted in pages that the system had to give."""
     program = """
 import resource, torch
-from minibert.inference.linear import keep_memory
+from minibert.fast.linear import keep_memory
 torch.set_num_threads(1)
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -12,9 +12,9 @@ from helpers import MINILM, TINY
 from tiny_folder import write_cross_encoder, write_encoder
 
 from minibert import Bert, CrossEncoder, SentenceEncoder
-from minibert.checkpoint import CheckpointError
-from minibert.inference import loading
-from minibert.inference.linear import Product
+from minibert.checkpoint.tensors import CheckpointError
+from minibert.fast import loading
+from minibert.fast.linear import Product
 
 TEXTS = ["A man is eating food.", "Someone has a meal.", "one"]
 DTYPES = ["float32", "bfloat16", "int8"]

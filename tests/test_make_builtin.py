@@ -12,8 +12,8 @@ from tiny_folder import TEXTS, VOCABULARY, write_encoder
 from tiny_training import make_texts
 
 from minibert import SentenceEncoder
-from minibert.checkpoint.files import open_weights
-from minibert.hub import open_files
+from minibert.checkpoint.hub import open_files
+from minibert.checkpoint.weights import open_weights
 from minibert.model import EncoderLayer
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))

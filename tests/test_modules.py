@@ -12,8 +12,8 @@ from tiny_folder import MEAN, MODULE, write_encoder, write_json
 from torch import nn
 
 from minibert import CheckpointError, ConfigError, HubError, SentenceEncoder
-from minibert.hub import open_files
-from minibert.modules import SentenceModules, read_modules, write_modules
+from minibert.checkpoint.hub import open_files
+from minibert.checkpoint.sentence_transformers import SentenceModules, read_modules, write_modules
 from minibert.pooling import Dense, Normalize, Pooling
 
 REFUSED = (ConfigError, CheckpointError, HubError)

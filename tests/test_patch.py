@@ -12,7 +12,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.inference.prepare import prepare
+from minibert.fast.prepare import prepare
 from minibert.research import capture, patch
 
 LENGTHS = (9, 5, 1)

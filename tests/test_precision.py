@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from minibert.precision import PRECISIONS, quantize_embeddings
+from minibert.vectors import PRECISIONS, quantize_embeddings
 
 VECTORS = np.random.default_rng(0).standard_normal((20, 19)).astype(np.float32)
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import ACTIVATIONS, POSITION_TYPES
-from minibert.inference.attention import KernelAttention
-from minibert.inference.kernels import KernelLayerNorm
-from minibert.inference.prepare import KERNELS, prepare, restore
+from minibert.fast.attention import KernelAttention
+from minibert.fast.kernels import KernelLayerNorm
+from minibert.fast.prepare import KERNELS, prepare, restore
 from minibert.model import LayerNorm, ScaledDotProductAttention
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_folder import write_encoder
 
-from minibert.inference.arithmetic import ARITHMETICS
+from minibert.fast.arithmetic import ARITHMETICS
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minibert.similarity import SIMILARITIES, similarity, similarity_pairwise
+from minibert.vectors import SIMILARITIES, similarity, similarity_pairwise
 
 A = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 7)))
 B = torch.from_numpy(np.random.default_rng(1).standard_normal((5, 7)))

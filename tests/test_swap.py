@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import minibert.model
 from minibert import Bert, CheckpointError, SentenceEncoder
-from minibert.inference.prepare import prepare
+from minibert.fast.prepare import prepare
 from minibert.model import Embeddings, EncoderLayer, LayerNorm
 from minibert.research import capture
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minibert.checkpoint.stored import CheckpointError
-from minibert.checkpoint.tf1 import read_tf1
+from minibert.checkpoint.tensorflow import read_tf1
+from minibert.checkpoint.tensors import CheckpointError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tf1"
 INDEX, DATA = "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"

@@ -12,8 +12,8 @@ from tiny_training import make_encoder, make_texts
 from torch import nn
 
 from minibert import SentenceEncoder
-from minibert.inference.linear import Watched
-from minibert.inference.prepare import restore
+from minibert.fast.linear import Watched
+from minibert.fast.prepare import restore
 from minibert.model import Encoder
 from minibert.training import (
     Combined,

@@ -16,7 +16,7 @@ from minibert import SentenceEncoder
 from minibert.cli import main
 from minibert.cli.train_flags import EXAMPLES, add_flags, read_toml
 from minibert.training import STSEvaluator, loop
-from minibert.training.files import read_examples
+from minibert.training.reading import read_examples
 
 ROWS = [
     ("entailment", "5", "the cat sat on the mat", "a cat is on the mat", "who eats the food"),

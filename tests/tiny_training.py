@@ -11,8 +11,8 @@ from helpers import TINY, widen
 from tiny_folder import VOCABULARY, WORDS
 
 from minibert import Bert, SentenceEncoder, Tokenizer
-from minibert.inference.prepare import prepare
-from minibert.modules import SentenceModules
+from minibert.checkpoint.sentence_transformers import SentenceModules
+from minibert.fast.prepare import prepare
 from minibert.pooling import Pooling
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from minibert.table import table
+from minibert.display import table
 
 CASES = {
     "python alone": "pass",

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from minibert import SentenceEncoder
-from minibert.inference.arithmetic import ARITHMETICS
-from minibert.inference.layers import Asked, OnePiece, ProductLayer, asked
-from minibert.inference.rows import heads
-from minibert.inference.watching import quiet
-from minibert.table import table
+from minibert.display import table
+from minibert.fast.arithmetic import ARITHMETICS
+from minibert.fast.layers import Asked, OnePiece, ProductLayer, asked
+from minibert.fast.rows import heads
+from minibert.fast.watching import quiet
 
 
 def products(pieces: list[OnePiece], rows: Tensor) -> None:

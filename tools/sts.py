@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from minibert import SentenceEncoder
-from minibert.hub import DEFAULT_MODEL
-from minibert.table import table
+from minibert.checkpoint.hub import DEFAULT_MODEL
+from minibert.display import table
 from minibert.training.evaluate import pearson, spearman
-from minibert.training.files import read_pairs
+from minibert.training.reading import read_pairs
 
 
 def drift(path: Path, model: str, pooling: str | None) -> str:

@@ -31,13 +31,13 @@ from pathlib import Path
 import torch
 
 from minibert import Bert, SentenceEncoder
-from minibert.hub import open_files
-from minibert.table import table
+from minibert.checkpoint.hub import open_files
+from minibert.display import table
 from minibert.training.evaluate import STSEvaluator
 from minibert.training.examples import Examples
-from minibert.training.files import STS_BENCHMARK, read_examples
 from minibert.training.loop import train
 from minibert.training.objectives import CosineRegression, InBatchNegatives
+from minibert.training.reading import STS_BENCHMARK, read_examples
 from minibert.training.settings import Settings
 from minibert.training.task import SentenceTask
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import AnyConfig, BertConfig
-from ..hub import Files, open_files
 from ..model import Bert
-from .files import damaged, open_weights
+from .hub import Files, open_files
 from .names import TIED, by_modern_name, harmless, head_of, loadable_as, modern_name, published_name
 from .report import LoadReport
-from .shapes import blank
-from .stored import CheckpointError, Stored
+from .tensors import CheckpointError, Stored, blank
+from .weights import damaged, open_weights
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -237,3 +236,24 @@ def read_tensor(stored: Stored, name: str, dtype: torch.dtype) -> Tensor:
 def with_notes(report: LoadReport, *notes: str) -> LoadReport:
     """The report, with what another room decided for lack of word in the files."""
     return replace(report, notes=(*report.notes, *notes))
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None: a GPU if torch sees one, otherwise the CPU.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
+    if (found.type == "cuda" and not torch.cuda.is_available()) or (found.type == "mps" and not _has_mps()):
+        raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
+    return found
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from .stored import CheckpointError
+from .tensors import CheckpointError
 
 PUBLISHED_NAMES = {
     # minibert                          Hugging Face BERT

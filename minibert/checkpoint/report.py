@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..table import table
+from ..display import table
 
 
 @dataclass(frozen=True)

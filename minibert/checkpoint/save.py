@@ -12,12 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..atomic import replacing, write_text
 from ..model import Bert
-from .files import SAFETENSORS
+from .atomic import replacing, write_text
 from .names import published_name
-from .shapes import blank
-from .stored import CheckpointError
+from .tensors import CheckpointError, blank
+from .weights import SAFETENSORS
 
 
 def save_bert(model: Bert, folder: str | os.PathLike[str]) -> None:

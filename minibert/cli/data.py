@@ -51,7 +51,7 @@ def make_evaluator(
         ValueError: columns are not said; or as `read_examples`.
     """
     from ..training import evaluate
-    from ..training.files import STS_BENCHMARK, read_examples
+    from ..training.reading import STS_BENCHMARK, read_examples
 
     if kind == "sts" and texts is None and label is None:
         examples = read_examples(path, **STS_BENCHMARK | ({"form": form} if form else {}))

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hub import DEFAULT_MODEL
-from ..table import shorten, table
+from ..checkpoint.hub import DEFAULT_MODEL
+from ..display import shorten, table
 from .options import add_model, add_source, check_folder, encoder_of, say_truncation
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _embed(options: argparse.Namespace) -> None:
     if form == "table":
         sys.stdout.write(_vector_table(texts, vectors))
         return
-    from ..atomic import replacing
+    from ..checkpoint.atomic import replacing
 
     if options.output is None:
         _write(sys.stdout.buffer, form, texts, vectors)
@@ -137,10 +137,10 @@ def _view(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from ..checkpoint.wordpiece import NoTokenizerError
     from ..encoder import SentenceEncoder
-    from ..inspection import describe
     from ..model import Bert
-    from ..vocabulary import NoTokenizerError
+    from .inspection import describe
 
     source = {"revision": options.revision, "local_files_only": options.local_files_only, "device": "cpu"}
     try:

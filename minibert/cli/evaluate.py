@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..table import table
+from ..display import table
 from .data import add_columns, make_evaluator
 from .options import add_model, encoder_of
 

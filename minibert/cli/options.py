@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..hub import DEFAULT_MODEL
+from ..checkpoint.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ..encoder import SentenceEncoder

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..hub import DEFAULT_MODEL
+from ..checkpoint.hub import DEFAULT_MODEL
 from .options import add_source
 from .train_flags import add_settings, settings_of
 

@@ -81,7 +81,7 @@ def _first() -> bool:
 
 
 def _examples(run: argparse.Namespace) -> Examples:
-    from ..training.files import NLI_CLASSES, read_examples
+    from ..training.reading import NLI_CLASSES, read_examples
 
     classes = (run.classes or NLI_CLASSES) if run.objective == "softmax" else run.classes
     if run.label is None:
@@ -110,7 +110,7 @@ def _encoder(run: argparse.Namespace) -> SentenceEncoder:
 def _objective(run: argparse.Namespace, encoder: SentenceEncoder) -> tuple[Objective, Objective]:
     """The objective, and what is inside if it is Matryoshka."""
     from ..training import objectives
-    from ..training.files import NLI_CLASSES
+    from ..training.reading import NLI_CLASSES
 
     inner: Objective
     if run.objective == "softmax":
@@ -127,8 +127,8 @@ def _objective(run: argparse.Namespace, encoder: SentenceEncoder) -> tuple[Objec
 
 def _evaluator(run: argparse.Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
     """And its score by which the best model is chosen; columns that are not told are the data's."""
-    from ..training.files import NLI_CLASSES
     from ..training.objectives import Softmax
+    from ..training.reading import NLI_CLASSES
 
     if run.dev is None:
         return None, None

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..hub import DEFAULT_MODEL
+from ..checkpoint.hub import DEFAULT_MODEL
 from ..training.settings import PRECISIONS, Settings
 from .data import SCORES, add_columns
 

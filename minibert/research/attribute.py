@@ -31,13 +31,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..display import table
 from ..encoder import SentenceEncoder
 from ..encoding import evaluating
 from ..model import ScaledDotProductAttention
 from ..prompts import choose
-from ..table import table
+from .catalogue import bert_in
 from .hooks import capture, patch
-from .values import bert_in
 
 METHODS = ("integrated_gradients", "gradient_x_input", "leave_one_out")
 BASELINES = ("pad", "mask", "zero")

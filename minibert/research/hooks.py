@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..underway import Texts, texts_under_way
-from .values import Place, bert_in, find, nearest, whole_numbers
+from .catalogue import Place, bert_in, find, nearest, whole_numbers
 
 
 class Values(dict[str, Any]):

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..atomic import write_text
+from ..checkpoint.atomic import write_text
 from ..encoder import SentenceEncoder
 from .attribute import attribute
+from .catalogue import nearest
 from .hooks import capture
-from .values import nearest
 
 SCRIPTS = ("data.js", "draw.js", "views.js", "page.js")
 # In HTML text these begin or end something, and the last two end a line of JavaScript; in JSON all may be written so.

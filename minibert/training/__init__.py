@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from .distill import LayerTask, SimilarityMatrix, TeacherVectors
     from .evaluate import NLIEvaluator, RetrievalEvaluator, STSEvaluator, TripletEvaluator
     from .examples import Examples
-    from .files import NLI_CLASSES, read_examples
     from .loop import DivergedError, train
     from .masked import MaskedLMEvaluator, MaskedLMTask
     from .objectives import Combined, CosineRegression, InBatchNegatives, Matryoshka, Objective, Softmax, Triplet
+    from .reading import NLI_CLASSES, read_examples
     from .resume import ResumeError
     from .settings import Settings
     from .task import SentenceTask, Task

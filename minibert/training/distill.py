@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..encoder import SentenceEncoder
 from ..research.hooks import capture
-from ..similarity import cosine
+from ..vectors import cosine
 from . import parallel
 from .examples import Examples
 from .objectives import Combined, Objective, want_labels

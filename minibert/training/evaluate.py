@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..encoder import SentenceEncoder
-from ..similarity import similarity_pairwise
+from ..vectors import similarity_pairwise
 from .examples import Examples
 
 CELLS = 2**24  # numbers in a matrix of scores, at most: 64 MiB

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_text
+from ..checkpoint.atomic import write_text
 
 
 class Log:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..progress import progress_bar
+from ..display import progress_bar
 from . import batches, parallel
 from .checkpointing import layers_checkpointed
 from .log import Log

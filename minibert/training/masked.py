@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checkpoint.load import WrongTensorsError, load_from, read_config, with_notes
+from ..checkpoint.hub import open_files
+from ..checkpoint.load import WrongTensorsError, find_device, load_from, read_config, with_notes
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
-from ..device import find_device
+from ..fast.batches import cpu_tokens, plan_batches
 from ..heads import BertForMaskedLM, BertWithMaskedLM
-from ..hub import open_files
-from ..inference.batching import cpu_tokens, plan_batches
 from ..model import Bert
 from ..tokenizer import Tokenizer, Tokens
 from . import parallel

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..similarity import cosine
+from ..vectors import cosine
 
 
 class Objective(nn.Module):

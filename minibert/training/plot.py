@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import replacing
+from ..checkpoint.atomic import replacing
 
 
 def plot_log(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:

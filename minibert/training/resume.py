@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..atomic import replacing
+from ..checkpoint.atomic import replacing
 
 
 class ResumeError(ValueError):

@@ -5,7 +5,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from minibert import SentenceEncoder, checkpoints
+from minibert import SentenceEncoder
+from minibert.checkpoint import builtin
 
 TEXTS = [
     "A man is eating food.",
@@ -22,13 +23,13 @@ def vectors():
 
 
 def test_sentence_transformers_gives_the_same_vectors():
-    theirs = SentenceTransformer(str(checkpoints.FOLDER), device="cpu")
+    theirs = SentenceTransformer(str(builtin.FOLDER), device="cpu")
     assert theirs[1].get_config_dict()["pooling_mode"] == "cls"
     np.testing.assert_allclose(vectors(), theirs.encode(TEXTS), atol=1e-5)
 
 
 def test_transformers_gives_the_same_vectors():
-    folder = str(checkpoints.FOLDER)
+    folder = str(builtin.FOLDER)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, add_pooling_layer=False)
     assert model.dtype == torch.float32
     batch = tokenizer(TEXTS, padding=True, truncation=True, max_length=256, return_tensors="pt")

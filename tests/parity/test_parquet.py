@@ -4,7 +4,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from minibert.training.files import NLI_CLASSES, read_examples
+from minibert.training.reading import NLI_CLASSES, read_examples
 
 
 def write(path, **columns):

@@ -17,7 +17,7 @@ from tiny_folder import write_json, write_vocabulary
 from transformers import AutoTokenizer
 
 from minibert import Tokenizer
-from minibert.hub import open_files
+from minibert.checkpoint.hub import open_files
 
 UNCASED = (MINILM / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
 # Letters that an uncased vocabulary has no use for, so that what becomes of them shows.

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
+from minibert.checkpoint.hub import HubError, open_files
+from minibert.checkpoint.sentence_transformers import SentenceModules, read_modules
 from minibert.config import ConfigError
-from minibert.hub import HubError, open_files
-from minibert.modules import SentenceModules, read_modules
 from minibert.pooling import Normalize, Pooling
 
 from .job import Model, Workload

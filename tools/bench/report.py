@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minibert.table import table
+from minibert.display import table
 
 from .engines import PRECISIONS
 

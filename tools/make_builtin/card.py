@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from minibert import SentenceEncoder
-from minibert.atomic import write_text
+from minibert.checkpoint.atomic import write_text
 
 from .corpora import CORPORA
 from .publish import size

@@ -20,7 +20,8 @@ from typing import TypeVar
 
 import torch
 
-from minibert import SentenceEncoder, checkpoints
+from minibert import SentenceEncoder
+from minibert.checkpoint import builtin
 from minibert.checkpoint.save import write_json
 
 from . import card, publish
@@ -103,5 +104,5 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="where the phases leave their results")
     parser.add_argument("--sts", type=Path, required=True, help="sts-dev.csv, as published")
     parser.add_argument("--teacher", default=TEACHER, help="a folder or a hub id (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=checkpoints.FOLDER, help="default: in the package")
+    parser.add_argument("--output", type=Path, default=builtin.FOLDER, help="default: in the package")
     return parser.parse_args(arguments)

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from minibert import SentenceEncoder
-from minibert.checkpoint.files import SAFETENSORS
 from minibert.checkpoint.save import write_tensors
+from minibert.checkpoint.weights import SAFETENSORS
 
 
 def write_folder(student: SentenceEncoder, folder: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
-from minibert.inference.prepare import prepare
+from minibert.checkpoint.sentence_transformers import SentenceModules
+from minibert.fast.prepare import prepare
 from minibert.model import EncoderLayer
-from minibert.modules import SentenceModules
 from minibert.pooling import Normalize, Pooling
 from minibert.research.hooks import capture
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from minibert import SentenceEncoder
-from minibert.atomic import replacing
+from minibert.checkpoint.atomic import replacing
 
 PIECE = 16_384  # sentences a file
 

@@ -12,7 +12,7 @@ import torch
 from minibert import SentenceEncoder
 from minibert.training import Combined, Examples, SentenceTask, Settings, SimilarityMatrix, TeacherVectors, train
 from minibert.training.evaluate import STSEvaluator
-from minibert.training.files import read_examples
+from minibert.training.reading import read_examples
 
 from .recipe import Recipe, Stage
 

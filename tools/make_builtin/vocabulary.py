@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from minibert import SentenceEncoder, Tokenizer
-from minibert.atomic import write_text
-from minibert.vocabulary import SPECIAL
+from minibert.checkpoint.atomic import write_text
+from minibert.checkpoint.wordpiece import SPECIAL
 
 CONTINUES = "##"
 FEWEST_SEEN = 3  # a single character must occur so often to be kept

@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minibert.table import table
+from minibert.display import table
 from minibert.training import CosineRegression, Examples, SentenceTask, Settings, Softmax, train
 from minibert.training.evaluate import STSEvaluator
-from minibert.training.files import NLI_CLASSES, read_examples
+from minibert.training.reading import NLI_CLASSES, read_examples
 
 from .model import add_model, small_encoder
 

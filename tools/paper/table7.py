@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from minibert import SentenceEncoder
-from minibert.table import table
-from minibert.training.files import read_pairs
+from minibert.display import table
+from minibert.training.reading import read_pairs
 
 from .model import add_model, small_encoder
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .stored import CheckpointError, Stored
+from .tensors import CheckpointError, Stored
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER, _TRAILER = 48, 5

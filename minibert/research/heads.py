@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..model import Bert
+from .catalogue import bert_in, whole_numbers
 from .hooks import patch
-from .values import bert_in, whole_numbers
 
 
 @contextmanager

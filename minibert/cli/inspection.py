@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from .encoder import SentenceEncoder
-from .model import Bert
-from .table import table
+from ..display import table
+from ..encoder import SentenceEncoder
+from ..model import Bert
 
 
 def describe(model: SentenceEncoder | Bert) -> str:

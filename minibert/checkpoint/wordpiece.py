@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from .config import ConfigError, read_json_object
+from ..config import ConfigError, read_json_object
 from .hub import Files, HubError
 
 # Japanese and other BERTs cut words by other programs first; building them from vocab.txt would give other tokens.

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint.files import SAFETENSORS, open_weights
-from .checkpoint.load import read_tensor
-from .checkpoint.save import write_json, write_tensors
-from .checkpoint.shapes import shapes_only
-from .checkpoint.stored import CheckpointError
-from .config import ConfigError, read_json
+from ..config import ConfigError, read_json
+from ..pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
 from .hub import Files
-from .pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
+from .load import read_tensor
+from .save import write_json, write_tensors
+from .tensors import CheckpointError, shapes_only
+from .weights import SAFETENSORS, open_weights
 
 # In the order in which sentence-transformers lays several of them side by side.
 BOOLEANS = {

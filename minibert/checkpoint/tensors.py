@@ -1,16 +1,36 @@
-"""Modules without numbers: what names and shapes a model has, before any memory is taken for it."""
+"""Tensors without numbers yet: those in a file that are known but not read, and a model's names and shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..config import BertConfig
+
+
+class CheckpointError(ValueError):
+    """The weights can't be used: damaged, incomplete, or not BERT's. The message names the file or the tensors."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as it lies in a file. Its shape is known before any memory is taken for it.
+
+    ``read`` gives the tensor (mapped from the file where the format allows it), and raises ``CheckpointError``
+    with the file's name when the bytes are not there.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: Path
+    read: Callable[[], Tensor]
 
 
 class _NoInitialisation(TorchFunctionMode):

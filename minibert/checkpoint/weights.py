@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..config import read_json_object
-from ..hub import Files
-from .stored import CheckpointError, Stored
-from .tf1 import read_tf1
+from .hub import Files
+from .tensorflow import read_tf1
+from .tensors import CheckpointError, Stored
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..checkpoint import load_from, read_again
-from ..hub import Files
+from ..checkpoint.hub import Files
+from ..checkpoint.load import load_from, read_again
 from .arithmetic import choose
 from .linear import DATA
 from .prepare import prepare

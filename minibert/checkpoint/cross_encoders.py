@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint.save import write_json
-from .config import ConfigError
+from ..config import ConfigError
+from ..pooling import DENSE_ACTIVATIONS
 from .hub import Files
-from .modules import (
+from .save import write_json
+from .sentence_transformers import (
     SentenceModules,
     activation_name,
     dotted_activation,
@@ -24,7 +25,6 @@ from .modules import (
     read_prompts,
     read_transformer_settings,
 )
-from .pooling import DENSE_ACTIVATIONS
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import checkpoints
-from .config import read_json_object
+from ..config import read_json_object
+from . import builtin
 
 # Stands in for a name where none is given: the model that the package carries.
-DEFAULT_MODEL = checkpoints.NAME
+DEFAULT_MODEL = builtin.NAME
 
 # Names without an owner belong to sentence-transformers, as that library has it, but for these, older than owners.
 WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|german-.*|multilingual-.*)")
@@ -58,7 +58,7 @@ def open_files(
     if path.is_dir():
         return Folder(str(name), path)
     if str(name) == DEFAULT_MODEL:
-        return Folder(DEFAULT_MODEL, checkpoints.FOLDER)
+        return Folder(DEFAULT_MODEL, builtin.FOLDER)
     text = os.fspath(name)
     if path.exists():
         raise HubError(f"{text!r} is a file; a model is a folder that holds config.json and the weights")

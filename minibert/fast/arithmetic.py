@@ -9,8 +9,8 @@ from functools import cache, partial
 
 import torch
 
+from .int8 import Int8
 from .linear import Arithmetic, in_bfloat16, in_float32
-from .quantize import Int8
 from .workers import on_one_core
 
 # By the name that `dtype` takes. All else (weights, norms, softmax, residuals) stays float32.
