@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from . import prompts
 from .checkpoint.hub import DEFAULT_MODEL, open_files
-from .checkpoint.load import find_device, with_notes
+from .checkpoint.load import find_device
 from .checkpoint.report import LoadReport
-from .checkpoint.save import save_bert
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError
 from .display import progress_bar
@@ -143,7 +142,7 @@ class SentenceEncoder(nn.Module):
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
         encoder = cls(model, tokenizer, modules, truncation=truncation)
         computed = [f"the linear layers compute in {arithmetic}"] if arithmetic != "float32" else []
-        encoder.report = with_notes(model.report, *modules.notes, *computed)
+        encoder.report = model.report.with_notes(*modules.notes, *computed)
         if next(model.parameters()).dtype == torch.float64:
             encoder.double()
         return encoder.to(place).eval()
@@ -313,7 +312,7 @@ class SentenceEncoder(nn.Module):
             truncate_dim=self.truncate_dim,
         )
         check_writable(settings.after)
-        save_bert(self.model, folder)
+        self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         write_modules(settings, self.model.config.hidden_size, Path(folder))
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..checkpoint.hub import Files
-from ..checkpoint.load import load_from, read_again
+from ..checkpoint.hub import CheckpointFiles
+from ..checkpoint.load import load_files, read_again
 from .arithmetic import choose
 from .linear import DATA
 from .prepare import prepare
@@ -21,7 +21,12 @@ AT_ONCE = 64 * 2**20
 
 
 def load_prepared(
-    files: Files, *, into: type[AnyModel], device: torch.device, dtype: str | torch.dtype | None, prepared: bool
+    files: CheckpointFiles,
+    *,
+    into: type[AnyModel],
+    device: torch.device,
+    dtype: str | torch.dtype | None,
+    prepared: bool,
 ) -> tuple[AnyModel, str]:
     """A model in eval mode, still on the CPU, and what its linear layers compute in.
 
@@ -32,7 +37,7 @@ def load_prepared(
         As `checkpoint.load_bert`. ValueError: as `choose`.
     """
     dtype, arithmetic = choose(dtype, device, prepared=prepared)
-    model: Any = load_from(files, into=into, dtype=dtype)
+    model: Any = load_files(files, into=into, dtype=dtype)
     if prepared:
         prepare(model, arithmetic)
         if device.type == "cpu" and model.report.mapped:
@@ -40,8 +45,8 @@ def load_prepared(
     return model, arithmetic
 
 
-@torch.inference_mode(False)  # as `load_from`
-def lay_out(model: nn.Module, files: Files) -> None:
+@torch.inference_mode(False)  # as `load_files`
+def lay_out(model: nn.Module, files: CheckpointFiles) -> None:
     """Lay out the weights of a prepared model now, and exchange them for the same ones of which nothing was read.
 
     What is read of a mapped file stays in memory, beside the copy that was laid out of it. Until a model is handed out
@@ -61,7 +66,7 @@ def lay_out(model: nn.Module, files: Files) -> None:
     _map_anew(model, files)
 
 
-def _map_anew(model: nn.Module, files: Files) -> None:
+def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
     for parameter, same in read_again(model, files):
         # Biases and norms, which are read at every call, are copied: the system brings megabytes around what is read.
         value = parameter.detach().clone() if parameter.ndim < 2 else same
