@@ -239,7 +239,7 @@ def _parts(place: Place, value: Tensor, batch: Batch) -> list[tuple[int | slice,
         axes = ("B", "S" if by_token else "", *[""] * value.ndim)[: value.ndim]
     return [
         tuple(row if axis == "B" else slice(length if axis == "S" else None) for axis in axes)
-        for row, length in enumerate(batch.lengths)
+        for row, length in enumerate(batch.lengths.tolist())
     ]
 
 

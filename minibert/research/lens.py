@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -69,12 +70,10 @@ def _states(model: BertWithMaskedLM, *inputs: Tensor | None, **named: Tensor) ->
     """Return the outputs of the embeddings and of each layer, (B, S, D) each, also of parts that were replaced."""
     states: list[Tensor] = []
     parts = dict.fromkeys([model.bert.embeddings, *model.bert.layers])  # a layer that is used twice gets one hook
-    hooks = [part.register_forward_hook(lambda _part, _inputs, x: states.append(x)) for part in parts]
-    try:
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.callback(part.register_forward_hook(lambda _part, _inputs, x: states.append(x)).remove)
         model.bert(*inputs, **named)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return states
 
 

@@ -30,6 +30,12 @@ def double_backward(encoder: SentenceEncoder) -> Iterator[None]:
         yield
 
 
+def prompt_of(encoder: SentenceEncoder, prompt: str | None) -> tuple[str, int]:
+    """Return the prompt that `encode` would use, and how many leading tokens the pooling leaves out because of it."""
+    prompt = choose(encoder.prompts, prompt, None, encoder.default_prompt_name)
+    return prompt, encoder._prompt_tokens(prompt)
+
+
 class PerturbedText:
     """A tokenized text whose own tokens, all but [CLS] and [SEP], can be replaced or left out.
 
@@ -38,10 +44,9 @@ class PerturbedText:
     """
 
     def __init__(self, encoder: SentenceEncoder, text: str, prompt: str | None, baseline: str = "zero") -> None:
-        prompt = choose(encoder.prompts, prompt, None, encoder.default_prompt_name)
+        prompt, self.prompt_length = prompt_of(encoder, prompt)
         batch = encoder.tokenize([prompt + text if isinstance(text, str) else text])
         self.encoder, self.bert, self.baseline = encoder, bert_in(encoder), baseline
-        self.prompt_length = encoder._prompt_tokens(prompt)
         self.ids, self.types = batch["input_ids"], batch["token_type_ids"]  # (1, S)
         self.mask = batch["attention_mask"].bool()  # (1, S)
         self.tokens = encoder.tokenizer.convert_ids_to_tokens(self.ids[0])  # S

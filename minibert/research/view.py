@@ -26,6 +26,7 @@ from ..encoder import SentenceEncoder
 from .attribute import attribute
 from .catalogue import nearest
 from .hooks import capture
+from .perturb import prompt_of
 
 FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "page.js")
 # These begin or end markup in HTML, or a line in JavaScript. JSON allows an escape for each.
@@ -50,19 +51,14 @@ def view(
 
 def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
     """Return everything that the page shows, ready for JSON. Raises as ``view``."""
-    prompt_lengths: list[int] = []
-    hook = encoder.pooling.register_forward_pre_hook(lambda _, inputs: prompt_lengths.append(inputs[2]))
     names = [f"layers.*.attention.{value}" for value in ("core.probs", "q", "k")]
-    try:
-        with capture(encoder, *names) as values:
-            parts = encoder.encode(texts, output_value=None)
-    finally:
-        hook.remove()
+    with capture(encoder, *names) as values:
+        parts = encoder.encode(texts, output_value=None)
     by_layer = [[name.replace("*", str(layer)) for name in names] for layer in range(len(encoder.model.layers))]
     if missing := [name for layer in by_layer for name in layer if name not in values]:
         near = nearest(missing[0], values)
         raise ValueError(f"{missing[0]} was not computed, so it can't be shown; the nearest: {near}")
-    lost = encoder.truncation_report.lost
+    lost, prompt_length = encoder.truncation_report.lost, prompt_of(encoder, None)[1]
     found: dict[str, Any] = {
         "version": __version__,
         "relative": encoder.model.config.position_embedding_type != "absolute",
@@ -71,7 +67,7 @@ def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
             {
                 "tokens": encoder.tokenizer.convert_ids_to_tokens(part["input_ids"].tolist()),
                 "lost": lost.get(i, 0),
-                "pooled": pooling_weights(encoder.pooling, part["token_embeddings"], prompt_lengths[0]).tolist(),
+                "pooled": pooling_weights(encoder.pooling, part["token_embeddings"], prompt_length).tolist(),
                 "layers": [_layer(*(values[name][i] for name in layer)) for layer in by_layer],
             }
             for i, part in enumerate(parts)
