@@ -8,7 +8,7 @@ from tokenizers.normalizers import Replace
 
 from minibert import SentenceEncoder
 from minibert.training import Examples, LayerTask, SentenceTask, Settings, TeacherVectors, Triplet, train
-from minibert.training.checkpointing import layers_checkpointed
+from minibert.training.loop import layers_checkpointed
 
 ROWS = 12
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -80,7 +80,7 @@ def test_layers_can_be_checkpointed_while_they_are_imitated():
     task.loss(np.arange(ROWS)).backward()
     plain = [value.grad.clone() for value in task.parameters() if value.grad is not None]
     task.zero_grad()
-    with layers_checkpointed(task, wanted=True):
+    with layers_checkpointed(task):
         task.loss(np.arange(ROWS)).backward()
     again = [value.grad for value in task.parameters() if value.grad is not None]
     for one, other in zip(plain, again, strict=True):

@@ -14,6 +14,7 @@ from tiny_training import make_encoder, make_texts
 from minibert import SentenceEncoder
 from minibert.training import Examples, InBatchNegatives, ResumeError, SentenceTask, Settings, Softmax, train
 from minibert.training.log import read_log
+from minibert.training.resume import recover_folder, replace_folder
 
 ROWS = 22
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -217,3 +218,97 @@ def test_the_best_model_before_survives_a_full_disk(tmp_path):
     saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
     assert (saved.encode(U) == vectors[0]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model"]
+
+
+# --- The best model is never lost
+
+
+def write_new(folder):
+    folder.mkdir()
+    (folder / "weights").write_text("new")
+
+
+@pytest.fixture
+def best(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("old")
+    return tmp_path / "model"
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def failing_at(monkeypatch, *calls):
+    """`os.replace` fails at its first, second, ... call."""
+    replace_file, made = os.replace, []
+
+    def broken(*paths):
+        made.append(paths)
+        if len(made) in calls:
+            raise OSError(errno.EIO, "Input/output error")
+        replace_file(*paths)
+
+    monkeypatch.setattr(os, "replace", broken)
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one(best):
+    replace_folder(write_new, best)
+    assert everything(best.parent) == {"model/weights": "new"}
+    assert list(best.parent.iterdir()) == [best]
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_whichever_step_fails_the_model_from_before_is_back(best, call, monkeypatch):
+    failing_at(monkeypatch, call)
+    with pytest.raises(OSError, match="Input/output error"):
+        replace_folder(write_new, best)
+    assert everything(best.parent) == {"model/weights": "old"}
+    assert list(best.parent.iterdir()) == [best]
+
+
+def test_a_save_that_fails_leaves_the_model_from_before(best):
+    def half(folder):
+        write_new(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        replace_folder(half, best)
+    assert everything(best.parent) == {"model/weights": "old"}
+
+
+def test_a_system_that_refuses_everything_loses_nothing(best, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing_at(patch, 2, 3)
+        with pytest.raises(OSError, match="Input/output error"):
+            replace_folder(write_new, best)
+    assert "old" in everything(best.parent).values()
+    recover_folder(best)
+    assert everything(best.parent) == {"model/weights": "old"}
+
+
+@pytest.mark.parametrize("killed", ["while it wrote", "between both renames", "before it removed the old one"])
+def test_leftovers_of_a_killed_run_are_recovered_and_removed(best, killed):
+    new, old = best.with_name(".model.new"), best.with_name(".model.old")
+    write_new(new)
+    if killed != "while it wrote":
+        os.replace(best, old)
+    if killed == "before it removed the old one":
+        os.replace(new, best)
+    recover_folder(best)
+    whole = "new" if killed == "before it removed the old one" else "old"
+    assert everything(best.parent) == {"model/weights": whole}
+    assert list(best.parent.iterdir()) == [best]
+    new.mkdir()
+    replace_folder(write_new, best)
+    assert everything(best.parent) == {"model/weights": "new"}
+
+
+def test_a_resumed_training_has_the_best_model_that_a_killed_run_had_moved(tmp_path):
+    scores = iter([0.9, 0.5])
+    options = {"save_every": 5, "evaluate": lambda _: {"score": next(scores)}, "evaluate_every": 5}
+    interrupt_after(make_task(), 5, folder=tmp_path, **options)
+    best = (tmp_path / "model/model.safetensors").read_bytes()
+    os.replace(tmp_path / "model", tmp_path / ".model.old")
+    train(make_task(), SETTINGS, folder=tmp_path, resume=True, **options)
+    assert (tmp_path / "model/model.safetensors").read_bytes() == best

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,9 @@ from helpers import TINY
 from tiny_training import make_encoder, make_texts
 from torch import nn
 
-from minibert import SentenceEncoder
+from minibert import BertForSequenceClassification, ClassifierConfig, CrossEncoder, SentenceEncoder
 from minibert.fast.linear import Watched
 from minibert.fast.prepare import restore
-from minibert.model import Encoder
 from minibert.training import (
     Combined,
     CosineRegression,
@@ -143,8 +143,9 @@ def test_chunks_give_the_gradients_of_the_whole_batch(objective, columns, chunk_
     assert gradients(chunked, ROWS)[0] != gradients(make_task(objective, columns), ROWS)[0]  # dropout was on
 
 
-def kept_bytes(task):
-    """Of all that the gradients will be computed from."""
+@contextmanager
+def kept_bytes():
+    """Gives a function: the bytes of the tensors that gradients were computed from, model and optimizer included."""
     seen = {}
 
     def keep(value):
@@ -152,27 +153,88 @@ def kept_bytes(task):
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        yield lambda task: sum(
+            size
+            for place, size in seen.items()
+            if place not in {value.untyped_storage().data_ptr() for value in task.parameters()}
+        )
+
+
+def kept_by_loss(task):
+    with kept_bytes() as kept:
         task.loss(np.arange(ROWS))
-    own = {value.untyped_storage().data_ptr() for value in task.parameters()}
-    return sum(size for place, size in seen.items() if place not in own)
+        return kept(task)
 
 
 def test_chunks_and_checkpointed_layers_keep_less_in_memory():
-    whole = kept_bytes(make_task())
-    assert kept_bytes(make_task(chunk_size=4)) < whole / 10
+    whole = kept_by_loss(make_task())
+    assert kept_by_loss(make_task(chunk_size=4)) < whole / 10
     task = make_task()
-    with loop.layers_checkpointed(task, wanted=True):
-        assert kept_bytes(task) < whole / 4
+    with loop.layers_checkpointed(task):
+        assert kept_by_loss(task) < whole / 4
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Loads the encoder that users have: by name, with every default but the device."""
+    folder = tmp_path_factory.mktemp("published")
+    make_encoder(dtype=torch.float32, layers=3).save_pretrained(folder)
+    return lambda: SentenceEncoder.from_pretrained(folder, device="cpu")
+
+
+def test_gradient_checkpointing_keeps_less_of_an_encoder_that_was_loaded_by_name(published):
+    """Counted in `train` itself: an encoder's default form once hid its layers from the setting."""
+    kept, norms, calls = {}, {}, {}
+    for wanted in (False, True):
+        task = SentenceTask(published(), Triplet(), Examples((U, V, W)))
+        counted = calls[wanted] = []
+        task.model.model.layers[1].attention.register_forward_hook(lambda *_, counted=counted: counted.append(1))
+        with kept_bytes() as bytes_of:
+            (record,) = train(task, replace(SETTINGS, steps=1, gradient_checkpointing=wanted))
+            kept[wanted] = bytes_of(task)
+        norms[wanted] = record["norm"]
+    assert kept[True] < kept[False] / 3
+    assert norms[True] == pytest.approx(norms[False], rel=1e-4)
+    assert (len(calls[False]), len(calls[True])) == (3, 6)  # one call for each column, and one more in backward
+
+
+def test_a_cross_encoders_layers_are_checkpointed_too():
+    classifier = BertForSequenceClassification(ClassifierConfig(**asdict(TINY)))
+    model = CrossEncoder(classifier, make_encoder().tokenizer)
+    layers = model.model.bert.layers
+    with loop.layers_checkpointed(model):
+        assert all("forward" in layer.__dict__ for layer in layers)
+    assert not any("forward" in layer.__dict__ for layer in layers)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpointed_layers_give_the_same_gradients(dropout):
-    task = make_task(dropout=dropout)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_checkpointed_layers_give_the_same_gradients(dropout, prepared):
+    task = make_task(dropout=dropout, prepared=prepared)
     plain = gradients(task, ROWS)
-    with loop.layers_checkpointed(task, wanted=True):
-        assert type(task.model.model.layers) is not Encoder
+    with loop.layers_checkpointed(task):
         assert_same_gradients(gradients(task, ROWS), plain)
-    assert type(task.model.model.layers) is Encoder
+
+
+def test_after_an_error_no_layer_is_checkpointed_and_a_forward_of_ones_own_is_back():
+    task = make_task()
+    first, second = task.model.model.layers
+    own = first.forward = lambda x, mask=None: x
+    with pytest.raises(KeyError), loop.layers_checkpointed(task):
+        assert first.forward is not own
+        raise KeyError
+    assert first.forward is own
+    assert "forward" not in second.__dict__
+
+
+def test_a_layer_in_two_places_is_checkpointed_once():
+    task = make_task()
+    layers = task.model.model.layers
+    layers[1] = layers[0]
+    plain = gradients(task, ROWS)
+    with loop.layers_checkpointed(task):
+        assert_same_gradients(gradients(task, ROWS), plain)
+    assert "forward" not in layers[0].__dict__
 
 
 def test_gradient_checkpointing_trains_the_same_weights():

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..display import progress_bar
+from ..model import Encoder
 from . import batches, parallel
-from .checkpointing import layers_checkpointed
 from .log import Log
-from .resume import Checkpoint, Position, replace_folder, seed_step
+from .resume import Checkpoint, Position, recover_folder, replace_folder, seed_step
 from .settings import Settings
 from .task import Task
 
@@ -76,18 +77,21 @@ def train(
     check_precision(settings.precision, device)
     with ExitStack() as around:
         around.enter_context(parallel.joined(device))
-        around.enter_context(layers_checkpointed(task, settings.gradient_checkpointing))
+        if settings.gradient_checkpointing:
+            around.enter_context(layers_checkpointed(task))
         around.callback(task.eval)
         parallel.same_weights(task)
         total = settings.total_steps(len(task.lengths))
         optimizer = make_optimizer(task, settings)
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-        checkpoint, position = None, Position()
-        if target is not None:
-            identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
-            checkpoint = Checkpoint(target / "checkpoint.pt", task, optimizer, scaler, identity)
-            position = checkpoint.load() if resume else position
+        saved, position = None, Position()
         first = parallel.rank() == 0
+        if target is not None:
+            if first:
+                recover_folder(target / "model")
+            identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
+            saved = Checkpoint(target / "checkpoint.pt", task, optimizer, scaler, identity)
+            position = saved.load() if resume else position
         log = Log(target / "log.jsonl" if target and first else None, keep_until=position.step)
         bar = around.enter_context(progress_bar(total, "steps", show_progress_bar and first, done=position.step))
         order = _order(task.lengths, settings, position.step)
@@ -100,7 +104,7 @@ def train(
             try:
                 loss, norm = step(task, rows, rate, optimizer, scaler, settings)
             except DivergedError as error:
-                raise _stopped(error, position.step + 1, checkpoint) from None
+                raise _stopped(error, position.step + 1, saved) from None
             position.step += 1
             seconds = time.perf_counter() - started
             many, tokens = sum(map(len, rows)), int(sum(task.lengths[some].sum() for some in rows))
@@ -119,8 +123,8 @@ def train(
                 if first:
                     _evaluate(task, evaluate, score, position, log, target)
                 parallel.wait()
-            if checkpoint and save_every and first and (last or position.step % save_every == 0):
-                checkpoint.save(position)
+            if saved and save_every and first and (last or position.step % save_every == 0):
+                saved.save(position)
         if target and not evaluate and first:
             replace_folder(task.save, target / "model")
         parallel.wait()
@@ -182,6 +186,22 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Raise ValueError where the device can't train in it."""
     if precision == "float16" and device.type != "cuda":
         raise ValueError(f"precision float16 needs a GPU (cuda), not {device.type}: use bfloat16, or float32")
+
+
+@contextmanager
+def layers_checkpointed(model: nn.Module) -> Iterator[None]:
+    """Inside, keep only each layer's input and compute the layer again for its gradients (arXiv 1604.06174)."""
+    layers = [layer for part in model.modules() if isinstance(part, Encoder) for layer in part]
+    before = {layer: layer.__dict__.get("forward") for layer in layers}  # a layer in two places is wrapped once
+    try:
+        for layer in before:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        yield
+    finally:
+        for layer, forward in before.items():
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def _order(lengths: np.ndarray, settings: Settings, steps: int) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -91,23 +92,36 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def replace_folder(save: Any, folder: Path) -> None:
-    """Let ``save(path)`` write a folder beside ``folder``, which takes its place when it is whole.
+def replace_folder(save: Callable[[Path], object], folder: Path) -> None:
+    """Let ``save(path)`` write a folder beside ``folder``, then put it in its place.
 
     Raises:
-        OSError: it can't be written; what was there before is as it was.
+        OSError: a step fails. The folder from before is whole: under its own name, or, if the system refuses even
+            that, beside it, from where `recover_folder` brings it back.
     """
-    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    new, old = _siblings(folder)
+    recover_folder(folder)
     try:
-        shutil.rmtree(new, ignore_errors=True)
         save(new)
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        recover_folder(folder)
+
+
+def recover_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that was interrupted: restore the folder from before, remove leftovers."""
+    new, old = _siblings(folder)
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _siblings(folder: Path) -> tuple[Path, Path]:
+    """Where the new folder is written, and where the old one waits until the new one is in place."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
 
 
 def _difference(name: str, was: Any, now: Any) -> str:
