@@ -96,7 +96,7 @@ def test_a_teachers_vectors_train_a_student_without_the_teacher_at_hand():
 
 @pytest.mark.parametrize("layers", [{2: 0}, {-1: 0}, {0: 3}])
 def test_a_layer_that_does_not_exist_is_named(layers):
-    with pytest.raises(ValueError, match=r"there are layers from 0 to [12], and so not (-1|2|3)"):
+    with pytest.raises(ValueError, match=r"there are layers from 0 to [12], but no layer (-1|2|3)"):
         make_task(layers)
 
 

@@ -13,8 +13,7 @@ from tiny_training import make_encoder, make_texts
 
 from minibert import SentenceEncoder
 from minibert.training import Examples, InBatchNegatives, ResumeError, SentenceTask, Settings, Softmax, train
-from minibert.training.log import read_log
-from minibert.training.resume import recover_folder, replace_folder
+from minibert.training.run_folder import read_log, recover_folder, replace_folder
 
 ROWS = 22
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -94,7 +93,7 @@ def test_a_finished_training_has_nothing_left_to_do(tmp_path):
         ({"learning_rate": 2e-3}, r"learning_rate was 0\.001, is 0\.002"),
         ({"seed": 6, "steps": 20}, "steps was 10, is 20; seed was 5, is 6"),
         ({"batch_size": 8, "accumulate": 1}, "batch_size was 4, is 8; accumulate was 2, is 1"),
-        ({"precision": "bfloat16"}, "precision was 'float32', is 'bfloat16'"),
+        ({"autocast": "bfloat16"}, "autocast was None, is 'bfloat16'"),
     ],
 )
 def test_other_hyper_parameters_are_refused_and_named(tmp_path, change, difference):
@@ -102,7 +101,7 @@ def test_other_hyper_parameters_are_refused_and_named(tmp_path, change, differen
     task = make_task()
     before = {name: value.clone() for name, value in task.state_dict().items()}
     log = (tmp_path / "log.jsonl").read_text()
-    with pytest.raises(ResumeError, match=f"of another training: {difference}$"):
+    with pytest.raises(ResumeError, match=f"belongs to another training: {difference}$"):
         train(task, replace(SETTINGS, **change), folder=tmp_path, resume=True)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert (tmp_path / "log.jsonl").read_text() == log

@@ -106,7 +106,19 @@ def test_importing_minibert_imports_neither_torch_nor_the_network():
     assert modules_after("import minibert").isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})
 
 
-@pytest.mark.parametrize("command", [[], ["embed"], ["train"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["embed"],
+        ["similarity"],
+        ["view"],
+        ["inspect"],
+        ["train"],
+        ["pretrain"],
+        ["evaluate"],
+    ],
+)
 def test_the_command_line_shows_its_help_without_torch(command):
     code = f"from minibert.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass"
     assert modules_after(code).isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})

@@ -29,7 +29,7 @@ from minibert.training import (
     loop,
     train,
 )
-from minibert.training.batches import epoch
+from minibert.training.examples import epoch
 
 ROWS = 24
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -221,7 +221,6 @@ def test_after_an_error_no_layer_is_checkpointed_and_a_forward_of_ones_own_is_ba
     first, second = task.model.model.layers
     own = first.forward = lambda x, mask=None: x
     with pytest.raises(KeyError), loop.layers_checkpointed(task):
-        assert first.forward is not own
         raise KeyError
     assert first.forward is own
     assert "forward" not in second.__dict__
@@ -247,9 +246,9 @@ def test_gradient_checkpointing_trains_the_same_weights():
 
 def test_bfloat16_is_close_to_float32_and_the_weights_stay_float32():
     curves = []
-    for precision in ("float32", "bfloat16"):
+    for autocast in (None, "bfloat16"):
         task = make_task(dtype=torch.float32)
-        curves.append(losses(train(task, replace(SETTINGS, precision=precision))))
+        curves.append(losses(train(task, replace(SETTINGS, autocast=autocast))))
         assert {value.dtype for value in task.parameters()} == {torch.float32}
     assert curves[0] != curves[1]
     assert curves[1] == pytest.approx(curves[0], rel=0.1)
@@ -426,7 +425,7 @@ def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(tmp_path):
 def test_gradients_that_are_no_numbers_stop_too():
     task = make_task()
     task.model.head = nn.Sequential(BadGradient())
-    with pytest.raises(DivergedError, match=r"step 1: .*length nan.*there is no checkpoint"):
+    with pytest.raises(DivergedError, match=r"step 1: .*norm of its gradients nan.*there is no checkpoint"):
         train(task, SETTINGS)
 
 
@@ -447,7 +446,7 @@ class BadGradient(nn.Module):
         ({"warmup": 1.5}, "warmup must be from 0 to 1"),
         ({"weight_decay": -0.1}, "weight_decay must be from 0"),
         ({"seed": -1}, "seed must be from 0"),
-        ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16"),
+        ({"autocast": "int8"}, "autocast must be None or one of bfloat16, float16"),
     ],
 )
 def test_settings_that_make_no_sense(change, message):
@@ -457,7 +456,7 @@ def test_settings_that_make_no_sense(change, message):
 
 def test_float16_needs_a_gpu():
     with pytest.raises(ValueError, match="float16 needs a GPU"):
-        train(make_task(), replace(SETTINGS, precision="float16"))
+        train(make_task(), replace(SETTINGS, autocast="float16"))
 
 
 @pytest.mark.parametrize("options", [{"resume": True}, {"save_every": 2}])
