@@ -285,6 +285,33 @@ def test_a_prepared_encoder_trains_as_the_page_and_encodes_with_the_new_weights(
     assert np.abs(after - prepared.model.encode(U)).max() < 1e-4
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_parts_are_fused_during_the_training_only(wanted, monkeypatch):
+    task, events = make_task(poisoned_at(2)), []
+
+    @contextmanager
+    def fused(model):
+        assert model is task.model
+        events.append("fused")
+        try:
+            yield
+        finally:
+            events.append("as before")
+
+    monkeypatch.setattr(loop, "fused", fused)
+    with pytest.raises(DivergedError):
+        train(task, replace(SETTINGS, fused=wanted))
+    assert events == (["fused", "as before"] if wanted else [])
+    assert not task.training
+
+
+def test_a_trained_model_is_made_of_the_parts_that_it_had_before():
+    task = make_task(dtype=torch.float32)
+    before = repr(task.model), [type(part) for part in task.model.modules()]
+    train(task, SETTINGS)
+    assert (repr(task.model), [type(part) for part in task.model.modules()]) == before
+
+
 def test_the_model_is_in_eval_mode_afterwards_and_was_in_training_mode_before():
     task = make_task(dropout=0.5)
     modes = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..display import shorten, table
-from .options import add_model, add_texts, check_folder, load_encoder, read_texts, report_truncation
+from .options import add_encoder, add_texts, check_folder, load_encoder, read_texts, report_truncation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ def add_command(commands: Any) -> None:
         "even an empty one.",
     )
     add_texts(parser)
-    add_model(parser)
+    add_encoder(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".npy (an array) or .jsonl (JSON lines)")
     parser.add_argument(
         "--format",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..display import table
-from .options import add_columns, add_model, load_encoder
+from .options import add_columns, add_encoder, load_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("kind", choices=("sts", "triplets", "retrieval"), help="see below")
     parser.add_argument("file", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also with .gz) or .parquet")
     add_columns(parser, more="; names are in the first line (default: the STS Benchmark's)")
-    add_model(parser)
+    add_encoder(parser)
     parser.set_defaults(run=_evaluate)
 
 
@@ -86,13 +86,11 @@ def make_evaluator(
     labelled = kind in ("sts", "nli")
     if texts is None or (labelled and label is None):
         raise ValueError(f"{path}: say which columns hold the texts{' and the label' if labelled else ''}")
+    label, classes = label if labelled else None, classes if kind == "nli" else None
+    examples = read_examples(path, texts=texts, label=label, form=form, classes=classes)
     if kind == "nli":
         assert softmax is not None
-        examples = read_examples(path, texts=texts, label=label, form=form, classes=classes)
         return evaluate.NLIEvaluator(examples, softmax.logits)
-    examples = read_examples(path, texts=texts, label=label if labelled else None, form=form)
-    if kind == "sts":
-        return evaluate.STSEvaluator(examples)
-    if kind == "triplets":
-        return evaluate.TripletEvaluator(examples)
-    return evaluate.RetrievalEvaluator.from_pairs(examples)
+    if kind == "retrieval":
+        return evaluate.RetrievalEvaluator.from_pairs(examples)
+    return evaluate.STSEvaluator(examples) if kind == "sts" else evaluate.TripletEvaluator(examples)

@@ -37,14 +37,10 @@ SETTINGS_HELP = {
 # --- The model
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_encoder(parser: argparse.ArgumentParser) -> None:
     """Add the flags of an encoder and its arithmetic."""
-    parser.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
-    )
-    add_source(parser)
+    add_model(parser)
     parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
     parser.add_argument(
         "--truncation",
@@ -52,6 +48,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         choices=("report", "error", "silent"),
         help="for a text that is too long: truncate and report, refuse, or truncate silently (default: %(default)s)",
     )
+
+
+def add_model(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say which model, and on which device."""
+    parser.add_argument(
+        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
+    )
+    add_source(parser)
+    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
 
 
 def add_source(parser: argparse._ActionsContainer) -> None:
@@ -63,7 +68,7 @@ def add_source(parser: argparse._ActionsContainer) -> None:
 
 
 def load_encoder(options: argparse.Namespace) -> SentenceEncoder:
-    """Load the encoder of `add_model`'s flags."""
+    """Load the encoder of `add_encoder`'s flags."""
     from ..encoder import SentenceEncoder
 
     return SentenceEncoder.from_pretrained(

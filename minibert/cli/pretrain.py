@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.hub import DEFAULT_MODEL
-from .options import add_settings, add_source
-from .train import new_run, run, training_device
+from .options import add_model, add_settings
+from .train import add_output, new_run, run, training_device
 
 EXAMPLES = """\
 examples:
@@ -31,12 +30,9 @@ def add_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", type=Path, metavar="TEXT", help="to learn from")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=True, help="new, unless --resume")
+    add_output(parser, required=True)
     parser.add_argument("--dev", type=Path, metavar="TEXT", help="evaluate on it while training; keep the best model")
-    parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
-    parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id (default: %(default)s)")
-    add_source(parser)
-    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
+    add_model(parser)
     parser.add_argument("--fresh", action="store_true", help="use only the model's vocabulary and config, no weights")
     parser.add_argument("--shape", type=shape, metavar="FIELD=N,...", help="of the config, with --fresh")
     parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens per block (default: 128)")

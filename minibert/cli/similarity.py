@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..display import shorten, table
-from .options import add_model, add_texts, load_encoder, read_texts, report_truncation
+from .options import add_encoder, add_texts, load_encoder, read_texts, report_truncation
 
 
 def add_command(commands: Any) -> None:
@@ -17,7 +17,7 @@ def add_command(commands: Any) -> None:
         description="Compare every text with every other, by the checkpoint's similarity (mostly the cosine).",
     )
     add_texts(parser)
-    add_model(parser)
+    add_encoder(parser)
     parser.set_defaults(run=_similarity)
 
 

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.hub import DEFAULT_MODEL
 from .evaluate import SCORES, make_evaluator
-from .options import add_columns, add_settings, add_source, settings_of, words
+from .options import add_columns, add_model, add_settings, load_encoder, settings_of, words
 
 if TYPE_CHECKING:
     import torch
 
-    from ..encoder import SentenceEncoder
     from ..training.examples import Examples
     from ..training.loop import Evaluator
     from ..training.objectives import Objective
@@ -72,17 +70,15 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("toml", nargs="?", type=Path, metavar="RUN.toml", help="values of flags, see below")
     add_flags(parser)
-    parser.set_defaults(run=_train, parser=parser)
+    parser.set_defaults(run=_train, parser=parser, dtype=None, truncation="report")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add all flags that a TOML file may have, too."""
     start = parser.add_argument_group("what to start from")
-    start.add_argument("-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id (default: %(default)s)")
+    add_model(start)
     start.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
     start.add_argument("--max-seq-length", type=int, metavar="N", help="truncate longer texts, in tokens")
-    add_source(start)
-    start.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
 
     data = parser.add_argument_group("what to learn from")
     data.add_argument("-d", "--data", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also .gz) or .parquet")
@@ -104,14 +100,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--dev", type=Path, metavar="FILE", help="evaluate on it while training; keep the best model")
     measure.add_argument("--dev-kind", choices=SCORES, help="kind of evaluation (default: as the objective)")
     add_columns(measure, "dev-", "; default: as in the data, for another kind sts: the STS Benchmark's")
-    measure.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: ten times in all)")
-
-    output = parser.add_argument_group("where to")
-    output.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="must be new, unless --resume")
-    output.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints (default: as evaluated)")
-    output.add_argument(
-        "--resume", action=argparse.BooleanOptionalAction, default=False, help="continue from the folder's checkpoint"
-    )
+    add_output(parser.add_argument_group("where to"))
 
 
 def low_high(value: str | list[Any]) -> tuple[float, float]:
@@ -134,22 +123,23 @@ def _train(options: argparse.Namespace) -> None:
     settings = new_run(options)
     import torch
 
+    from ..training.objectives import Matryoshka
     from ..training.task import SentenceTask
 
     examples = _examples(options)
-    encoder = _encoder(options)
+    options.device = training_device(options)
+    encoder = load_encoder(options)
+    encoder.max_seq_length = options.max_seq_length or encoder.max_seq_length
     torch.manual_seed(settings.seed)  # of a classifier's first weights
-    objective, inner = _objective(options, encoder)
+    inner = _objective(options, encoder.get_sentence_embedding_dimension())
+    objective = Matryoshka(inner, options.matryoshka) if options.matryoshka else inner
     task = SentenceTask(encoder, objective, examples, chunk_size=options.chunk_size)
-    evaluate, score = _evaluator(options, inner)
-    truncated = [
-        f"column {number}: {tokens.truncation}"
-        for number, tokens in enumerate(task.tokens, 1)
-        if tokens.truncation.lost
-    ]
     start = [f"examples {len(examples):,}, steps {settings.total_steps(len(examples)):,}, on {encoder.device}"]
-    every = {"evaluate_every": options.evaluate_every, "save_every": options.save_every}
-    run(task, settings, options, [*start, *truncated], evaluate, score, _percent, **every)
+    for number, tokens in enumerate(task.tokens, 1):
+        if tokens.truncation.lost:
+            start.append(f"column {number}: {tokens.truncation}")
+    evaluate, score = _evaluator(options, inner)
+    run(task, settings, options, start, evaluate, score, _percent)
     if is_first():
         print(f'try it: minibert similarity --model {options.output / "model"} "A man eats." "Someone has lunch."')
 
@@ -174,37 +164,18 @@ def _examples(options: argparse.Namespace) -> Examples:
     )
 
 
-def _encoder(options: argparse.Namespace) -> SentenceEncoder:
-    from ..encoder import SentenceEncoder
-
-    encoder = SentenceEncoder.from_pretrained(
-        options.model,
-        revision=options.revision,
-        local_files_only=options.local_files_only,
-        device=training_device(options),
-        pooling=options.pooling,
-        truncation="report",
-    )
-    encoder.max_seq_length = options.max_seq_length or encoder.max_seq_length
-    return encoder
-
-
-def _objective(options: argparse.Namespace, encoder: SentenceEncoder) -> tuple[Objective, Objective]:
-    """Return the objective, and the one inside if it is Matryoshka."""
+def _objective(options: argparse.Namespace, width: int) -> Objective:
     from ..training import objectives
     from ..training.reading import NLI_CLASSES
 
-    inner: Objective
     if options.objective == "softmax":
         count = len(options.classes or set(NLI_CLASSES.values()) - {None})
-        inner = objectives.Softmax(encoder.get_sentence_embedding_dimension(), count, options.terms)
-    elif options.objective == "cosine":
-        inner = objectives.CosineRegression()
-    elif options.objective == "triplet":
-        inner = objectives.Triplet(options.margin)
-    else:
-        inner = objectives.InBatchNegatives(1 / options.temperature)
-    return (objectives.Matryoshka(inner, options.matryoshka) if options.matryoshka else inner), inner
+        return objectives.Softmax(width, count, options.terms)
+    if options.objective == "cosine":
+        return objectives.CosineRegression()
+    if options.objective == "triplet":
+        return objectives.Triplet(options.margin)
+    return objectives.InBatchNegatives(1 / options.temperature)
 
 
 def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
@@ -226,6 +197,16 @@ def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator
 
 
 # --- Shared with `minibert pretrain`
+
+
+def add_output(group: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """Add the flags of the output folder."""
+    group.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=required, help="new, unless --resume")
+    group.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: ten times in all)")
+    group.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints (default: as evaluated)")
+    group.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=False, help="continue from the folder's checkpoint"
+    )
 
 
 def is_first() -> bool:
@@ -256,16 +237,13 @@ def run(
     evaluate: Evaluator | None,
     score: str | None,
     described: Callable[[dict[str, float]], str],
-    *,
-    evaluate_every: int | None = None,
-    save_every: int | None = None,
 ) -> None:
     """Print the lines of ``start``, train into the output folder, and report what is in it."""
     from ..training.loop import train
     from ..training.plot import plot_log
 
     folder = options.output
-    every = evaluate_every or max(1, settings.total_steps(len(task.lengths)) // 10)
+    every = options.evaluate_every or max(1, settings.total_steps(len(task.lengths)) // 10)
     for line in start if is_first() else ():
         print(f"minibert: {line}", file=sys.stderr)
     try:
@@ -276,7 +254,7 @@ def run(
             evaluate=evaluate,
             score=score,
             evaluate_every=every,
-            save_every=save_every or every,
+            save_every=options.save_every or every,
             resume=options.resume,
             show_progress_bar=sys.stderr.isatty(),
         )

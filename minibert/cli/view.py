@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_model, check_folder, load_encoder, report_truncation
+from .options import add_encoder, check_folder, load_encoder, report_truncation
 
 
 def add_command(commands: Any) -> None:
@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("text", metavar="TEXT")
     parser.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, as page.html")
-    add_model(parser)
+    add_encoder(parser)
     parser.set_defaults(run=_view)
 
 

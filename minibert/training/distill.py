@@ -58,10 +58,6 @@ class TeacherVectors(Objective):
             return functional.mse_loss(x, target)
         return (1 - functional.cosine_similarity(x, target)).mean()
 
-    def extra_repr(self) -> str:
-        """Return the metric."""
-        return f"metric={self.metric}"
-
 
 class SimilarityMatrix(TeacherVectors):
     """The mean square difference between the student's and the teacher's cosines of all pairs of the batch, (B, B).

@@ -23,7 +23,7 @@ from ..fast.fuse import fused
 from ..model import Encoder
 from . import parallel
 from .examples import epoch
-from .run_folder import Log, RunState, recover_folder, seed_step
+from .run_folder import RunState, recover_folder, seed_step
 from .settings import Settings
 from .task import Task
 
@@ -46,7 +46,7 @@ def train(
     resume: bool = False,
     show_progress_bar: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train in place; return the log's records (see `Log`).
+    """Train in place; return the log's records (see `RunState`).
 
     Every step seeds torch's generators. Under torchrun, call this in every process: the first one evaluates and writes.
 
@@ -71,7 +71,7 @@ def train(
         run = _start(task, settings, folder, checkpointed=resume or save_every is not None, resume=resume)
         with progress_bar(total, "steps", show_progress_bar and parallel.is_first(), done=run.step) as bar:
             for record in _steps(run, settings, total):
-                run.log.add(**record)
+                run.add(**record)
                 bar.set_postfix(loss=f"{record['loss']:.4f}", rate=f"{record['rate']:.2e}", refresh=False)
                 bar.update(1)
                 if evaluate and (run.step == total or (evaluate_every and run.step % evaluate_every == 0)):
@@ -81,7 +81,7 @@ def train(
         if not evaluate:
             run.save_model()
         parallel.wait()
-    return run.log.records
+    return run.records
 
 
 @contextmanager
@@ -121,8 +121,7 @@ def _start(
             recover_folder(run.folder / "model")
         if resume:
             run.load()
-        if parallel.is_first():
-            run.log = Log(run.folder / "log.jsonl", keep_until=run.step)
+        run.open_log()
     return run
 
 
@@ -250,7 +249,7 @@ def _evaluate(run: RunState, evaluate: Evaluator, score: str | None) -> None:
         with torch.no_grad():
             scores = evaluate(run.task.model)
         run.task.train()
-        run.log.add(step=run.step, scores=scores)
+        run.add(step=run.step, scores=scores)
         if score is None and len(scores) == 1:
             (score,) = scores
         if score not in scores:

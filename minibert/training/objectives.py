@@ -28,6 +28,11 @@ class Objective(nn.Module):
         """Return the loss."""
         raise NotImplementedError
 
+    def extra_repr(self) -> str:
+        """Return the plain attributes, so that print and `identity` of a task have them."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, (int, float, str, tuple))}
+        return ", ".join(f"{name}={value}" for name, value in plain.items() if name != "training" and name[0] != "_")
+
 
 # The parts of the paper's Table 6, by its names.
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -86,10 +91,6 @@ class Softmax(Objective):
         terms = torch.cat([TERMS[term](u, v) for term in self.terms], dim=-1)
         return functional.linear(terms.to(weight.dtype), weight.flatten(1), self.classifier.bias)
 
-    def extra_repr(self) -> str:
-        """Return the terms."""
-        return f"terms={','.join(self.terms)}"
-
 
 class CosineRegression(Objective):
     """The similarity of a pair: the mean of (cos(u, v) - score)². Labels (B,): scores from -1 to 1, floating point."""
@@ -133,10 +134,6 @@ class Triplet(Objective):
         closer = torch.linalg.vector_norm(u - v, dim=-1) - torch.linalg.vector_norm(u - w, dim=-1)
         return functional.relu(closer + self.margin).mean()
 
-    def extra_repr(self) -> str:
-        """Return the margin."""
-        return f"margin={self.margin}"
-
 
 class InBatchNegatives(Objective):
     """The partner of u among the batch's texts: cross-entropy of softmax(scale * cos(u, every v)). No labels.
@@ -165,10 +162,6 @@ class InBatchNegatives(Objective):
         self.check(len(vectors), labels)
         scores = self.scale * cosine(vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
         return functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
-
-    def extra_repr(self) -> str:
-        """Return the scale."""
-        return f"scale={self.scale}"
 
 
 class Matryoshka(Objective):
@@ -208,10 +201,6 @@ class Matryoshka(Objective):
             loss = loss + weight * self.objective(cut, labels)
         return loss
 
-    def extra_repr(self) -> str:
-        """Return widths and weights."""
-        return f"widths={self.widths}, weights={self.weights}"
-
 
 class Combined(Objective):
     """A weighted sum of objectives of the same vectors and labels, as a teacher's vectors and similarities.
@@ -239,10 +228,6 @@ class Combined(Objective):
         for objective, weight in zip(self.objectives, self.weights, strict=True):
             loss = loss + weight * objective(vectors, labels)
         return loss
-
-    def extra_repr(self) -> str:
-        """Return the weights."""
-        return f"weights={self.weights}"
 
 
 def want_columns(objective: nn.Module, columns: int, wanted: int, *, or_more: bool = False) -> None:

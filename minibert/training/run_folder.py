@@ -28,32 +28,6 @@ class ResumeError(ValueError):
     """There is no checkpoint to resume from, or it belongs to another training."""
 
 
-class Log:
-    """Records in memory and, with a path, in a JSON-lines file.
-
-    Each record has ``step`` (steps done). That of a step has ``loss`` (before the step), ``rate``, ``norm`` (of the
-    gradients, before clipping), ``rows_per_s`` and ``tokens_per_s``. That of an evaluation has ``scores``, a dict.
-    """
-
-    def __init__(self, path: Path | None = None, keep_until: int = 0) -> None:
-        """Forget the file's records after step ``keep_until``: those steps will be taken again.
-
-        Raises:
-            OSError: The file can't be written.
-        """
-        self.path = path
-        self.records = [record for record in read_log(path) if record["step"] <= keep_until] if path else []
-        if path:
-            write_text(path, "".join(f"{json.dumps(record)}\n" for record in self.records))
-
-    def add(self, **record: Any) -> None:
-        """Append one record."""
-        self.records.append(record)
-        if self.path:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(record)}\n")
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file, if there is one. A last line that a crash cut off is ignored.
 
@@ -73,8 +47,11 @@ class RunState:
     """A training in progress: how far it is, and all that it needs to continue.
 
     Attributes:
-        folder: None: nothing is saved. Only the first process saves.
+        folder: None: nothing is written. Only the first process writes.
         identity: All that a resumed training must have in common with the saved one, in JSON's types.
+        records: The log. Each record has ``step`` (steps done). That of a step has ``loss`` (before the step),
+            ``rate``, ``norm`` (of the gradients, before clipping), ``rows_per_s`` and ``tokens_per_s``. That of an
+            evaluation has ``scores``, a dict.
         step: Steps done.
         best: The highest score so far.
     """
@@ -84,7 +61,7 @@ class RunState:
     scaler: torch.amp.GradScaler
     folder: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict)
-    log: Log = field(default_factory=Log)
+    records: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
     best: float | None = None
 
@@ -92,6 +69,20 @@ class RunState:
     def checkpoint(self) -> Path | None:
         """The file to resume from."""
         return self.folder / "checkpoint.pt" if self.folder else None
+
+    def open_log(self) -> None:
+        """Start `log.jsonl`, or continue it: records of steps that will be taken again are forgotten."""
+        if self.folder is not None and parallel.is_first():
+            path = self.folder / "log.jsonl"
+            self.records = [record for record in read_log(path) if record["step"] <= self.step]
+            write_text(path, "".join(f"{json.dumps(record)}\n" for record in self.records))
+
+    def add(self, **record: Any) -> None:
+        """Append a record to the log."""
+        self.records.append(record)
+        if self.folder is not None and parallel.is_first():
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(record)}\n")
 
     def save(self) -> None:
         """Write the checkpoint. Raises OSError if it can't be written; the one before it stays whole."""
