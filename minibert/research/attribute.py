@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..call import evaluating
 from ..display import table
 from ..encoder import SentenceEncoder
-from ..text_model import evaluating
 from .hooks import capture
 from .perturb import BASELINES, PerturbedText, double_backward
 
