@@ -46,19 +46,13 @@ CATALOGUE = (
     Value("layers.{}.attention.value", "B S D", "each position's value, all heads side by side"),
     Value("layers.{}.attention.v", "B H S K", "the same, split into heads"),
     Value("layers.{}.attention.relative.distance", "S S K", "a vector per distance; only with relative positions"),
-    Value(
-        "layers.{}.attention.relative",
-        "B H S S",
-        "the bias that distance adds to the scores; only with relative positions",
-    ),
+    Value("layers.{}.attention.relative", "B H S S", "the scores' bias by distance; only with relative positions"),
     Value("layers.{}.attention.core.scores", "B H S S", "q kᵀ / sqrt(K), plus the bias, before mask and softmax"),
     Value("layers.{}.attention.core.probs", "B H S S", "after mask and softmax, before dropout; each row sums to 1"),
     Value("layers.{}.attention.core", "B H S K", "each head's weighted sum of the values, before `out`"),
     Value("layers.{}.attention.out", "B S D", "the heads combined by the output projection"),
     Value("layers.{}.attention", "B S D", "the same: attention's contribution, before dropout"),
-    Value(
-        "layers.{}.attention_norm.before", "B S D", "the layer's input plus attention's contribution, BEFORE the norm"
-    ),
+    Value("layers.{}.attention_norm.before", "B S D", "the input plus attention's contribution, BEFORE the norm"),
     Value("layers.{}.attention_norm", "B S D", "that sum AFTER the norm: the feed-forward's input"),
     Value("layers.{}.feed_forward.up", "B S F", "projected from D to F, before the activation"),
     Value("layers.{}.feed_forward.activation", "B S F", "the same, after the activation"),
