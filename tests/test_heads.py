@@ -100,6 +100,13 @@ def test_what_comes_out(kind):
 
 
 @every_head
+def test_read_is_all_that_a_head_does_with_berts_output(kind):
+    model = wide(kind)
+    for mine, whole in zip(model.read(model.bert(**BATCH)), model(**BATCH), strict=True):
+        assert torch.equal(mine, whole)
+
+
+@every_head
 def test_padding_changes_nothing(kind):
     model = wide(kind).double()
     together = model(**BATCH)
@@ -295,7 +302,7 @@ def test_what_a_checkpoint_lacks_for_a_head_is_named_with_the_classes_that_fit(t
         lines = str(caught.value).splitlines()
         lacking = wanted - there
         assert {line.strip() for line in lines[2:-1]} == {name.removeprefix("bert.") for name in lacking}
-        advised = lines[-1].removeprefix("  The files hold what ").removesuffix(" needs: load them as such.")
+        advised = lines[-1].removeprefix("  The files hold the weights of ").removesuffix(": load them as such.")
         assert advised.split(" or ")[0] == "Bert"
         assert other.__name__ in advised.split(" or ")
         assert kind.__name__ not in advised.split(" or ")
