@@ -1,4 +1,4 @@
-"""Each value has a name, is what its row of the catalogue says, and is the same in a prepared model."""
+"""Each value has a name, is what its row of the catalogue says, and is the same with fused parts and in `encode`."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Encoder, FeedForward
 from minibert.research import CATALOGUE, capture, patch
 
@@ -84,13 +84,13 @@ def test_the_code_in_the_docs_runs_and_prints_what_is_shown(capsys):
         assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("pooler", [False, True])
 @every_position_type
-def test_capture_finds_the_names_of_the_catalogue_in_their_shapes(kind, pooler, prepared):
+def test_capture_finds_the_names_of_the_catalogue_in_their_shapes(kind, pooler, fused):
     model = widen(Bert(dataclasses.replace(TINY, position_embedding_type=kind), pooler=pooler)).double().eval()
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values = everything(model)
     assert {name: tuple(value.shape) for name, value in values.items()} == expected(kind, pooler)
 
@@ -180,31 +180,31 @@ def test_each_value_is_what_its_words_say(kind):
     close(values["pooler"], output.pooler_output)
 
 
-# In a prepared model.
+# With fused parts.
 
 
 @every_position_type
-def test_in_a_prepared_model_every_value_is_the_pages(kind):
+def test_with_fused_parts_every_value_is_the_pages(kind):
     page = wide(position_embedding_type=kind)
-    fast = copy.deepcopy(page)
-    prepare(fast)
+    fused = fuse(copy.deepcopy(page))
     batch = random_batch(TINY, LENGTHS)
     every = everything(page, **batch)
-    for name, value in everything(fast, **batch).items():
+    for name, value in everything(fused, **batch).items():
         close(value, every[name], 1e-10)
-    for name in every:  # each by itself too: fewer hooks leave more to the fast path
-        with capture(fast, name) as values:
-            output = fast(**batch)
+    for name in every:  # each by itself too: fewer hooks leave more to torch's kernels
+        with capture(fused, name) as values:
+            output = fused(**batch)
         close(values[name], every[name], 1e-10)
         close(output.last_hidden_state, every["layers"], 1e-10)
 
 
 def test_real_weights_within_1e_5_of_the_page():
-    page, fast = SentenceEncoder.from_pretrained(MINILM, prepared=False), SentenceEncoder.from_pretrained(MINILM)
+    page, with_fused = (SentenceEncoder.from_pretrained(MINILM, fast=False) for _ in range(2))
+    fuse(with_fused.model)
     batch = page.tokenize(["Short.", "A sentence of middling length, with a comma.", "and so on " * 60])
     real = batch["attention_mask"].bool()
     with torch.no_grad():
-        slow, quick = (everything(encoder.model, **batch) for encoder in (page, fast))
+        slow, quick = (everything(encoder.model, **batch) for encoder in (page, with_fused))
     assert len(slow) == len(quick) > 6 * 20
     for name, value in slow.items():
         apart = (quick[name] - value).abs()
@@ -215,9 +215,9 @@ def test_real_weights_within_1e_5_of_the_page():
         assert apart.max() < 1e-5 * max(1, value.abs().max().item()), name
 
 
-def test_no_hook_is_left_in_a_prepared_model():
+def test_no_hook_is_left_on_fused_parts():
     model = wide()
-    prepare(model)
+    fuse(model)
     everything(model)
     assert hooks_on(model) == []
 
