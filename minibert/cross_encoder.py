@@ -168,7 +168,14 @@ class CrossEncoder(TextModel):
         self, inputs: Iterable[Any], *, convert_to_numpy: Literal[True] = ..., **options: Unpack[PredictOptions]
     ) -> np.ndarray: ...
     @overload
-    def predict(self, inputs: Iterable[Any], **options: Any) -> Any: ...
+    def predict(
+        self,
+        inputs: Iterable[Any],
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **options: Unpack[PredictOptions],
+    ) -> Any: ...
 
     def predict(
         self,
@@ -204,7 +211,7 @@ class CrossEncoder(TextModel):
         """
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        words = self._prompt(prompt, prompt_name)
+        words = self.choose_prompt(prompt, prompt_name)
         firsts, seconds, single = _pairs(inputs)
         if words:
             firsts = [words + text if isinstance(text, str) else text for text in firsts]
@@ -300,6 +307,7 @@ class CrossEncoder(TextModel):
         per_token: bool,
         activation: Activation = torch.sigmoid,
         softmax: bool = False,
+        **_: Any,
     ) -> Tensor:
         logits = self._logits(output)
         scores = activation(logits).reshape(len(logits), -1)

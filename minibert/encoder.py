@@ -158,8 +158,8 @@ class SentenceEncoder(TextModel):
         output = self.model(input_ids, attention_mask, token_type_ids)
         return self._pool(output, None if attention_mask is None else attention_mask.bool(), prompt_length)[1]
 
-    @overload
-    def encode(
+    @overload  # a str is an Iterable[str] too: the first signature that fits counts
+    def encode(  # type: ignore[overload-overlap]
         self, sentences: str, *, output_value: Literal["token_embeddings"], **options: Unpack[EncodeOptions]
     ) -> Tensor: ...
     @overload
@@ -167,7 +167,9 @@ class SentenceEncoder(TextModel):
         self, sentences: Iterable[str], *, output_value: Literal["token_embeddings"], **options: Unpack[EncodeOptions]
     ) -> list[Tensor]: ...
     @overload
-    def encode(self, sentences: str, *, output_value: None, **options: Unpack[EncodeOptions]) -> dict[str, Tensor]: ...
+    def encode(  # type: ignore[overload-overlap]
+        self, sentences: str, *, output_value: None, **options: Unpack[EncodeOptions]
+    ) -> dict[str, Tensor]: ...
     @overload
     def encode(
         self, sentences: Iterable[str], *, output_value: None, **options: Unpack[EncodeOptions]
@@ -192,7 +194,16 @@ class SentenceEncoder(TextModel):
         **options: Unpack[EncodeOptions],
     ) -> np.ndarray: ...
     @overload
-    def encode(self, sentences: str | Iterable[str], **options: Any) -> Any: ...
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        *,
+        output_value: str | None = ...,
+        precision: str = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> Any: ...
 
     def encode(
         self,
@@ -230,7 +241,7 @@ class SentenceEncoder(TextModel):
             ValueError: another value is wrong. TooLongError (a ValueError): see ``truncation``.
         """
         keep = self._check_options(output_value, precision, batch_size, truncate_dim)
-        words = self._prompt(prompt, prompt_name)
+        words = self.choose_prompt(prompt, prompt_name)
         tokens = self._tokenize(sentences, words)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, check_mode(truncation or self.truncation))
@@ -255,9 +266,7 @@ class SentenceEncoder(TextModel):
         vectors = self._no_vectors(keep) if results is None else results
         return deliver(vectors, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
-    def encode_stream(
-        self, sentences: Iterable[str], *, window: int = 8192, **options: Any
-    ) -> Iterator[Any]:
+    def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
         """Yield the vectors of so many texts at a time, in their order, for texts that need not fit in memory.
 
         Batches are cut within a window. Errors and ``truncation_report`` count texts from the window's first.
@@ -278,7 +287,7 @@ class SentenceEncoder(TextModel):
         return self.encode(sentences, **self._prompt_for(QUERY, options))
 
     def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
-        """Encode with the checkpoint's prompt for documents (passages) if it has one, and otherwise without a prompt."""
+        """Encode with the checkpoint's prompt for documents (passages) if it has one, otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(DOCUMENT, options))
 
     def similarity(self, a: Vectors, b: Vectors) -> Tensor:
@@ -310,7 +319,7 @@ class SentenceEncoder(TextModel):
             after=[self.pooling, *self.head],
             max_seq_length=self.max_seq_length,
             do_lower_case=self._do_lower_case,
-            prompts=dict(self.prompts),
+            prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
             similarity_fn_name=self.similarity_fn_name,
             truncate_dim=self.truncate_dim,
@@ -323,7 +332,8 @@ class SentenceEncoder(TextModel):
     def _pool(self, output: EncoderOutput, mask: Tensor | None, prompt_length: int) -> tuple[Tensor, Tensor]:
         """Return token vectors (B, S, D) and sentence vectors (B, D)."""
         x = output.last_hidden_state
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # averages lose too much in half precision
+        if x.dtype is not torch.float32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))  # averages lose too much in half precision
         if mask is None and type(self.pooling) is not Pooling:  # one of the user's own
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return x, self.head(self.pooling(x, mask, prompt_length))
@@ -338,6 +348,7 @@ class SentenceEncoder(TextModel):
         prompt_length: int = 0,
         keep: int | None = None,
         normalize: bool = False,
+        **_: Any,
     ) -> Any:
         x, vectors = self._pool(output, mask, prompt_length)
         vectors = vectors if keep is None else vectors[:, :keep]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
+from .checkpoint.sentence_transformers import SentenceModules
+from .config import BertConfig
 from .display import progress_bar
 from .fast.batches import plan
 from .fast.decide import Decision, decide
@@ -59,19 +61,22 @@ class TextModel(nn.Module):
 
     unit: ClassVar[str] = "texts"
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, settings: Any, truncation: str) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
         self.model: Any = model
-        tokenizer.check_fits(self.model.config.vocab_size)
+        config: BertConfig = self.model.config
+        tokenizer.check_fits(config.vocab_size)
         self.tokenizer = tokenizer
-        self.prompts: Mapping[str, str] = settings.prompts
-        self.default_prompt_name: str | None = settings.default_prompt_name
+        self.prompts = settings.prompts
+        self.default_prompt_name = settings.default_prompt_name
         self.truncation = check_mode(truncation)
         self.truncation_report = TruncationReport()  # of the latest call
         self.report: LoadReport | None = None
         self.fast: bool | None = None
-        self.max_seq_length = settings.max_seq_length or tokenizer.max_length or self.model.config.max_position_embeddings
-        self._do_lower_case: bool = settings.do_lower_case
+        self.max_seq_length = (
+            settings.max_seq_length or tokenizer.max_length or self.model.config.max_position_embeddings
+        )
+        self._do_lower_case = settings.do_lower_case
         self._arithmetic = "float32"
         self._decision: Decision | None = None
 
@@ -94,7 +99,7 @@ class TextModel(nn.Module):
     def explain(self) -> str:
         """Return a table to print: for each part, whether the stack or the page computes it in a call, and why."""
         with evaluating(self):
-            return self._decide(None, current=False).explanation()
+            return self._decide(False, self._why_page(None), current=False).explanation()
 
     def _prepare(
         self, files: CheckpointFiles, device: torch.device, arithmetic: str, fast: bool | None, notes: Iterable[str]
@@ -108,7 +113,7 @@ class TextModel(nn.Module):
         if next(self.model.parameters()).dtype == torch.float64:
             self.double()
         if device.type == "cpu" and fast is not False and self.model.report.mapped:
-            decision = self._decide(None, current=False)
+            decision = self._decide(None, None, current=False)
             if decision.stack is not None:
                 pack_at_loading(decision.stack, self.model, files, first_only=decision.reads_first)
         if device.type != "cpu" and fast is not False:
@@ -130,31 +135,30 @@ class TextModel(nn.Module):
     ) -> Any:
         """Compute all texts: a tensor with a row for each, or a list ``per_token``; None where there are no texts."""
         count = len(tokens.lengths)
-        result: Any = None
+        forced = self._why_page(fast)
         current = self._decision is not None and self._decision.holds()
-        with evaluating(self, known=current), progress_bar(count, self.unit, bool(progress)) as bar:
-            decision = self._decide(fast, current=current)
-            workers = workers_for(self.device, hooked=decision.hooked)
+        with evaluating(self, known=current and not forced), progress_bar(count, self.unit, bool(progress)) as bar:
+            decision = self._decide(fast, forced, current=current)
+            call, handed_out = object(), per_token
+
+            def compute(rows: np.ndarray) -> Any:
+                # Tensors that are handed out may go into training, which those of inference mode may not.
+                with torch.no_grad() if handed_out else torch.inference_mode(), _in_batch(decision, call, tokens, rows):
+                    output, mask = self._forward(tokens, rows, decision, first_only=first_only and decision.reads_first)
+                    return self._read(output, mask, tokens.lengths[rows], per_token=per_token, **options)
+
+            workers = workers_for(decision.device, hooked=decision.hooked)
             batches = plan(
                 tokens.lengths,
                 self.model.config,
                 max_texts=batch_size,
                 workers=workers,
-                padding=decision.padding if self.device.type == "cpu" else "device",
+                padding=decision.padding,
                 alone=batch_invariant,
             )
-            call = object()
-
-            def compute(rows: np.ndarray) -> Any:
-                # Results per token are handed out as they are and may go into training: not in inference mode.
-                with torch.no_grad() if per_token else torch.inference_mode(), _in_batch(decision, call, tokens, rows):
-                    output, mask = self._forward(tokens, rows, decision, first_only=first_only and decision.reads_first)
-                    return self._read(output, mask, tokens.lengths[rows], per_token=per_token, **options)
-
+            result: Any = None
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
-                if result is None:
-                    result = [None] * count if per_token else _empty(count, values, device)
-                _put(result, rows, values)
+                result = _put(result, count, rows, values, device)
                 bar.update(len(rows))
         return result
 
@@ -189,17 +193,29 @@ class TextModel(nn.Module):
         """Return the modules that read the last hidden state."""
         raise NotImplementedError
 
-    def _decide(self, fast: bool | None, *, current: bool) -> Decision:
-        """Choose who computes a call, part by part; ``current``: the last decision is known to hold."""
+    def _why_page(self, fast: bool | None) -> str | None:
+        """Say why the page computes this call whatever the model is; None where it need not."""
+        if (self.fast if fast is None else fast) is False:
+            return "fast=False was asked for"
+        return "autocast is on" if torch.is_autocast_enabled("cpu") else None
+
+    def _decide(self, fast: bool | None, forced: str | None, *, current: bool) -> Decision:
+        """Choose who computes a call, part by part.
+
+        Args:
+            fast: As in `encode`.
+            forced: From `_why_page`.
+            current: The last decision is known to hold.
+
+        Raises:
+            ValueError: ``fast`` is True, and the page has to compute a part; why.
+        """
         decision = self._decision
         if decision is None or not current:
             decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision)
-        fast = self.fast if fast is None else fast
-        if fast is False:
-            return decision.by_page("fast=False was asked for")
-        if torch.is_autocast_enabled("cpu"):  # it holds in the caller's thread only
-            decision = replace(decision.by_page("autocast is on"), hooked=True)
-        if fast and decision.reasons:
+        if forced:
+            decision = decision.by_page(forced)
+        if decision.reasons and (self.fast if fast is None else fast):
             raise ValueError(f"fast=True, but the page computes: {'; '.join(decision.reasons.values())}")
         return decision
 
@@ -210,8 +226,12 @@ class TextModel(nn.Module):
         arrays = self.tokenizer.pad(tokens, rows, side="right")
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
 
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        """Choose the words before each text: given, else by name, else the checkpoint's default, else none."""
+    def choose_prompt(self, prompt: str | None, name: str | None = None) -> str:
+        """Return the words before each text: as given, else by name, else the checkpoint's default, else none.
+
+        Raises:
+            ValueError: the checkpoint has no prompt of that name.
+        """
         if prompt is not None:
             return prompt
         name = self.default_prompt_name if name is None else name
@@ -274,18 +294,21 @@ def _in_batch(decision: Decision, call: object, tokens: Tokens, rows: np.ndarray
         _batch.reset(before)
 
 
-def _empty(count: int, values: Tensor, device: torch.device | str) -> Tensor:
-    """Return room for all results, by the first batch's: so wide are they, whatever stands after the pooling."""
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    return torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
-
-
-def _put(result: Any, rows: np.ndarray, values: Any) -> None:
-    """Put a batch's results in their texts' places."""
-    if isinstance(result, list):
+def _put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.device | str) -> Any:
+    """Put a batch's results in their texts' places; with the first, make room for all."""
+    if isinstance(values, list):
+        result = [None] * count if result is None else result
         for row, value in zip(rows, values, strict=True):
             result[row] = value
-    elif result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
+        return result
+    if result is None:
+        # Only now is the width known, whatever stands after the pooling.
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        if count == 1:
+            return values.to(device=device, dtype=dtype, copy=True)
+        result = torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
+    if result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
         result.numpy()[rows] = values.to(result).numpy()
     else:
         result[torch.from_numpy(rows).to(result.device)] = values.to(result)
+    return result

@@ -26,7 +26,7 @@ from minibert import (
 from minibert.checkpoint.names import HEAD_NAMES, NEEDED, PUBLISHED_NAMES, RELATIVE_NAMES, published_name
 from minibert.checkpoint.tensorflow import read_tf1
 from minibert.config import MOST_LABELS
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.heads import BertWithHead
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tf1"
@@ -120,7 +120,7 @@ def test_padding_changes_nothing(kind):
 @every_head
 def test_prepared_equals_the_page(kind):
     page, fast = wide(kind).double(), wide(kind).double()
-    prepare(fast)
+    fuse(fast)
     for mine, reference in zip(fast(**BATCH), page(**BATCH), strict=True):
         assert (mine - reference).abs().max() < 1e-10
 

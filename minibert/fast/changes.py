@@ -24,35 +24,39 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 TABLES = (*HOOKS, "_modules", "_parameters")
 # Values of the page's modules that the stack reads and that are neither a module nor a parameter.
 SETTINGS = ("head_size", "formula", "eps", "max_norm")
-# Every class whose code the stack stands for.
+# Every class whose code the stack stands for, and what it relies on of torch's.
 PAGE = tuple(
     kind
     for source in (model, fused)
     for kind in vars(source).values()
     if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == source.__name__
 )
-CODE = (*PAGE, nn.Linear, nn.Embedding, nn.Dropout, nn.Identity, nn.ModuleList, nn.Module)
+CODE = [vars(kind) for kind in PAGE]
+FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)]
 DATA: Any = Tensor.data  # torch's own descriptor
-_training, _version = itemgetter("training"), attrgetter("_version", "taken")
+_forward = itemgetter("forward")
+_version = attrgetter("_version", "taken")
 
 
 class Snapshot:
     """Everything that decides how a module is computed, at one time.
 
-    It refers to what is below the module and never to the module, which may therefore keep it without a cycle.
+    It refers to what is below the module and never to the module, which may therefore keep it without a cycle. After
+    a call the processor's caches hold weights, so each object looked at costs a memory access: as few as possible are.
     """
 
-    def __init__(self, root: nn.Module, weights: Iterable[TrackedParameter]) -> None:
-        parts = list(modules_in(root))[1:]
-        self._parts = parts
-        self._own = [part.__dict__ for part in parts]
-        self._settings = [(own, name) for own in self._own for name in SETTINGS if name in own]
-        tables = [root._modules, *(own[name] for own in self._own for name in TABLES)]
+    def __init__(self, root: nn.Module, weights: Iterable[nn.Parameter], modes: Iterable[nn.Module]) -> None:
+        """Look at all below the root, at the weights' versions, and at the modes of those parts where they matter."""
+        self._parts = list(modules_in(root))[1:]
+        self._own = own = [part.__dict__ for part in self._parts]
+        tables = [root._modules, *(each[name] for each in own for name in TABLES)]
+        self._settings = [(each, name) for each in own for name in SETTINGS if each.get(name) is not None]
+        self._settings += [(part.__dict__, "training") for part in modes]
         self._empty = [table for table in tables if not table]  # nearly all hooks, and most of the rest
         self._filled = [table for table in tables if table]
         self._weights = list(weights)
         self._seen, self._versions = self._look(), versions(self._weights)
-        self._sizes = list(map(len, self._own))  # a `forward` set on a part is one entry more
+        self._sizes = list(map(len, own))  # a `forward` set on a part is one entry more
 
     def holds(self) -> bool:
         """Return True if nothing has changed since."""
@@ -60,15 +64,13 @@ class Snapshot:
             return False
         now = self._look()
         return (
-            len(now) == len(self._seen)
-            and all(map(is_, now, self._seen))
-            and versions(self._weights) == self._versions
+            len(now) == len(self._seen) and all(map(is_, now, self._seen)) and versions(self._weights) == self._versions
         )
 
     def _look(self) -> list[object]:
         tables = chain.from_iterable(map(dict.values, self._filled))
         settings = [own.get(name) for own, name in self._settings]
-        return [*tables, *map(type, self._parts), *map(_training, self._own), *settings, bool(_has_any_global_hook())]
+        return [*tables, *map(type, self._parts), *settings, bool(_has_any_global_hook())]
 
 
 def modules_in(module: nn.Module) -> Iterator[nn.Module]:
@@ -82,7 +84,8 @@ def modules_in(module: nn.Module) -> Iterator[nn.Module]:
 
 def page_code() -> list[object]:
     """Return all that the page's classes consist of, so that a method patched in place is noticed."""
-    return list(chain.from_iterable(vars(kind).values() for kind in CODE))
+    own = chain.from_iterable(code.values() for code in CODE)
+    return [*own, *map(_forward, FORWARDS), nn.Module.__call__]
 
 
 class TrackedParameter(nn.Parameter):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 import warnings
 from operator import is_
+from typing import cast
 
 import numpy as np
 import torch
 
 from ..config import BertConfig
-from ..model import Bert
+from ..model import Bert, EncoderLayer
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
 from .changes import page_code
@@ -77,11 +78,9 @@ def _compare(activation: str, eps: float) -> bool:
                 padded_ids, padded_types = torch.zeros(2, *real.shape, dtype=torch.int64)
                 padded_ids[real], padded_types[real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
                 expected = bert(padded_ids, real, padded_types).last_hidden_state[real]
-                layers = [FastLayer(layer, PlainLinear) for layer in bert.layers]
+                layers = [FastLayer(cast(EncoderLayer, layer), PlainLinear) for layer in bert.layers]
                 stack = Stack(bert, FastEmbeddings(bert.embeddings), layers)
                 result = stack(PackedTokens(tokens, rows))[real]
         except Exception:  # whatever a changed page raises, it raises again where the user sees it
             return False
     return result.shape == expected.shape and bool((result - expected).abs().max() < TOLERANCE)
-
-

@@ -74,8 +74,9 @@ class Decision:
 
     stack: Stack | None  # None: the page computes all
     reasons: Mapping[str, str]  # by the names of the parts that the page computes; "" is the whole model
+    device: torch.device
     hooked: bool  # someone watches: batches run in the caller's thread, one after another
-    padding: str  # "free" to the stack, "costs" on the page, or "none" may be where a part of one's own could read it
+    padding: str  # see `batches.plan`; "none" where a part of one's own could read it
     reads_first: bool  # of the last states only each text's first is read
     reads_pooler: bool
     arithmetic: str
@@ -88,7 +89,8 @@ class Decision:
 
     def by_page(self, reason: str) -> Decision:
         """Return the decision that the page computes all."""
-        return replace(self, stack=None, reasons={"": reason}, padding="costs")
+        padding = "costs" if self.device.type == "cpu" else "device"
+        return replace(self, stack=None, reasons={"": reason}, padding=padding)
 
     def explanation(self) -> str:
         """Return a table: part, who computes it, and why."""
@@ -120,19 +122,29 @@ def decide(
     else:
         stack = _stack(bert, arithmetic, reasons, before)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
-    snapshot = Snapshot(root, [weight for layer in fast for weight in layer.weights])
     pooler = getattr(bert, "pooler", None)
     watched = pooler is not None and _departure(pooler, "pooler", POOLER) is not None
     plain = not watched and all(_departure(reader, "", {"": READERS}) is None for reader in readers)
+    # Dropout is off in the stack, so modes count in the other parts only.
+    skipped = {part for layer in fast for part in layer.layer.modules()}
+    if stack is not None and stack.embeddings is not None:
+        skipped.update(bert.embeddings.modules())
+    device = next(root.parameters()).device
+    padding = "free" if plain and not reasons else "none"
     return Decision(
         stack=stack,
         reasons=reasons,
+        device=device,
         hooked=any(has_hooks(part) for part in modules_in(root)),
-        padding="costs" if stack is None else "free" if plain and not reasons else "none",
+        padding="device" if device.type != "cpu" else "costs" if stack is None else padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
         reads_pooler=model is not bert or watched,
         arithmetic=arithmetic,
-        snapshot=snapshot,
+        snapshot=Snapshot(
+            root,
+            [weight for layer in fast for weight in layer.weights],
+            [part for part in root.modules() if part not in skipped and part is not root],
+        ),
         code=code,
     )
 
@@ -154,6 +166,7 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
     old = [] if before is None or before.stack is None else before.stack.layers
     known = {fast.layer: fast for fast in old if fast is not None}
     layers: list[FastLayer | None] = []
+    layer: Any
     for i, layer in enumerate(bert.layers):
         why = _departure(layer, f"layers.{i}", LAYER) or _unusable_layer(bert, layer, f"layers.{i}", arithmetic)
         if why:
@@ -203,8 +216,9 @@ def _unusable_layer(bert: Bert, layer: Any, name: str, arithmetic: str) -> str |
     table = bert.embeddings._modules["token"]
     dtype = getattr(getattr(table, "weight", None), "dtype", torch.float32)
     dtypes = (torch.float32, torch.float64) if arithmetic == "float32" else (torch.float32,)
+    dtype = dtype if dtype in dtypes else torch.float32
     for path, part in layer.named_modules(prefix=name):
-        if isinstance(part, (nn.Linear, LayerNorm)) and (why := _unusable(part, path, dtype if dtype in dtypes else dtypes[0])):
+        if isinstance(part, (nn.Linear, LayerNorm)) and (why := _unusable(part, path, dtype)):
             return why
     return None
 

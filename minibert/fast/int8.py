@@ -108,7 +108,8 @@ def onednn_int8_works() -> bool:
     Some processors without int8 instructions add two products in 16 bits, which overflow.
     """
     levels = 255 - torch.arange(64, dtype=torch.uint8).view(2, 32)
-    weight, scale = (127 - torch.arange(96).view(3, 32)).to(torch.int8), torch.tensor([0.5, 1.0, 2.0], dtype=torch.float32)
+    weight = (127 - torch.arange(96).view(3, 32)).to(torch.int8)
+    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float32)
     try:
         product = _product(levels, torch.ops.onednn.qlinear_prepack(weight, None), scale)
     except (AttributeError, RuntimeError, NotImplementedError):

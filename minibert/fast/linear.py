@@ -8,7 +8,7 @@ it is missing or wrong, torch's documented operators compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
@@ -71,8 +71,9 @@ class PlainLinear:
 
 
 def pack_float32(weight: Tensor, bias: Tensor) -> PackedLinear:
-    """Pack for float32 products."""
-    return (OneDnnLinear if onednn_works(torch.float32) else PlainLinear)(weight, bias)
+    """Pack for exact products: in float32, or in float64 where the weights are."""
+    onednn = weight.dtype is torch.float32 and onednn_works(torch.float32)
+    return (OneDnnLinear if onednn else PlainLinear)(weight, bias)
 
 
 def pack_bfloat16(weight: Tensor, bias: Tensor) -> PackedLinear:
@@ -82,10 +83,12 @@ def pack_bfloat16(weight: Tensor, bias: Tensor) -> PackedLinear:
 
 def pack(arithmetic: Arithmetic, *layers: nn.Linear) -> PackedLinear:
     """Pack layers that read the same input as one, their outputs side by side."""
-    weights = [layer.weight.detach() for layer in layers]
-    biases = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]
+    weights: list[Tensor] = [layer.weight.detach() for layer in layers]
+    biases: list[Tensor] = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach() for layer in layers
+    ]
     # A single bias is copied too: otherwise it would keep its whole file mapped.
-    return arithmetic(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases).detach())
+    return arithmetic(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -103,16 +106,16 @@ def onednn_works(dtype: torch.dtype) -> bool:
     x, weight = _sample(2, 2, 32).to(dtype), _sample(1, 3, 32).to(dtype)
     bias = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
     plain = functional.linear(x.float(), weight.float(), bias.float())
-    tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-5}
+    rtol = 4 * torch.finfo(dtype).eps
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         for activation, (name, algorithm) in FUSED.items():
             result = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
-            if not torch.allclose(result.float(), activate(plain, activation), **tolerance):
+            if not torch.allclose(result.float(), activate(plain, activation), rtol=rtol, atol=1e-5):
                 return False
         if dtype is torch.float32:
             result = torch.ops.mkldnn._linear_pointwise.binary(x, plain, packed, bias, "add")
-            return torch.allclose(result, plain + plain, **tolerance)
+            return torch.allclose(result, plain + plain, rtol=rtol, atol=1e-5)
     except (AttributeError, RuntimeError, NotImplementedError):  # another torch, another processor
         return False
     return True

@@ -10,7 +10,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from ..checkpoint.hub import Files
+from ..checkpoint.hub import CheckpointFiles
 from ..checkpoint.load import read_again
 from .changes import DATA
 from .int8 import Int8Linear
@@ -75,7 +75,7 @@ def _race(name: str) -> float:
     return seconds[name] / seconds["float32"]
 
 
-def pack_at_loading(stack: Stack, model: nn.Module, files: Files, *, first_only: bool) -> None:
+def pack_at_loading(stack: Stack, model: nn.Module, files: CheckpointFiles, *, first_only: bool) -> None:
     """Pack a model's weights, and exchange them for the same ones of which nothing was read.
 
     What is read of a mapped file stays in memory beside the packed copy. Until a model is handed out nobody can have
@@ -99,7 +99,7 @@ def pack_at_loading(stack: Stack, model: nn.Module, files: Files, *, first_only:
     _map_anew(model, files)
 
 
-def _map_anew(model: nn.Module, files: Files) -> None:
+def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
     for parameter, same in read_again(model, files):
         # Biases and norms, which are read at every call, are copied: the system reads megabytes around each.
         value = parameter.detach().clone() if parameter.ndim < 2 else same

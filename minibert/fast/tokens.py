@@ -1,7 +1,7 @@
 """Packed tokens: the texts of a batch one after another, so that nothing is computed for padding.
 
-    B texts          S tokens of the longest text
-    T packed tokens, rounded up (see `round_up`); the rows beyond the last token are filler and are never read
+B texts          S tokens of the longest text
+T packed tokens, rounded up (see `round_up`); the rows beyond the last token are filler and are never read
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ class PackedTokens:
     def __init__(self, tokens: Tokens, rows: np.ndarray) -> None:
         self.lengths = tokens.lengths[rows]
         lengths: list[int] = self.lengths.tolist()
-        # Neighbours of one length, as most are in a sorted batch: (length, number of texts).
-        self.runs = [(length, len(list(same))) for length, same in groupby(lengths)]
         self.shape = len(lengths), max(lengths)  # (B, S)
         self.count = sum(lengths)
+        self.equal = self.count == len(lengths) * self.shape[1]  # packed and padded tokens are the same
         starts = tokens.starts[rows]
-        if len(rows) == 1:
-            begin = int(starts[0])
-            ids, types = (part[begin : begin + self.count] for part in (tokens.ids, tokens.types))
+        if len(lengths) == 1:
+            self.runs = [(self.count, 1)]
+            place: slice | np.ndarray = slice(int(starts[0]), int(starts[0]) + self.count)
         else:
+            # Neighbours of one length, as most are in a sorted batch: (length, number of texts).
+            self.runs = [(length, len(list(same))) for length, same in groupby(lengths)]
             self._first = np.cumsum(self.lengths) - self.lengths  # (B,), where each text begins
             place = np.repeat(starts - self._first, self.lengths) + np.arange(self.count)
-            ids, types = tokens.ids[place], tokens.types[place]
         filler = round_up(self.count) - self.count
-        self.input_ids = torch.from_numpy(np.pad(ids, (0, filler)) if filler else ids)
-        self.token_type_ids = torch.from_numpy(np.pad(types, (0, filler)) if filler else types) if types.any() else None
-
-    @property
-    def equal(self) -> bool:
-        """True where all texts have one length, so that packed and padded tokens are the same."""
-        return len(self.runs) == 1
+        self.input_ids = _filled(tokens.ids[place], filler)
+        self.token_type_ids: Tensor | None = None  # all 0
+        if tokens.types[place].any():
+            self.token_type_ids = _filled(tokens.types[place].astype(np.int32), filler)
 
     @property
     def first(self) -> Tensor:
         """Where each text's first token is among the packed ones. (B,)"""
         if self.equal:
-            return torch.arange(0, self.count, self.shape[1]) if self.count else torch.zeros(self.shape[0], dtype=torch.int64)
+            return (
+                torch.arange(0, self.count, self.shape[1])
+                if self.count
+                else torch.zeros(self.shape[0], dtype=torch.int64)
+            )
         return torch.from_numpy(np.minimum(self._first, len(self.input_ids) - 1))
 
     @property
@@ -86,6 +87,10 @@ class PackedTokens:
         place = np.minimum(np.arange(self.shape[1]), np.maximum(self.lengths[:, None], 1) - 1) + self._first[:, None]
         place = np.minimum(place, len(x) - 1)  # a last text without tokens begins after the last row
         return x.index_select(0, torch.from_numpy(place.reshape(-1))).view(*self.shape, -1)
+
+
+def _filled(values: np.ndarray, filler: int) -> Tensor:
+    return torch.from_numpy(np.concatenate([values, np.zeros(filler, values.dtype)]) if filler else values)
 
 
 def round_up(count: int) -> int:
