@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .call import CallOptions, deliver
+from .batching.call import CallOptions, deliver
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -260,7 +261,9 @@ class CrossEncoder(TextModel):
             do_lower_case=self._do_lower_case,
         )
         self.model.save_pretrained(folder, **old_settings(modules))
-        self.tokenizer.save_pretrained(folder)
+        tokenizer = copy(self.tokenizer)
+        tokenizer.max_length = self.max_seq_length  # where the reference looks for it
+        tokenizer.save_pretrained(folder)
         write_cross_modules(modules, Path(folder))
 
     def __setattr__(self, name: str, value: Any) -> None:

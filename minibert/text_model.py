@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .call import Batch, evaluating, in_batch, put
+from .batching.call import Batch, evaluating, in_batch, put
+from .batching.plan import plan
+from .batching.workers import side_by_side, workers_for
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
 from .config import BertConfig
 from .display import progress_bar
-from .fast.batches import plan
 from .fast.decide import Decision, decide
 from .fast.prepare import pack_at_loading
 from .fast.tokens import PackedTokens
-from .fast.workers import side_by_side, workers_for
 from .fused import fuse
 from .model import EncoderOutput
 from .tokenizer import Tokenizer, Tokens

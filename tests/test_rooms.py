@@ -14,15 +14,16 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 # Room -> what it may import besides the standard library. A later room may import any earlier one.
 ROOMS = {
     "config": set(),
-    "model": {"torch"},
-    "fused": {"torch"},
     "pooling": {"torch"},
     "display": {"huggingface_hub"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
+    "model": {"torch"},
     "heads": {"torch"},
+    "fused": {"torch"},
     "truncation": set(),
     "tokenizer": {"tokenizers", "torch", "numpy"},
     "vectors": {"torch", "numpy"},
+    "batching": {"torch", "numpy"},
     "fast": {"torch", "numpy"},
     "text_model": {"torch", "numpy"},
     "encoder": {"torch", "numpy"},

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .vectors import quantize_embeddings
+from ..vectors import quantize_embeddings
 
 
 class CallOptions(TypedDict, total=False):
