@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .checkpoint.hub import HubOptions
 from .checkpoint.load import load_bert
 from .checkpoint.names import NEEDED
 from .checkpoint.save import save_model
@@ -25,8 +26,6 @@ from .model import Activation, Bert, EncoderOutput, LayerNorm
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-    from .checkpoint.hub import HubOptions
 
 
 class HeadOutput(NamedTuple):

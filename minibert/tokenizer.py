@@ -14,15 +14,13 @@ import numpy as np
 import tokenizers
 import torch
 
-from .checkpoint.hub import CheckpointFiles, open_files
+from .checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from .checkpoint.wordpiece import open_backend, read_options, save_tokenizer
 from .config import ConfigError
 from .truncation import TruncationReport, announce, check_mode, kept_places
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-    from .checkpoint.hub import HubOptions
 
 CHUNK = 4096  # texts per call of the library, whose objects are ten times larger than the ids in them
 
