@@ -70,10 +70,7 @@ def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[
     library isn't asked to truncate, because it keeps the overflow. For a pair it keeps every combination of pieces:
     two texts of 3000 words, cut to 16 tokens, took gigabytes.
 
-    Args:
-        sequences: The text of each token: 0, 1, or None for a special token.
-        limit: The number of tokens to keep.
-        side: "right" or "left", where tokens are cut off.
+    ``sequences`` has the text of each token: 0, 1, or None for a special token.
     """
     special = [place for place, text in enumerate(sequences) if text is None]
     first, second = ([place for place, text in enumerate(sequences) if text == i] for i in (0, 1))

@@ -31,21 +31,13 @@ class HubError(OSError):
 
 
 class HubOptions(TypedDict, total=False):
-    """The keywords of every ``from_pretrained`` that concern the hub. They have no effect on a folder.
+    """The keywords of every ``from_pretrained`` that concern the hub. They have no effect on a folder."""
 
-    Keys:
-        revision: Branch, tag or commit. None: `main`, as it was when it was first downloaded.
-        token: Access token for private and gated models. None: the one from `hf auth login` or HF_TOKEN.
-        cache_dir: Folder for downloads. None: huggingface_hub's own cache, which transformers shares.
-        local_files_only: Never touch the network. A file outside the cache counts as absent.
-        refresh: Ask the hub whether `revision` has moved since it was downloaded.
-    """
-
-    revision: str | None
-    token: str | bool | None
-    cache_dir: str | os.PathLike[str] | None
-    local_files_only: bool
-    refresh: bool
+    revision: str | None  # branch, tag or commit; None: `main`, as it was when first downloaded
+    token: str | bool | None  # for private and gated models; None: the one from `hf auth login` or HF_TOKEN
+    cache_dir: str | os.PathLike[str] | None  # for downloads; None: huggingface_hub's cache, shared with transformers
+    local_files_only: bool  # never touch the network; a file outside the cache counts as absent
+    refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
 
 def open_files(
@@ -256,13 +248,12 @@ class HubRepository(CheckpointFiles):
         name, revision = self.name, self.revision or "main"
         reason = first_line(_cause(error))
         if isinstance(error, errors.GatedRepoError):
-            text = f"{name} is gated: accept its terms at https://huggingface.co/{name}, then pass token=... "
-            return HubError(text + "or run `hf auth login`")
+            terms = f"https://huggingface.co/{name}"
+            return HubError(f"{name} is gated: accept its terms at {terms}, then pass token=... or run `hf auth login`")
         if isinstance(error, errors.RevisionNotFoundError):
             return HubError(f"{name} has no revision {revision!r}: give a branch, a tag or a commit")
         if isinstance(error, errors.RepositoryNotFoundError):
-            text = f"the hub has no model {name!r}, or it is private: check the spelling, or pass token=... "
-            return HubError(text + "(a folder of that name does not exist either)")
+            return HubError(f"no folder or hub model {name!r}, or it is private: check the spelling, or pass token=...")
         if isinstance(error, errors.HFValidationError):
             return HubError(f"{name!r} is neither a folder nor a possible name on the hub ({error})")
         if _status(error) in (401, 403):

@@ -71,7 +71,7 @@ def load_files(
     wanted = float_dtype(dtype)
     config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
-    tensors = _open_by_canonical_name(files)
+    tensors = by_canonical_name(open_weights(files))
     _check_sizes(files, config, tensors)
     model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
@@ -105,7 +105,7 @@ def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Pa
     Raises:
         CheckpointError: the files have changed since the model was loaded.
     """
-    tensors = _open_by_canonical_name(files)
+    tensors = by_canonical_name(open_weights(files))
     for ours, parameter in model.named_parameters():
         name = _file_name(ours)
         if name not in tensors or tensors[name].shape != parameter.shape:
@@ -159,11 +159,6 @@ def find_device(device: str | torch.device | None) -> torch.device:
     if (found.type == "cuda" and not cuda) or (found.type == "mps" and not mps):
         raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
     return found
-
-
-def _open_by_canonical_name(files: CheckpointFiles) -> dict[str, LazyTensor]:
-    tensors = open_weights(files)
-    return {canonical: tensors[name] for canonical, name in by_canonical_name(tensors).items()}
 
 
 def _file_name(ours: str) -> str:

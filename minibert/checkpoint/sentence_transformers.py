@@ -189,19 +189,19 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
     below = files.below(entry["path"])
     if entry.get("kwargs"):
         raise ConfigError(f"{where} takes further inputs ({', '.join(entry['kwargs'])}), which minibert does not give")
-    if kind in ("Transformer", "BERT") and not found.after:
-        found.transformer = entry["path"]
-    elif kind == "Pooling" and not found.after:
+    if kind not in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
+        raise ConfigError(f"{where} is unknown; minibert computes Transformer, Pooling, Dense, Normalize")
+    if (kind in ("Dense", "Normalize")) != bool(found.after):  # a Pooling comes between them and the Transformer
+        raise ConfigError(f"{where} stands in a place where minibert does not compute it")
+    if kind == "Pooling":
         found.after.append(_read_pooling(below, found))
-    elif kind == "Dense" and found.after:
+    elif kind == "Dense":
         found.after.append(_read_dense(below))
-    elif kind == "Normalize" and found.after:
+    elif kind == "Normalize":
         _check_settings(below.read_object("config.json"), below, PLACES)
         found.after.append(Normalize())
-    elif kind in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
-        raise ConfigError(f"{where} stands in a place where minibert does not compute it")
     else:
-        raise ConfigError(f"{where} is unknown; minibert computes Transformer, Pooling, Dense, Normalize")
+        found.transformer = entry["path"]
 
 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
