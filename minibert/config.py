@@ -61,22 +61,21 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         for name in (*REQUIRED, "type_vocab_size"):
-            value = getattr(self, name)
-            _check(_is_integer(value) and value >= 1, f"{name} must be a whole number of at least 1, but is {value!r}")
+            if not _is_integer(value := getattr(self, name)) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, but is {value!r}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            value = getattr(self, name)
-            _check(_is_probability(value), f"{name} must be a probability from 0 to 1, but is {value!r}")
+            if not _is_probability(value := getattr(self, name)):
+                raise ConfigError(f"{name} must be a probability from 0 to 1, but is {value!r}")
         for name in ("layer_norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            _check(_is_number(value) and 0 < value < math.inf, f"{name} must be a number above 0, but is {value!r}")
+            if not _is_number(value := getattr(self, name)) or not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a number above 0, but is {value!r}")
         _check_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         _check_one_of("position_embedding_type", self.position_embedding_type, POSITION_TYPES)
         size, heads, pad = self.hidden_size, self.num_attention_heads, self.pad_token_id
-        _check(size % heads == 0, f"hidden_size {size} must be a multiple of num_attention_heads {heads}")
-        _check(
-            pad is None or (_is_integer(pad) and 0 <= pad < self.vocab_size),
-            f"pad_token_id must be null or an id below vocab_size {self.vocab_size}, but is {pad!r}",
-        )
+        if size % heads:
+            raise ConfigError(f"hidden_size {size} must be a multiple of num_attention_heads {heads}")
+        if pad is not None and (not _is_integer(pad) or not 0 <= pad < self.vocab_size):
+            raise ConfigError(f"pad_token_id must be null or an id below vocab_size {self.vocab_size}, but is {pad!r}")
         object.__setattr__(self, "pruned_heads", _pruned(self.pruned_heads, self.num_hidden_layers, heads))
 
     @property
@@ -95,15 +94,16 @@ class BertConfig:
             ConfigError: a size is missing, a value is wrong, or the file does not describe a BERT encoder.
         """
         model_type = values.get("model_type", "bert")  # Google's files have no model_type
-        _check(
-            model_type == "bert",
-            f"model_type is {model_type!r}, and minibert computes 'bert' only. (RoBERTa and others use the same tensor "
-            "names with other positions, so loading them would give wrong numbers.)",
-        )
+        if model_type != "bert":
+            raise ConfigError(
+                f"model_type is {model_type!r}, and minibert computes 'bert' only. (RoBERTa and others use the same "
+                "tensor names with other positions, so loading them would give wrong numbers.)"
+            )
         for name in ("is_decoder", "add_cross_attention"):
-            _check(not values.get(name), f"{name} is {values.get(name)!r}: minibert computes encoders, not decoders")
-        missing = [name for name in REQUIRED if name not in values]
-        _check(not missing, f"the configuration does not say {', '.join(missing)}")
+            if values.get(name):
+                raise ConfigError(f"{name} is {values[name]!r}: minibert computes encoders, not decoders")
+        if missing := [name for name in REQUIRED if name not in values]:
+            raise ConfigError(f"the configuration does not say {', '.join(missing)}")
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
@@ -150,28 +150,25 @@ class ClassifierConfig(BertConfig):
         super().__post_init__()
         count: int | None = self.num_labels
         names: Any = self.id2label
-        _check(
-            count is None or (_is_integer(count) and 1 <= count <= MOST_LABELS),
-            f"num_labels must be a whole number from 1 to {MOST_LABELS}, but is {count!r}",
-        )
+        if count is not None and (not _is_integer(count) or not 1 <= count <= MOST_LABELS):
+            raise ConfigError(f"num_labels must be a whole number from 1 to {MOST_LABELS}, but is {count!r}")
         if names is None:
             names = {i: f"LABEL_{i}" for i in range(2 if count is None else count)}
         try:
             names = {int(i): name for i, name in names.items()}  # JSON keys are strings
         except (AttributeError, TypeError, ValueError):
             names = {}
-        _check(
-            bool(names) and all(isinstance(name, str) for name in names.values()),
-            f"id2label must map numbers to names, at least one, but is {self.id2label!r}",
-        )
-        _check(count in (None, len(names)), f"num_labels is {count}, but id2label has {len(names)} names")
-        mapping = isinstance(self.label2id, dict | None)
-        _check(mapping, f"label2id must map names to numbers, but is {self.label2id!r}")
+        if not names or not all(isinstance(name, str) for name in names.values()):
+            raise ConfigError(f"id2label must map numbers to names, at least one, but is {self.id2label!r}")
+        if count not in (None, len(names)):
+            raise ConfigError(f"num_labels is {count}, but id2label has {len(names)} names")
+        if not isinstance(self.label2id, dict | None):
+            raise ConfigError(f"label2id must map names to numbers, but is {self.label2id!r}")
         if self.problem_type is not None:
             _check_one_of("problem_type", self.problem_type, PROBLEM_TYPES)
         dropout = self.classifier_dropout
-        valid = dropout is None or _is_probability(dropout)
-        _check(valid, f"classifier_dropout must be null or a probability from 0 to 1, but is {dropout!r}")
+        if dropout is not None and not _is_probability(dropout):
+            raise ConfigError(f"classifier_dropout must be null or a probability from 0 to 1, but is {dropout!r}")
         object.__setattr__(self, "num_labels", len(names))
         object.__setattr__(self, "id2label", names)
         object.__setattr__(self, "label2id", self.label2id or {name: i for i, name in names.items()})
@@ -195,7 +192,8 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         ConfigError: it is not UTF-8, not JSON, or not an object. The message begins with the path.
     """
     values = read_json(path)
-    _check(isinstance(values, dict), f"{path}: expected a JSON object, found {type(values).__name__}")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values
 
 
@@ -207,13 +205,9 @@ def read_json(path: str | Path) -> Any:
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
 
 
-def _check(correct: bool, message: str) -> None:
-    if not correct:
-        raise ConfigError(message)
-
-
 def _check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    _check(value in known, f"{name} {value!r} is unknown; minibert computes {', '.join(known)}")
+    if value not in known:
+        raise ConfigError(f"{name} {value!r} is unknown; minibert computes {', '.join(known)}")
 
 
 def _is_integer(value: object) -> bool:
@@ -235,14 +229,12 @@ def _pruned(value: object, layers: int, heads: int) -> dict[int, list[int]]:
     pruned = {}
     for key, lost in value.items():
         layer = int(key) if isinstance(key, str) and key.isdecimal() else key
-        _check(
-            _is_integer(layer) and layer in range(layers), f"pruned_heads is for layers 0 to {layers - 1}, not {key!r}"
-        )
-        _check(
-            isinstance(lost, (list, tuple)) and all(_is_integer(head) and head in range(heads) for head in lost),
-            f"pruned_heads of layer {layer} must be heads from 0 to {heads - 1}, but is {lost!r}",
-        )
-        _check(len(set(lost)) < heads, f"pruned_heads of layer {layer} leaves it none of its {heads} heads")
+        if not _is_integer(layer) or layer not in range(layers):
+            raise ConfigError(f"pruned_heads is for layers 0 to {layers - 1}, not {key!r}")
+        if not isinstance(lost, (list, tuple)) or not all(_is_integer(head) and head in range(heads) for head in lost):
+            raise ConfigError(f"pruned_heads of layer {layer} must be heads from 0 to {heads - 1}, but is {lost!r}")
+        if len(set(lost)) == heads:
+            raise ConfigError(f"pruned_heads of layer {layer} leaves it none of its {heads} heads")
         if lost:
             pruned[layer] = sorted(set(lost))
     return pruned

@@ -411,7 +411,7 @@ def test_in_a_file_the_names_go_before_the_number():
         ({"problem_type": "ranking"}, "problem_type 'ranking' is unknown"),
         ({"classifier_dropout": 1.5}, "classifier_dropout must be null or a probability"),
         ({"classifier_dropout": "0.1"}, "classifier_dropout must be null or a probability"),
-        ({"hidden_size": 33}, "hidden_size 33 can't be shared out"),
+        ({"hidden_size": 33}, "hidden_size 33 must be a multiple"),
     ],
     ids=str,
 )
