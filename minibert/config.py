@@ -95,10 +95,8 @@ class BertConfig:
         """
         model_type = values.get("model_type", "bert")  # Google's files have no model_type
         if model_type != "bert":
-            raise ConfigError(
-                f"model_type is {model_type!r}, and minibert computes 'bert' only. (RoBERTa and others use the same "
-                "tensor names with other positions, so loading them would give wrong numbers.)"
-            )
+            # RoBERTa and others use the same tensor names with other positions: they would load, and compute wrongly.
+            raise ConfigError(f"model_type is {model_type!r}, and minibert computes 'bert' only")
         for name in ("is_decoder", "add_cross_attention"):
             if values.get(name):
                 raise ConfigError(f"{name} is {values[name]!r}: minibert computes encoders, not decoders")

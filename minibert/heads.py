@@ -111,14 +111,10 @@ class BertWithHead(nn.Module):
         return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
 
     def save_pretrained(self, folder: str | os.PathLike[str], **settings: Any) -> None:
-        """Write config.json and model.safetensors as transformers reads them.
-
-        Args:
-            folder: Created if needed.
-            settings: Further fields of config.json.
+        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`.
 
         Raises:
-            CheckpointError, OSError: see `checkpoint.save.save_model`; or transformers does not have the model's class.
+            CheckpointError, OSError: as there. CheckpointError: transformers does not have the model's class.
         """
         kind: Any = next((kind for kind in type(self).__mro__ if kind.__name__ in NEEDED), None)
         if kind is None:

@@ -57,10 +57,8 @@ def announce(report: TruncationReport, mode: str, stacklevel: int = 3) -> None:
     if mode == "error":
         raise TooLongError(report)
     if mode == "warn":
-        warnings.warn(
-            f'{report} (truncation="report" or "silent" stops this warning, "error" refuses such texts)',
-            stacklevel=stacklevel,
-        )
+        advice = 'truncation="report" or "silent" stops this warning, "error" refuses such texts'
+        warnings.warn(f"{report} ({advice})", stacklevel=stacklevel)
 
 
 def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[int]:

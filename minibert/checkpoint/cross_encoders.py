@@ -73,12 +73,10 @@ def _activation(files: CheckpointFiles, transformer: str, *, modules: bool) -> s
 def _only_transformer(path: Path) -> str:
     """Return the folder of a cross-encoder's only module."""
     entries = read_entries(path)
-    if [entry["type"].rsplit(".", 1)[-1] for entry in entries] != ["Transformer"]:
-        raise ConfigError(
-            f"{path}: a cross-encoder is one Transformer with nothing after it, and here is "
-            f"{', '.join(entry['type'] for entry in entries) or 'nothing'}: a sentence encoder is loaded as "
-            "SentenceEncoder"
-        )
+    types = [entry["type"] for entry in entries]
+    if [kind.rsplit(".", 1)[-1] for kind in types] != ["Transformer"]:
+        text = f"a cross-encoder is one Transformer, and here is {', '.join(types) or 'nothing'}"
+        raise ConfigError(f"{path}: {text}: a sentence encoder is loaded as SentenceEncoder")
     return str(entries[0]["path"])
 
 
@@ -89,10 +87,8 @@ def published_activation(activation: Activation) -> str:
     for name, function in DENSE_ACTIVATIONS.items():
         if activation is function or (stock and kind.__name__ == name):
             return name
-    raise ConfigError(
-        f"the activation {activation!r} has no published form: set activation_fn to one of "
-        f"{', '.join(f'torch.nn.{name}()' for name in DENSE_ACTIVATIONS)}"
-    )
+    known = ", ".join(f"torch.nn.{name}()" for name in DENSE_ACTIVATIONS)
+    raise ConfigError(f"the activation {activation!r} has no published form: set activation_fn to one of {known}")
 
 
 def old_settings(modules: CrossModules) -> dict[str, Any]:

@@ -264,11 +264,8 @@ class HubRepository(CheckpointFiles):
 
     def _go_without(self, file: str) -> Path | None:
         """Warn that the file counts as absent only because the hub can't be asked."""
-        warnings.warn(
-            f"{self.name}, revision {self.commit}: the hub can't be reached to ask for {file}, which is not in the "
-            "cache; going on as if the model had no such file",
-            stacklevel=2,
-        )
+        source = f"{self.name}, revision {self.commit}"
+        warnings.warn(f"{source}: the hub can't be reached to ask for {file}; going on without it", stacklevel=2)
         return None
 
 

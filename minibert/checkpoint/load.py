@@ -78,7 +78,7 @@ def load_files(
         names = {ours: _file_name(ours) for ours in model.state_dict()}
     except KeyError as error:
         raise CheckpointError(
-            f"{into.__name__} has weights that no BERT has, {error}: load a Bert, and add them to it afterwards"
+            f"{into.__name__} has weights that BERT lacks, {error}: load a Bert, then add them"
         ) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
     tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
@@ -89,10 +89,7 @@ def load_files(
         raise WrongTensorsError(report, _advice(report, tensors))
     for copy, name in tied.items():
         if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
-            raise CheckpointError(
-                f"{files.name}: {copy} differs from {name}: in BERT's masked-LM head, the only one that minibert "
-                "computes, they are one tensor"
-            )
+            raise CheckpointError(f"{files.name}: {copy} differs from {name}: in BERT's head they are one tensor")
     values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
     model.load_state_dict(values, assign=True)
     model.report = report
@@ -174,11 +171,8 @@ def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
     kinds = {"BertForSequenceClassification", "BertForTokenClassification"}
     if asked := kinds.intersection(parent.__name__ for parent in into.__mro__):
         said = files.read_object("config.json").get("architectures")
-        other = (kinds - asked).intersection(said if isinstance(said, list) else ())
-        if other:
-            raise CheckpointError(
-                f"{files.name}: config.json says {other.pop()}: load it as that, not as {into.__name__}"
-            )
+        for other in (kinds - asked).intersection(said if isinstance(said, list) else ()):
+            raise CheckpointError(f"{files.name}: config.json says {other}: load it as that, not as {into.__name__}")
 
 
 def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Mapping[str, LazyTensor]) -> None:
@@ -187,14 +181,11 @@ def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Mapping[st
     if len(pooler) == 1:
         raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
     if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
-        raise CheckpointError(  # before torch multiplies the sizes and overflows
-            f"{files.name}: config.json says {', '.join(huge)}, more than any file holds"
-        )
-    if config.num_hidden_layers > len(tensors):  # before so many layers are built, even as shapes
-        raise CheckpointError(
-            f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
-            f"but the files hold {len(tensors)} tensors in all"
-        )
+        # else torch multiplies the sizes and overflows
+        raise CheckpointError(f"{files.name}: config.json says {', '.join(huge)}, more than any file holds")
+    if (layers := config.num_hidden_layers) > len(tensors):  # else so many layers are built, even if only as shapes
+        text = f"config.json says num_hidden_layers {layers}, but the files hold {len(tensors)} tensors in all"
+        raise CheckpointError(f"{files.name}: {text}")
 
 
 def _account(

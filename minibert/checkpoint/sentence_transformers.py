@@ -92,9 +92,7 @@ def check_writable(modules: Sequence[nn.Module]) -> None:
     """Raise ConfigError for a module that sentence-transformers does not have, before anything is written."""
     for module in modules:
         if type(module) not in (Pooling, Dense, Normalize):
-            raise ConfigError(
-                f"{type(module).__name__} is not a module of sentence-transformers; it can't be saved in its form"
-            )
+            raise ConfigError(f"{type(module).__name__} is not a module of sentence-transformers, so it can't be saved")
 
 
 def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> None:
@@ -129,8 +127,7 @@ def write_settings(
     """Write the three files that both kinds of encoder have. A value of None is left out.
 
     Args:
-        modules: The settings that both kinds share.
-        folder: An existing folder.
+        modules, folder: The settings that both kinds share, and an existing folder.
         entries: Class path and folder of each module.
         transformer, settings: Further fields of sentence_bert_config.json and config_sentence_transformers.json.
     """
@@ -207,17 +204,16 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
     values = files.read_object("config.json", needed=True)
     _check_settings(values, files, POOLING_SETTINGS)
+    where = f"{files.name}/config.json"
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for name, mode in BOOLEANS.items() if values.get(name)]
         if not modes:
             modes = ["mean"]
-            found.notes.append(f"{files.name}/config.json names no pooling: mean is sentence-transformers' default")
+            found.notes.append(f"{where} names no pooling: mean is sentence-transformers' default")
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or not all(mode in list(POOLINGS) for mode in modes):
-        raise ConfigError(
-            f"{files.name}/config.json: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}"
-        )
+        raise ConfigError(f"{where}: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}")
     return Pooling(modes, include_prompt=bool(values.get("include_prompt", True)))
 
 

@@ -228,9 +228,8 @@ def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list
         raise _Bad(f"damaged: {name!r} can't have shape {shape} and type {dtype} in {size} bytes")
     length = file.stat().st_size
     if not 0 <= offset <= length - size:
-        raise CheckpointError(
-            f"{file}: {length} bytes, too short: {name!r} takes {size} at byte {offset}. Copy or download it again."
-        )
+        what = f"{length} bytes, too short: {name!r} takes {size} at byte {offset}"
+        raise CheckpointError(f"{file}: {what}. Copy or download it again.")
     transposed = name.endswith("/kernel") and len(shape) == 2
     read = partial(_read, file, offset, shape, entry[1], transposed)
     return LazyTensor(shape[::-1] if transposed else shape, dtype, file, read)

@@ -137,10 +137,8 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     except pickle.UnpicklingError as error:
         # torch's first line is left out: it advises to run the file's code.
         why = [line for line in str(error).splitlines() if "GLOBAL" in line or line.startswith("Unsupported")]
-        raise CheckpointError(
-            f"{path}: holds more than tensors, or is damaged, and was not opened further. A pickle can run any code, "
-            f"so only weights are read from it. ({''.join(why[:1]) or type(error).__name__})"
-        ) from error
+        text = "damaged, or holds more than tensors. A pickle can run any code, so only tensors are read from it"
+        raise CheckpointError(f"{path}: {text} ({''.join(why[:1]) or type(error).__name__})") from error
     except Exception as error:  # torch raises nearly any exception for damaged files
         raise damaged(path, error) from error
     if not isinstance(values, dict) or not all(
@@ -167,7 +165,5 @@ def _refuse_bombs(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-                raise CheckpointError(
-                    f"{path}: {entry.filename} is compressed ({entry.compress_size} bytes that claim to be "
-                    f"{entry.file_size}); torch.save does not do that, so the file is not opened"
-                )
+                sizes = f"{entry.compress_size} bytes that claim to be {entry.file_size}"
+                raise CheckpointError(f"{path}: {entry.filename} is compressed ({sizes}), which torch.save never does")

@@ -139,16 +139,9 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
 
 
 def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mask: str, **settings: Any) -> None:
-    """Write tokenizer.json, vocab.txt and tokenizer_config.json.
+    """Write tokenizer.json, vocab.txt and tokenizer_config.json. Raise OSError if the folder can't be written.
 
-    Args:
-        backend: The library's tokenizer.
-        folder: An existing folder.
-        pad, mask: The special tokens.
-        settings: Further fields of tokenizer_config.json; None leaves one out.
-
-    Raises:
-        OSError: the folder can't be written.
+    ``settings`` are further fields of tokenizer_config.json; None leaves one out.
     """
     with replacing(folder / "tokenizer.json") as temporary:
         backend.save(str(temporary))
