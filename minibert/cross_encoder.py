@@ -138,7 +138,6 @@ class CrossEncoder(nn.Module):
             refresh=refresh,
             owner="cross-encoder",
         )
-        files.first(("config.json", "modules.json"))  # on a hub it fixes the commit for all the rest
         modules = read_cross_modules(files, activation=activation_fn is None)
         inner = files.below(modules.transformer)
         place = find_device(device)

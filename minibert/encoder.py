@@ -128,9 +128,6 @@ class SentenceEncoder(nn.Module):
             local_files_only=local_files_only,
             refresh=refresh,
         )
-        files.first(
-            ("config.json", "modules.json")
-        )  # whichever is there, on a hub it fixes the commit for all the rest
         modules = read_modules(files)
         inner = files.below(modules.transformer)
         if pooling is not None:

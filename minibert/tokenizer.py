@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 import torch
 
-from .checkpoint.hub import CheckpointFiles, HubOptions, open_files
+from .checkpoint.hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .checkpoint.wordpiece import open_backend, read_options, save_tokenizer
 from .config import ConfigError
 from .truncation import TruncationReport, announce, check_mode, kept_places
@@ -102,7 +102,7 @@ class Tokenizer:
             HubError: the model can't be had, or lacks both files.
             ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
         """
-        return cls.from_files(open_files(name, **hub))
+        return cls.from_files(open_files(name, owner=OWNER, **hub))
 
     @classmethod
     def from_files(cls, files: CheckpointFiles, *, lowercase_first: bool = False) -> Self:
@@ -247,7 +247,9 @@ class Tokenizer:
     def check_fits(self, vocab_size: int) -> None:
         """Raise ConfigError if a model with this many tokens lacks some of this tokenizer's ids."""
         if (highest := self.highest_id) >= vocab_size:
-            raise ConfigError(f"the tokenizer has ids up to {highest}, the model knows {vocab_size} tokens: no match")
+            raise ConfigError(
+                f"the tokenizer has ids up to {highest}, the model knows {vocab_size} tokens: different checkpoints"
+            )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer's files for minibert and transformers. Raise OSError if the folder can't be written."""

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DEFAULT_MODEL = builtin.NAME  # loaded where no name is given
+OWNER = "sentence-transformers"  # of a name without an owner, as in that library
 
-# A name without an owner belongs to sentence-transformers, as in that library. These models are older than owners.
+# These models are older than owners.
 WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|german-.*|multilingual-.*)")
 
 
@@ -40,9 +41,7 @@ class HubOptions(TypedDict, total=False):
     refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
 
-def open_files(
-    name: str | os.PathLike[str], *, owner: str = "sentence-transformers", **hub: Unpack[HubOptions]
-) -> CheckpointFiles:
+def open_files(name: str | os.PathLike[str], *, owner: str = OWNER, **hub: Unpack[HubOptions]) -> CheckpointFiles:
     """Find a checkpoint without reading or downloading any of it yet.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BertConfig
-from .hub import CheckpointFiles, HubOptions, open_files
+from .hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
 from .tensors import CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
@@ -55,7 +55,7 @@ def load_bert(
         HubError: the model can't be had. ConfigError: config.json is damaged or describes another architecture.
         CheckpointError: a file is damaged, or its tensors differ from config.json (the message lists all of them).
     """
-    return load_files(open_files(name, **hub), into=into, device=device, dtype=dtype)
+    return load_files(open_files(name, owner=OWNER, **hub), into=into, device=device, dtype=dtype)
 
 
 @torch.inference_mode(False)  # inference-mode tensors can never require gradients
