@@ -247,9 +247,7 @@ class Tokenizer:
     def check_fits(self, vocab_size: int) -> None:
         """Raise ConfigError if a model with this many tokens lacks some of this tokenizer's ids."""
         if (highest := self.highest_id) >= vocab_size:
-            raise ConfigError(
-                f"the tokenizer has ids up to {highest}, the model knows {vocab_size} tokens: different checkpoints"
-            )
+            raise ConfigError(f"the tokenizer gives ids up to {highest}, the model knows {vocab_size} tokens only")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer's files for minibert and transformers. Raise OSError if the folder can't be written."""

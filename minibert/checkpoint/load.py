@@ -78,7 +78,7 @@ def load_files(
         names = {ours: _file_name(ours) for ours in model.state_dict()}
     except KeyError as error:
         raise CheckpointError(
-            f"{into.__name__} has weights that BERT lacks, {error}: load a Bert, then add them"
+            f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
         ) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
     tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}

@@ -10,6 +10,7 @@ import json
 import pickle
 import sys
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -86,39 +87,38 @@ def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """Read the header, which safetensors checks against the size of the file."""
-    stored = {}
+    tensors = {}
     try:
         handle = safe_open(path, framework="pt")
-        mapped = None if sys.byteorder == "big" else _Mapped(path)
+        read = handle.get_tensor if sys.byteorder == "big" else _map_safetensors(path)
         for name in handle.keys():  # noqa: SIM118 - a handle is not a dict
             header = handle.get_slice(name)
             kind = header.get_dtype()
             if kind not in _SAFETENSORS_DTYPES:
                 raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
-            shape, dtype = tuple(header.get_shape()), _SAFETENSORS_DTYPES[kind]
-            read = partial(handle.get_tensor, name) if mapped is None else partial(mapped.tensor, name, dtype, shape)
-            stored[name] = LazyTensor(shape, dtype, path, read)
+            shape = tuple(header.get_shape())
+            tensors[name] = LazyTensor(shape, _SAFETENSORS_DTYPES[kind], path, partial(read, name))
     except (SafetensorError, RuntimeError) as error:  # RuntimeError: torch can't map the file
         raise damaged(path, error) from error
-    return stored
+    return tensors
 
 
-class _Mapped:
-    """Map the tensors of a valid safetensors file without reading any of their bytes.
+def _map_safetensors(path: Path) -> Callable[[str], Tensor]:
+    """Map a valid safetensors file, and return the function that finds a tensor in it without reading its bytes.
 
     safetensors' `get_tensor` reads each tensor's first byte, and the system may load megabytes around it.
     """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            self.header = json.loads(file.read(size))
-        self.begin = 8 + size
-        self.storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    def find(name: str) -> Tensor:
+        first, last = (8 + size + offset for offset in header[name]["data_offsets"])
+        empty = torch.empty(0, dtype=_SAFETENSORS_DTYPES[header[name]["dtype"]])
+        return empty.set_(storage[first:last]).view(header[name]["shape"])
 
-    def tensor(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        first, last = self.header[name]["data_offsets"]
-        return torch.empty(0, dtype=dtype).set_(self.storage[self.begin + first : self.begin + last]).view(shape)
+    return find
 
 
 def _open_pickle(path: Path) -> dict[str, LazyTensor]:
