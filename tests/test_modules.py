@@ -181,13 +181,13 @@ def test_an_unknown_module_is_named(folder, kind):
 )
 def test_modules_in_another_order_are_refused(folder, order):
     write_modules_json(folder, *order)
-    with pytest.raises(ConfigError, match="stands in a place where minibert does not compute it"):
+    with pytest.raises(ConfigError, match="is in a place where minibert does not compute it"):
         read(folder)
 
 
 def test_without_any_pooling_there_is_no_sentence_vector(folder):
     write_modules_json(folder)
-    with pytest.raises(ConfigError, match=r"modules\.json: after the Transformer comes no Pooling"):
+    with pytest.raises(ConfigError, match=r"modules\.json: no Pooling follows the Transformer"):
         read(folder)
 
 
@@ -305,7 +305,7 @@ def test_another_activation_is_refused_and_not_imported(folder, path, monkeypatc
     monkeypatch.syspath_prepend(folder)
     write_dense(folder / "2_Dense", Dense(D, 6), activation_function=path)
     with pytest.raises(
-        ConfigError, match=r"2_Dense/config\.json: activation_function .* is none of torch\.nn\.Identity"
+        ConfigError, match=r"2_Dense/config\.json: activation_function .* is not one of torch\.nn\.Identity"
     ):
         read(folder)
     assert "evil" not in sys.modules

@@ -179,11 +179,11 @@ def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Mapping[st
     """Refuse a config.json that the files can't fill, before a model of its sizes is built."""
     pooler = [name for name in POOLER if name in tensors]
     if len(pooler) == 1:
-        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
+        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half is missing")
     if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
         # else torch multiplies the sizes and overflows
         raise CheckpointError(f"{files.name}: config.json says {', '.join(huge)}, more than any file holds")
-    if (layers := config.num_hidden_layers) > len(tensors):  # else so many layers are built, even if only as shapes
+    if (layers := config.num_hidden_layers) > len(tensors):  # else all these layers are built on the meta device
         text = f"config.json says num_hidden_layers {layers}, but the files hold {len(tensors)} tensors in all"
         raise CheckpointError(f"{files.name}: {text}")
 

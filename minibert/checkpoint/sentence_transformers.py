@@ -72,7 +72,7 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
         for entry in read_entries(path):
             _add(found, files, entry, path)
         if not found.after or not isinstance(found.after[0], Pooling):
-            raise ConfigError(f"{path}: after the Transformer comes no Pooling, so there is no sentence vector")
+            raise ConfigError(f"{path}: no Pooling follows the Transformer, so there is no sentence vector")
     read_settings(files, found)
     return found
 
@@ -189,7 +189,7 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
     if kind not in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
         raise ConfigError(f"{where} is unknown; minibert computes Transformer, Pooling, Dense, Normalize")
     if (kind in ("Dense", "Normalize")) != bool(found.after):  # a Pooling comes between them and the Transformer
-        raise ConfigError(f"{where} stands in a place where minibert does not compute it")
+        raise ConfigError(f"{where} is in a place where minibert does not compute it")
     if kind == "Pooling":
         found.after.append(_read_pooling(below, found))
     elif kind == "Dense":
@@ -270,7 +270,7 @@ def activation_name(dotted: object, where: str) -> str:
     name = str(dotted).rsplit(".", 1)[-1]
     if not str(dotted).startswith("torch.nn.") or name not in DENSE_ACTIVATIONS:
         known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
-        raise ConfigError(f"{where} {dotted!r} is none of {known}")
+        raise ConfigError(f"{where} {dotted!r} is not one of {known}")
     return name
 
 
