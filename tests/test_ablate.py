@@ -363,10 +363,10 @@ def test_the_form_of_transformers_4_is_read():
 
 
 WRONG_CONFIGS = [
-    ([0, 1], r"pruned_heads must be \{layer: heads that it has lost\}, but is \[0, 1\]"),
-    ({"2": [0]}, "pruned_heads is for layers 0 to 1, and not '2'"),
-    ({"-1": [0]}, "pruned_heads is for layers 0 to 1, and not '-1'"),
-    ({"first": [0]}, "pruned_heads is for layers 0 to 1, and not 'first'"),
+    ([0, 1], r"pruned_heads must be \{layer: removed heads\}, but is \[0, 1\]"),
+    ({"2": [0]}, "pruned_heads is for layers 0 to 1, not '2'"),
+    ({"-1": [0]}, "pruned_heads is for layers 0 to 1, not '-1'"),
+    ({"first": [0]}, "pruned_heads is for layers 0 to 1, not 'first'"),
     ({"0": [4]}, r"pruned_heads of layer 0 must be heads from 0 to 3, but is \[4\]"),
     ({"0": 1}, "pruned_heads of layer 0 must be heads from 0 to 3, but is 1"),
     ({"0": ["1"]}, r"pruned_heads of layer 0 must be heads from 0 to 3, but is \['1'\]"),
