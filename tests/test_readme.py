@@ -1,4 +1,4 @@
-"""The README says what is so: its code runs and prints what it shows, its tree names every file."""
+"""The README and docs/models.md say what is so: their code prints what they show, and the tree names every room."""
 
 import re
 import shlex
@@ -10,9 +10,11 @@ from minibert.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 # Each piece of Python, with the output that is shown right below it (nothing: it prints nothing).
-PYTHON = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", README, re.MULTILINE | re.DOTALL)
+PYTHON = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", README + MODELS, re.MULTILINE | re.DOTALL)
+TREE = next(code for language, code in BLOCKS if language == "text" and "fast/" in code)
 
 
 def test_there_is_code_to_test():
@@ -26,24 +28,36 @@ def test_code_runs_and_prints_what_is_shown(code, shown, capsys):
 
 
 def test_the_shell_example_prints_what_is_shown(capsys):
-    console = next(code for language, code in BLOCKS if language == "console")
+    console = next(code for language, code in BLOCKS if language == "console" and "similarity" in code)
     command, shown = re.match(r"\$ minibert (similarity .*)\n([^$]*)", console).groups()
     assert main(shlex.split(command)) == 0
     assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "minibert").rglob("*.py")))
-def test_the_tree_names_every_file(file):
-    if not file.startswith("__"):
-        assert file in README
+def test_the_readme_is_short_enough_to_be_read():
+    assert len(README.splitlines()) <= 140
 
 
-@pytest.mark.parametrize("folder", ["tools", "notebooks"])
-def test_the_tree_names_every_tool_and_notebook(folder):
+@pytest.mark.parametrize("room", ["", "minibert"])
+def test_the_tree_names_every_room(room):
+    for path in (ROOT / room).iterdir():
+        ours = path.is_dir() and not path.name.startswith((".", "_")) and any(path.rglob("*.*"))
+        if ours and path.name not in ("build", "dist") and not path.name.endswith(".egg-info"):
+            assert re.search(rf"^ *{path.name}/ ", TREE, re.MULTILINE), path
+
+
+@pytest.mark.parametrize(("folder", "document"), [("tools", "CONTRIBUTING.md"), ("notebooks", "docs/index.md")])
+def test_every_tool_and_notebook_is_named(folder, document):
+    text = (ROOT / document).read_text(encoding="utf-8")
     for path in (ROOT / folder).glob("*"):
-        words = path.stem.replace("_", " ") if folder == "notebooks" else path.name
-        if not path.name.startswith(("make_", "_", ".")):
-            assert words.split(" ")[0] in README, path
+        if not path.name.startswith((".", "_")) and path.name != "data":
+            assert path.name in text, path
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), link
 
 
 @pytest.mark.parametrize("name", ["embed", "test"])
