@@ -266,11 +266,11 @@ def test_one_head_must_stay():
 def test_a_part_that_is_no_linear_layer_is_refused_and_nothing_is_cut():
     model = wide()
     model.layers[1].attention.value = nn.Sequential(model.layers[1].attention.value)
-    with pytest.raises(ValueError, match=r"out of layers.1.attention.value: it is no nn.Linear of \(32, 32\)"):
+    with pytest.raises(ValueError, match=r"can't prune layers.1.attention.value: it is not an nn.Linear of \(32, 32\)"):
         prune_heads(model, {0: [0], 1: [0]})
     assert model.layers[0].attention.query.out_features == 32
     model.layers[1].attention = nn.Identity()
-    with pytest.raises(ValueError, match=r"out of layers.1.attention.query"):
+    with pytest.raises(ValueError, match=r"can't prune layers.1.attention.query"):
         prune_heads(model, {1: [0]})
 
 

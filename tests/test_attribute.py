@@ -214,7 +214,7 @@ def test_the_value_of_any_function(encoder):
 def test_a_text_longer_than_one_forward_holds(encoder, monkeypatch):
     whole = {method: attribute_pair(encoder, A, B, method, steps=3) for method in METHODS}
     scores = {method: attribute(encoder, A, B, method, steps=3).scores for method in METHODS}
-    monkeypatch.setattr("minibert.research.attribute.TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr("minibert.research.perturb.TOKENS_AT_ONCE", 20)
     for method in METHODS:
         torch.testing.assert_close(attribute_pair(encoder, A, B, method, steps=3).matrix, whole[method].matrix)
         torch.testing.assert_close(attribute(encoder, A, B, method, steps=3).scores, scores[method])

@@ -336,10 +336,10 @@ REFUSED = {
     "layers.0.atention": "layers.0 is an EncoderLayer, which has no 'atention', only attention, attention_norm, feed_",
     "layers.2.attention": "layers is an Encoder, which has no '2', only 0, 1",
     "layers.0.attention.core.q": "core is a ScaledDotProductAttention, which has no 'q', only scores, probs, dropout",
-    "layers.*.attention.core.prob": r"layers.0.attention.core is .* has no 'prob', only .*; `\*` stands for what is",
+    "layers.*.attention.core.prob": r"layers.0.attention.core is .* has no 'prob', only .*; `\*` stands for text",
     "layers.*.dropout": "layers.0.dropout is a dropout",
-    "layers.0.dropout": "layers.0.dropout is a dropout: in training look at what comes after it",
-    "*.probs": r"`\*` stands for what is between two dots, `\*\*` for any number of such parts",
+    "layers.0.dropout": "layers.0.dropout is a dropout: watch the value after it in training; in eval mode it",
+    "*.probs": r"`\*` stands for text between two dots, `\*\*` for any number of such parts",
     "embeddings.word": "embeddings is an Embeddings, which has no 'word', only token, position, token_type, norm",
     "encoder.layer.0": "the model is a Bert, which has no 'encoder', only embeddings, layers, pooler",
     "": "the model is a Bert, which has no ''",
@@ -399,7 +399,7 @@ def test_a_model_without_a_bert_is_refused():
 
 def test_nothing_computed_is_an_error():
     model = wide()
-    with pytest.raises(ValueError, match=r"nothing that fits 'layers.\*' was computed"), capture(model, "layers.*"):
+    with pytest.raises(ValueError, match=r"nothing that matches 'layers.\*' was computed"), capture(model, "layers.*"):
         wide()(**random_batch(TINY, LENGTHS))
     assert hooks_on(model) == []
 
@@ -539,7 +539,7 @@ def test_what_is_no_tensor_is_refused():
     model = wide()
     model.layers[1].feed_forward.activation = nn.Sequential(Pair(), nn.Identity())
     with (
-        pytest.raises(TypeError, match=r"layers.1.feed_forward.activation.0 is no tensor but tuple"),
+        pytest.raises(TypeError, match=r"layers.1.feed_forward.activation.0 is not a tensor but tuple"),
         capture(model, "**"),
     ):
         model(**random_batch(TINY, LENGTHS))
