@@ -14,7 +14,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Encoder, FeedForward
 from minibert.research import CATALOGUE, capture, patch
 
@@ -84,13 +84,13 @@ def test_the_code_in_the_docs_runs_and_prints_what_is_shown(capsys):
         assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("pooler", [False, True])
 @every_position_type
-def test_everything_is_what_the_catalogue_names_in_the_shape_it_says(kind, pooler, prepared):
+def test_everything_is_what_the_catalogue_names_in_the_shape_it_says(kind, pooler, fused):
     model = widen(Bert(dataclasses.replace(TINY, position_embedding_type=kind), pooler=pooler)).double().eval()
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values = everything(model)
     assert {name: tuple(value.shape) for name, value in values.items()} == expected(kind, pooler)
 
@@ -183,7 +183,7 @@ def test_each_value_is_what_its_words_say(kind):
 def test_under_the_fast_path_every_value_is_the_pages(kind):
     page = wide(position_embedding_type=kind)
     fast = copy.deepcopy(page)
-    prepare(fast)
+    fuse(fast)
     batch = random_batch(TINY, LENGTHS)
     every = everything(page, **batch)
     for name, value in everything(fast, **batch).items():
@@ -196,7 +196,7 @@ def test_under_the_fast_path_every_value_is_the_pages(kind):
 
 
 def test_real_weights_within_1e_5_of_the_page():
-    page, fast = SentenceEncoder.from_pretrained(MINILM, prepared=False), SentenceEncoder.from_pretrained(MINILM)
+    page, fast = SentenceEncoder.from_pretrained(MINILM, fast=False), SentenceEncoder.from_pretrained(MINILM)
     batch = page.tokenize(["Short.", "A sentence of middling length, with a comma.", "and so on " * 60])
     real = batch["attention_mask"].bool()
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_real_weights_within_1e_5_of_the_page():
 
 def test_the_fast_path_is_fast_again_afterwards():
     model = wide()
-    prepare(model)
+    fuse(model)
     everything(model)
     assert hooks_on(model) == []
 

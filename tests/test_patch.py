@@ -12,7 +12,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.research import capture, patch
 
 LENGTHS = (9, 5, 1)
@@ -51,13 +51,13 @@ def encoder(folder):
 # It has its effect, and no other.
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @every_position_type
-def test_every_value_can_be_put_back_and_can_be_changed(kind, prepared):
+def test_every_value_can_be_put_back_and_can_be_changed(kind, fused):
     page = wide(position_embedding_type=kind)
     model = copy.deepcopy(page)
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values, before = captured(page, A)
     for name in values:
         with patch(model, name, values):

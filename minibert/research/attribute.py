@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 
 from ..display import table
 from ..encoder import SentenceEncoder
-from ..encoding import evaluating
+from ..text_model import evaluating
 from .hooks import capture
 from .perturb import BASELINES, PerturbedText, double_backward
 

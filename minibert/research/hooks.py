@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..underway import Texts as Batch, texts_under_way as current_batch  # isort: skip
+from ..text_model import Batch, current_batch
 from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
 

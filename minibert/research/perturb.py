@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..encoder import SentenceEncoder
-from ..encoding import evaluating
 from ..model import ScaledDotProductAttention
-from ..prompts import choose
+from ..text_model import evaluating
 from .catalogue import bert_in
 from .hooks import capture, patch
 
@@ -32,7 +31,7 @@ def double_backward(encoder: SentenceEncoder) -> Iterator[None]:
 
 def prompt_of(encoder: SentenceEncoder, prompt: str | None) -> tuple[str, int]:
     """Return the prompt that `encode` would use, and how many leading tokens the pooling leaves out because of it."""
-    prompt = choose(encoder.prompts, prompt, None, encoder.default_prompt_name)
+    prompt = encoder.choose_prompt(prompt)
     return prompt, encoder._prompt_tokens(prompt)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..checkpoint.hub import open_files
-from ..checkpoint.load import WrongTensorsError, find_device, load_from, read_config, with_notes
+from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
 from ..fast.batches import cpu_tokens, plan_batches
@@ -220,15 +220,15 @@ def masked_lm(
             values = dataclasses.asdict(read_config(files, BertConfig)) | (shape or {})
             return BertForMaskedLM(BertConfig.from_dict(values)), tokenizer
         try:
-            return load_from(files, into=BertForMaskedLM), tokenizer
+            return load_files(files, into=BertForMaskedLM), tokenizer
         except WrongTensorsError as error:
             report = error.report
             others = report.unexpected or report.wrong_shape or {head_of(lost) for lost in report.missing} != {HEAD}
             if others:
                 raise
-        bert = load_from(files, into=Bert)
+        bert = load_files(files, into=Bert)
         model = BertForMaskedLM(bert.config)
     bert.pooler = None
     model.bert = bert
-    model.report = with_notes(bert.report, "the masked-LM head is new, for the checkpoint has none")
+    model.report = bert.report.with_notes("the masked-LM head is new, for the checkpoint has none")
     return model, tokenizer
