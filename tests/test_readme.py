@@ -1,4 +1,4 @@
-"""The README and docs/models.md say what is so: their code prints what they show, and the tree names every room."""
+"""README, docs/models.md and docs/speed.md: their code prints what they show, and the tree names every room."""
 
 import re
 import shlex
@@ -10,15 +10,15 @@ from minibert.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+OTHERS = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("models.md", "speed.md"))
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 # Each piece of Python, with the output that is shown right below it (nothing: it prints nothing).
-PYTHON = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", README + MODELS, re.MULTILINE | re.DOTALL)
+PYTHON = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", README + OTHERS, re.MULTILINE | re.DOTALL)
 TREE = next(code for language, code in BLOCKS if language == "text" and "fast/" in code)
 
 
 def test_there_is_code_to_test():
-    assert len(PYTHON) >= 3
+    assert len(PYTHON) >= 5
 
 
 @pytest.mark.parametrize(("code", "shown"), PYTHON, ids=[code.splitlines()[0] for code, _ in PYTHON])
