@@ -13,7 +13,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 from torch import nn
 
 from minibert import Bert, BertConfig, CheckpointError, ConfigError, SentenceEncoder
-from minibert.cli.inspection import describe
+from minibert.cli.inspect import describe
 from minibert.config import POSITION_TYPES
 from minibert.fused import fuse
 from minibert.research import ablate_heads, capture, mask_heads, prune_heads

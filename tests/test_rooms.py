@@ -14,19 +14,18 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 # Room -> what it may import besides the standard library. A later room may import any earlier one.
 ROOMS = {
     "config": set(),
+    "model": {"torch"},
+    "fused": {"torch"},
     "pooling": {"torch"},
-    "underway": {"numpy"},
     "display": {"huggingface_hub"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
-    "model": {"torch"},
     "heads": {"torch"},
     "truncation": set(),
     "tokenizer": {"tokenizers", "torch", "numpy"},
     "vectors": {"torch", "numpy"},
     "fast": {"torch", "numpy"},
-    "encoding": {"torch", "numpy"},
-    "prompts": set(),
-    "encoder": {"torch"},
+    "text_model": {"torch", "numpy"},
+    "encoder": {"torch", "numpy"},
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
@@ -142,7 +141,19 @@ def test_importing_minibert_imports_neither_torch_nor_the_network():
     assert modules_after("import minibert").isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})
 
 
-@pytest.mark.parametrize("command", [[], ["embed"], ["train"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["embed"],
+        ["similarity"],
+        ["view"],
+        ["inspect"],
+        ["train"],
+        ["pretrain"],
+        ["evaluate"],
+    ],
+)
 def test_the_command_line_shows_its_help_without_torch(command):
     code = f"from minibert.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass"
     assert modules_after(code).isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})

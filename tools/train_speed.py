@@ -58,7 +58,7 @@ class Job:
     steps: int
     warm: int  # steps before the clock starts
     learning_rate: float
-    precision: str
+    autocast: str | None
     seed: int
 
 
@@ -80,7 +80,7 @@ def run_ours(job: Job, examples: Examples) -> tuple[list[float], SentenceEncoder
         steps=job.steps,
         batch_size=job.batch_size,
         learning_rate=job.learning_rate,
-        precision=job.precision,
+        autocast=job.autocast,
         by_length=job.trainer == OURS,
         seed=job.seed,
     )
@@ -119,7 +119,7 @@ def run_theirs(job: Job, examples: Examples) -> tuple[list[float], SentenceEncod
             warmup_steps=0.1,
             weight_decay=0.01,
             max_grad_norm=1.0,
-            bf16=job.precision == "bfloat16",
+            bf16=job.autocast == "bfloat16",
             seed=job.seed,
             save_strategy="no",
             logging_strategy="no",
@@ -223,7 +223,7 @@ def main() -> int:
         command.add_argument("--batch-size", type=int, default=32, help="rows (default: %(default)s)")
         command.add_argument("--steps", type=int, default=steps, help="(default: %(default)s)")
         command.add_argument("--learning-rate", type=float, default=5e-5, help="(default: %(default)s)")
-        command.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+        command.add_argument("--autocast", choices=("bfloat16",))
         command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: all, %(default)s)")
     commands.add_parser("run").add_argument("job", type=json.loads)
     options = parser.parse_args()
@@ -231,7 +231,7 @@ def main() -> int:
         print(json.dumps(run(Job(**options.job))))
         return 0
     warm = min(5, options.steps // 3)
-    common = (options.objective, options.batch_size, options.steps, warm, options.learning_rate, options.precision, 0)
+    common = (options.objective, options.batch_size, options.steps, warm, options.learning_rate, options.autocast, 0)
     with tempfile.TemporaryDirectory() as folder:
         if options.command == "speed":
             model = str(open_files(options.model).require("config.json").parent)

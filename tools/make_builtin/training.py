@@ -45,7 +45,7 @@ def train_student(
         learning_rate=stage.learning_rate,
         warmup=recipe.warmup,
         weight_decay=0.0,
-        precision="bfloat16",
+        autocast="bfloat16",
         seed=recipe.seed,
     )
     return train(
