@@ -3,8 +3,8 @@
     python tools/package.py
 
 `python -m build` makes the sdist, and the wheel from that sdist. The wheel goes into a fresh virtual environment in a
-temporary folder, which finds its dependencies among the packages of this Python. From that folder a text is embedded
-and a few of the tests are run. Needs pip install -e '.[dev]'; nothing is left behind.
+temporary folder, which finds its dependencies among the packages of this Python. From that folder a text is embedded,
+a page is written and a few of the tests are run. Needs pip install -e '.[dev]'; nothing is left behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("test_builtin.py", "test_cli.py", "test_pooling.py", "test_similarity.py", "test_view.py")
+TESTS = ("test_builtin.py", "test_pooling.py", "test_vectors.py")
 MODEL = "minibert/checkpoint/builtin/minibert-tiny"
 IN_BOTH = (f"{MODEL}/model.safetensors", f"{MODEL}/1_Pooling/config.json", "minibert/py.typed")
 
@@ -80,6 +80,8 @@ def main() -> int:
         print("installed  in a virtual environment of its own, outside the checkout")
         rows = run(programs / "minibert", "embed", "A man is eating food.", folder=folder)
         print(f"embedded   {rows[:60].rstrip()} ...")
+        run(programs / "minibert", "view", "A man eats.", "Someone has a meal.", "-o", "page.html", folder=folder)
+        print(f"viewed     page.html ({(folder / 'page.html').stat().st_size / 1e3:.0f} kB)")
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)  # pytest's settings
         tests = [f"tests/{test}" for test in TESTS]
