@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minibert import __version__
 from minibert.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -38,12 +39,11 @@ def test_the_readme_is_short_enough_to_be_read():
     assert len(README.splitlines()) <= 140
 
 
-@pytest.mark.parametrize("room", ["", "minibert"])
-def test_the_tree_names_every_room(room):
-    for path in (ROOT / room).iterdir():
-        ours = path.is_dir() and not path.name.startswith((".", "_")) and any(path.rglob("*.*"))
-        if ours and path.name not in ("build", "dist") and not path.name.endswith(".egg-info"):
-            assert re.search(rf"^ *{path.name}/ ", TREE, re.MULTILINE), path
+def test_the_tree_names_every_room():
+    rooms = {path.name for path in (ROOT / "minibert").iterdir() if any(path.glob("*.py"))}
+    assert len(rooms) >= 5
+    for room in (*rooms, "docs", "findings", "notebooks", "tests", "tools"):
+        assert re.search(rf"^ *{room}/ ", TREE, re.MULTILINE), room
 
 
 @pytest.mark.parametrize(("folder", "document"), [("tools", "CONTRIBUTING.md"), ("notebooks", "docs/index.md")])
@@ -63,3 +63,8 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize("name", ["embed", "test"])
 def test_the_commands_are_where_ci_looks_for_them(name):
     assert re.search(rf"<!-- run: {name} -->\n```bash\n.+\n```\n", README)
+
+
+@pytest.mark.parametrize(("file", "pattern"), [("CITATION.cff", r"^version: (\S+)"), ("CHANGELOG.md", r"^## (\S+)")])
+def test_the_version_is_everywhere_the_same(file, pattern):
+    assert re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)[1] == __version__
