@@ -4,6 +4,7 @@
     python tools/bench --models minilm --only "minibert*" "openvino*"
     python tools/bench --json raw.json --plot bench.png
     python tools/bench --read raw.json --plot bench.png         the table and the plot of an earlier run
+    python tools/bench --against ../old --rounds 5              this checkout against another; no other engine
 
 Needs the extra `bench` (pip install -e '.[bench]'); an engine that can't be opened is listed with its error.
 """
@@ -24,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .against import HERE, against_report, commit, race_trees
 from .engines import ENGINES
 from .race import EngineError, Plan, measure_peak, race
 from .report import model_report, peak_table
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = json.loads(options.read.read_text(encoding="utf-8"))
         print(heading(found))
         for name, values in found["models"].items():
-            print("\n" + model_report(name, values, found["peak"]))
+            print("\n" + report_of(name, found))
     else:
         try:
             found = measure(options)
@@ -67,11 +69,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--texts", type=Path, metavar="FILE", help="texts, one a line, in place of docstrings")
     add("--neighbour", action="store_true", help="race again beside a process that keeps a core busy")
     add("--no-peak", dest="peak", action="store_false", help="leave out the machine's own matrix products")
+    add("--against", type=Path, metavar="CHECKOUT", help="race the minibert rows of two checkouts, and nothing else")
     add("--json", type=Path, metavar="FILE", help="write all that was measured, round by round")
     add("--plot", type=Path, metavar="FILE.png", help="draw the table")
     add("--read", type=Path, metavar="FILE", help="race nothing; print and draw what --json wrote")
     options = parser.parse_args(arguments)
     options.engines = matching(ENGINES, options.only)
+    if options.against:
+        options.engines = [name for name in options.engines if not ENGINES[name].is_peer]
+        if not (options.against / "minibert" / "__init__.py").is_file():
+            parser.error(f"{options.against} is not a checkout of minibert")
+        if options.plot:
+            parser.error("--plot draws engines, and not two checkouts")
     options.workloads = matching(WORKLOADS, options.workloads)
     if not options.engines or not options.workloads:
         parser.error(f"nothing matches; engines: {', '.join(ENGINES)}; workloads: {', '.join(WORKLOADS)}")
@@ -119,7 +128,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "peak": {},
         "models": {},
     }
-    if options.peak:
+    if options.against:
+        other = options.against.resolve()
+        found["trees"] = {"new": f"{HERE} at {commit(HERE)}", "old": f"{other} at {commit(other)}"}
+    elif options.peak:
         say("the machine's own matrix products")
         found["peak"] = measure_peak(options.threads)
     print(heading(found), flush=True)
@@ -128,18 +140,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as work:
             model = open_model(name, Path(work))
             workloads = cut_workloads(model, read_texts(options.texts, sizes.large), sizes)
-            found["models"][name] = race(model, workloads, plan)
+            if options.against:
+                found["models"][name] = race_trees(model, workloads, plan, other)
+            else:
+                found["models"][name] = race(model, workloads, plan)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        print("\n" + model_report(name, found["models"][name], found["peak"]), flush=True)
+        print("\n" + report_of(name, found), flush=True)
     say("done")
     return found
+
+
+def report_of(name: str, found: Mapping[str, Any]) -> str:
+    """The tables of one checkpoint."""
+    values = found["models"][name]
+    return against_report(name, values) if "trees" in found else model_report(name, values, found["peak"])
 
 
 def heading(found: Mapping[str, Any]) -> str:
     """Machine, versions, and what the machine can do."""
     lines = [f"{found['machine']}, {found['threads']} threads, {found['date']}, medians of {found['rounds']} rounds"]
     lines += [", ".join(f"{name} {number}" for name, number in found["versions"].items())]
+    lines += [f"{tree}: {place}" for tree, place in found.get("trees", {}).items()]
     if found["peak"]:
         lines += ["", "-- the machine's own matrix products", "", peak_table(found["peak"])]
     return "\n".join(lines)

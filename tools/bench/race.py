@@ -40,6 +40,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.serve"],
             env=environment(threads) | variables,
+            cwd=Path(__file__).parents[1],  # Python would look into the caller's folder first
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -58,6 +58,12 @@ class Server:
         work = read_workloads(self.model)[workload]
         return work.texts / self._seconds(work, self.chosen.get(workload, self.default))
 
+    def source(self) -> str:
+        """Return the file that `import minibert` read."""
+        import minibert
+
+        return minibert.__file__
+
     def peak(self) -> float:
         """Peak memory after one large call, in MiB."""
         self._seconds(read_workloads(self.model)["one large call"], self.default)
