@@ -5,11 +5,11 @@ Each checkout runs in processes of its own, through its public interface alone. 
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,97 +18,60 @@ import numpy as np
 from minibert.display import table
 
 from .engines import Engine
-from .job import Model, Workload
-from .race import FIRST_VECTORS, Child, EngineError, Plan
-
-HERE = Path(__file__).resolve().parents[2]
-TOOLS = HERE / "tools"
+from .process import CHECKOUT, EngineError, Remote
+from .race import COMPARED, Plan, first_vectors, run_rounds, start
 
 
 def commit(tree: Path) -> str:
-    """Return the commit that is checked out there, with a star if files differ from it."""
-    run = subprocess.run(
-        ["git", "-C", str(tree), "describe", "--always", "--dirty=*"], capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or "no commit"
+    """Return the commit of a checkout, with a star if files differ from it."""
+    command = ["git", "-C", str(tree), "describe", "--always", "--dirty=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
 
 
-def race_trees(model: Model, workloads: Mapping[str, Workload], plan: Plan, other: Path) -> dict[str, Any]:
-    """Race this checkout ("new") against the other ("old"), one engine at a time, in interleaved rounds.
+def race_trees(plan: Plan, other: Path) -> dict[str, Any]:
+    """Race this checkout ("new") against the other ("old"): one engine after another, the trees in turns.
 
     Returns:
-        For each engine "speeds" {workload: {tree: texts per second of each round}}, "first vector" {tree: seconds of
-        each start}, "memory" {tree: MiB} and "difference", the largest between the two trees' vectors.
+        For each engine {tree: {"speeds", "starts", "first vector", "memory"}}, and "difference" of their vectors.
 
     Raises:
         EngineError: A process failed.
     """
     found = {}
     for engine in plan.engines:
+        trees = {"new": CHECKOUT, "old": other}
+        starts = {tree: partial(_start, plan, engine, path) for tree, path in trees.items()}
+        failed: dict[str, str] = {}
+        plan.say(f"{engine.name}: first vectors and peak memory")
+        measured = first_vectors(starts, failed)
         with ExitStack() as stack:
-            found[engine.name] = _race_engine(engine, model, workloads, plan, other, stack)
+            teams, vectors = {}, []
+            for tree in measured:
+                remote = starts[tree]()
+                stack.callback(remote.close)
+                teams[tree] = dict.fromkeys(plan.names, remote)
+                vectors.append(remote.ask("vectors", texts=COMPARED))
+            speeds = run_rounds(plan, teams, failed)
+        if failed:
+            raise EngineError("; ".join(f"{engine.name}, {tree}: {error}" for tree, error in failed.items()))
+        found[engine.name] = {
+            **{tree: {"speeds": speeds[tree]} | measured[tree] for tree in trees},
+            "difference": float(np.abs(vectors[0] - vectors[1]).max()),
+        }
     return found
 
 
-def _race_engine(
-    engine: Engine, model: Model, workloads: Mapping[str, Workload], plan: Plan, other: Path, stack: ExitStack
-) -> dict[str, Any]:
-    trees = {"new": HERE, "old": other}
-    plan.say(f"{model.name}, {engine.name}: starts and peak memory")
-    starts: dict[str, list[float]] = {tree: [] for tree in trees}
-    memory: dict[str, list[float]] = {tree: [] for tree in trees}
-    for i in range(FIRST_VECTORS):
-        for tree in _turn(trees, i):
-            child = _start(engine, model, plan, tree, trees[tree])
-            try:
-                starts[tree].append(child.started)
-                memory[tree].append(child.ask("peak"))
-            finally:
-                child.close()
-    children = {}
-    vectors = []
-    for tree, path in trees.items():
-        children[tree] = _start(engine, model, plan, tree, path)
-        stack.callback(children[tree].close)
-        file = Path(model.work) / f"{tree}.npy"
-        children[tree].ask("vectors", file=str(file), texts=256)
-        vectors.append(np.load(file).astype(np.float64))
-    speeds: dict[str, dict[str, list[float]]] = {
-        n: {tree: [] for tree in trees} for n in plan.workloads if n in workloads
-    }
-    for i in range(plan.rounds + 1):
-        plan.say(f"{model.name}, {engine.name}: " + (f"round {i} of {plan.rounds}" if i else "warming up"))
-        for name, rates in speeds.items():
-            for tree in _turn(trees, i):
-                rate = children[tree].ask("time", workload=name)
-                rates[tree] += [rate] if i else []  # the first round warms up and does not count
-    return {
-        "speeds": speeds,
-        "first vector": starts,
-        "memory": {tree: statistics.median(values) for tree, values in memory.items()},
-        "difference": float(np.abs(vectors[0] - vectors[1]).max()),
-    }
+def _start(plan: Plan, engine: Engine, tree: Path) -> Remote:
+    """Start a process whose minibert is that of the tree."""
+    remote = start(plan, engine, {}, tree)
+    imported = Path(remote.ask("source")).resolve()
+    if tree.resolve() not in imported.parents:
+        remote.close()
+        raise EngineError(f"{imported} was imported, which is not in {tree}")
+    return remote
 
 
-def _turn(trees: Mapping[str, Path], i: int) -> list[str]:
-    """Order the trees so that each goes first in every other round."""
-    return list(trees)[:: -1 if i % 2 else 1]
-
-
-def _start(engine: Engine, model: Model, plan: Plan, tree: str, path: Path) -> Child:
-    """Start a process whose `minibert` is that of the tree."""
-    try:
-        child = Child(engine, model, plan.threads, {"PYTHONPATH": os.pathsep.join([str(path), str(TOOLS)])})
-        found = Path(child.ask("source")).resolve()
-    except EngineError as error:
-        raise EngineError(f"{engine.name}, {tree} ({path}): {error}") from None
-    if path.resolve() not in found.parents:
-        child.close()
-        raise EngineError(f"{path} is not a checkout of minibert: {found} was imported")
-    return child
-
-
-def ratio_cell(new: Sequence[float], old: Sequence[float]) -> str:
+def _ratios(new: Sequence[float], old: Sequence[float]) -> str:
     """Return the median of the rounds' ratios, and their range."""
     ratios = [a / b for a, b in zip(new, old, strict=True)]
     return f"{statistics.median(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})"
@@ -116,28 +79,17 @@ def ratio_cell(new: Sequence[float], old: Sequence[float]) -> str:
 
 def against_report(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return two tables of one checkpoint: ratios, and the medians they come from."""
-    workloads = list(next(iter(found.values()))["speeds"])
-    ratios: list[list[object]] = [["new : old", *workloads, "start-up", "memory", "difference"]]
-    medians: list[list[object]] = [["", *workloads, "start-up", "memory"]]
+    workloads = list(next(iter(found.values()))["new"]["speeds"])
+    ratios: list[list[object]] = [["new : old", *workloads, "first vector, s", "memory", "difference"]]
+    medians: list[list[object]] = [["", *workloads, "first vector", "memory"]]
     for engine, values in found.items():
-        speeds, starts, memory = values["speeds"], values["first vector"], values["memory"]
-        ratios.append(
-            [
-                engine,
-                *(ratio_cell(speeds[workload]["new"], speeds[workload]["old"]) for workload in workloads),
-                ratio_cell(starts["new"], starts["old"]),
-                f"{memory['new'] / memory['old']:.3f}",
-                f"{values['difference']:.0e}",
-            ]
-        )
+        new, old = values["new"], values["old"]
+        cells = [_ratios(new["speeds"][work], old["speeds"][work]) for work in workloads]
+        memory = f"{new['memory'] / old['memory']:.3f}"
+        ratios.append([engine, *cells, _ratios(new["starts"], old["starts"]), memory, f"{values['difference']:.0e}"])
         for tree in ("new", "old"):
-            cells = [f"{statistics.median(speeds[workload][tree]):.1f}/s" for workload in workloads]
-            start = f"{statistics.median(starts[tree]):.2f} s"
-            medians.append([f"{engine}, {tree}", *cells, start, f"{memory[tree]:.0f} MiB"])
-    return "\n\n".join(
-        [
-            f"== {name}: speed of the new tree over the old; median of rounds, lowest and highest",
-            table(ratios),
-            table(medians),
-        ]
-    )
+            cells = [f"{statistics.median(values[tree]['speeds'][work]):.1f}/s" for work in workloads]
+            first, memory = f"{values[tree]['first vector']:.2f} s", f"{values[tree]['memory']:.0f} MiB"
+            medians.append([f"{engine}, {tree}", *cells, first, memory])
+    title = f"== {name}: texts per second, new over old: the median of the rounds' ratios, and their range"
+    return "\n\n".join([title, table(ratios), table(medians)])
