@@ -17,8 +17,7 @@ import numpy as np
 
 from minibert.display import table
 
-from .engines import Engine
-from .process import CHECKOUT, EngineError, Remote
+from .process import CHECKOUT, EngineError
 from .race import COMPARED, Plan, first_vectors, run_rounds, start
 
 
@@ -29,18 +28,14 @@ def commit(tree: Path) -> str:
 
 
 def race_trees(plan: Plan, other: Path) -> dict[str, Any]:
-    """Race this checkout ("new") against the other ("old"): one engine after another, the trees in turns.
+    """Race this checkout ("new") against the other ("old"), engine by engine. Raises EngineError.
 
-    Returns:
-        For each engine {tree: {"speeds", "starts", "first vector", "memory"}}, and "difference" of their vectors.
-
-    Raises:
-        EngineError: A process failed.
+    Returns for each engine both trees' "speeds", "starts" and "memory", and the "difference" of their vectors.
     """
     found = {}
     for engine in plan.engines:
         trees = {"new": CHECKOUT, "old": other}
-        starts = {tree: partial(_start, plan, engine, path) for tree, path in trees.items()}
+        starts = {tree: partial(start, plan, engine, {}, path) for tree, path in trees.items()}
         failed: dict[str, str] = {}
         plan.say(f"{engine.name}: first vectors and peak memory")
         measured = first_vectors(starts, failed)
@@ -59,16 +54,6 @@ def race_trees(plan: Plan, other: Path) -> dict[str, Any]:
             "difference": float(np.abs(vectors[0] - vectors[1]).max()),
         }
     return found
-
-
-def _start(plan: Plan, engine: Engine, tree: Path) -> Remote:
-    """Start a process whose minibert is that of the tree."""
-    remote = start(plan, engine, {}, tree)
-    imported = Path(remote.ask("source")).resolve()
-    if tree.resolve() not in imported.parents:
-        remote.close()
-        raise EngineError(f"{imported} was imported, which is not in {tree}")
-    return remote
 
 
 def _ratios(new: Sequence[float], old: Sequence[float]) -> str:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that any of the patterns fits."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line, and refuse at once what can't be done."""
     parser = argparse.ArgumentParser(
@@ -82,11 +88,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if path and not path.is_file():
             parser.error(f"there is no file {path}")
     return options
-
-
-def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that any of the patterns fits."""
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -142,19 +143,16 @@ def heading(found: Mapping[str, Any]) -> str:
 
 def processor() -> str:
     """Return the processor's name, as far as the system tells."""
-    try:
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
     """Return the versions of all libraries that are installed."""
     found = {}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -58,10 +58,8 @@ def _padded(name: str, precision: str, open_session: Callable[..., Session], nee
 
 def _ctranslate2_environments() -> tuple[dict[str, str], ...]:
     """Return its two matrix libraries; AVX-512 is switched on where present, since it doesn't do so by itself."""
-    try:
-        wide = "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        wide = False
+    processor = Path("/proc/cpuinfo")
+    wide = processor.exists() and "avx512f" in processor.read_text(encoding="utf-8")
     isa = {"CT2_FORCE_CPU_ISA": "AVX512"} if wide else {}
     return isa, isa | {"CT2_USE_MKL": "0"}
 

@@ -53,11 +53,10 @@ def make_base(folder: Path) -> Path:
 def open_model(name: str, work: Path) -> Model:
     """Find or make a checkpoint; ``work`` is an empty folder for what peers need beside it.
 
-    Raises:
-        ValueError: The peers' graphs can't compute its pooling. OSError: There is no such checkpoint.
+    Raises ValueError where the peers' graphs can't compute its pooling, OSError where there is no such checkpoint.
     """
-    own = {"base": lambda: make_base(work / "checkpoint"), "minilm": find_minilm}
-    encoder = SentenceEncoder.from_pretrained(own[name]() if name in own else name, device="cpu")
+    folder = make_base(work / "checkpoint") if name == "base" else find_minilm() if name == "minilm" else name
+    encoder = SentenceEncoder.from_pretrained(folder, device="cpu")
     assert encoder.report is not None
     folder = encoder.report.files[0].parent
     pooling, head = encoder.pooling, [type(module) for module in encoder.head]
@@ -94,10 +93,8 @@ def docstrings(count: int) -> list[str]:
 
 def read_texts(path: Path | None, count: int) -> list[str]:
     """Return the first lines of a file that are not empty, or docstrings. Raises ValueError where there are fewer."""
-    if path is None:
-        texts = docstrings(count)
-    else:
-        texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
+    lines = path.read_text(encoding="utf-8").splitlines() if path else docstrings(count)
+    texts = [line for line in lines if line.strip()][:count]
     if len(texts) < count:
         raise ValueError(f"{path or 'the standard library'} has {len(texts)} texts, and {count} are needed")
     return texts
@@ -106,10 +103,7 @@ def read_texts(path: Path | None, count: int) -> list[str]:
 def long_texts(texts: Sequence[str], count: int, lengths: Callable[[list[str]], Sequence[int]]) -> list[str]:
     """Join the words of ``texts`` to texts of 256 to 512 tokens, evenly spread and in mixed order.
 
-    Args:
-        texts: The source of the words.
-        count: The number of long texts.
-        lengths: Returns the tokens of each word. BERT's tokenizer never joins words, so a text has their sum (+ 2).
+    ``lengths`` counts the tokens of each word. BERT's tokenizer never joins words, so a text has their sum (+ 2).
     """
     words = [word for text in texts for word in text.split()]
     sizes = dict(zip(words, lengths(words), strict=True))
@@ -118,14 +112,11 @@ def long_texts(texts: Sequence[str], count: int, lengths: Callable[[list[str]], 
     for i in range(count):
         # Steps of about 0.618 of the span: neighbours differ, and any number of them covers the whole span.
         wanted = SHORTEST_LONG + round((LONGEST_LONG - SHORTEST_LONG) * (i * 0.6180339887 % 1))
-        text: list[str] = []
-        tokens = 2
+        text, tokens = list[str](), 2
         while tokens < wanted:
             word = next(stream)
-            if tokens + sizes[word] > LONGEST_LONG:
-                break
-            text.append(word)
             tokens += sizes[word]
+            text += [word] if tokens <= LONGEST_LONG else []
         found.append(" ".join(text))
     return found
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SPAWN = multiprocessing.get_context("spawn")
-BUSY = (
-    "import os, sys, threading\nthreading.Thread(target=lambda: os._exit(len(sys.stdin.read()))).start()\nwhile 1: pass"
-)
+BUSY = "import os, sys, threading as t\nt.Thread(target=lambda: os._exit(len(sys.stdin.read()))).start()\nwhile 1: pass"
+Make = Callable[..., Any]
+Variables = Mapping[str, str]
 
 
 class EngineError(Exception):
@@ -26,22 +26,14 @@ class EngineError(Exception):
 
 
 class Remote:
-    """The object that ``make(*arguments)`` returns, in a new process. ``started`` is the seconds that took.
-
-    ``variables`` are added to the environment, and `import minibert` reads the checkout ``tree``. Raises EngineError.
-    """
+    """The object that ``make(*arguments)`` returns, in a new process, which imports minibert from ``tree``."""
 
     def __init__(
-        self,
-        make: Callable[..., object],
-        *arguments: object,
-        threads: int,
-        variables: Mapping[str, str] | None = None,
-        tree: Path = CHECKOUT,
+        self, make: Make, *arguments: object, threads: int, variables: Variables | None = None, tree: Path | None = None
     ) -> None:
         begun = time.perf_counter()
         self._connection, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_serve, args=(theirs, str(tree), make, arguments), daemon=True)
+        self._process = SPAWN.Process(target=_serve, args=(theirs, tree, make, arguments), daemon=True)
         with _environment(threads, variables or {}):
             self._process.start()
         theirs.close()
@@ -50,11 +42,12 @@ class Remote:
         except EngineError:
             self.close()
             raise
-        self.started = time.perf_counter() - begun
+        self.started = time.perf_counter() - begun  # seconds
 
     def ask(self, do: str, **values: Any) -> Any:
         """Call a method of the object. Raises EngineError."""
-        self._connection.send((do, values))
+        with suppress(OSError):  # of a process that has ended; receiving tells how
+            self._connection.send((do, values))
         return self._receive()
 
     def close(self) -> None:
@@ -76,20 +69,22 @@ class Remote:
         return value
 
 
-def run(function: Callable[..., Any], *arguments: object, threads: int) -> Any:
+def run(function: Make, *arguments: object, threads: int) -> Any:
     """Call a function in a process of its own. Raises EngineError."""
     with closing(Remote(partial, function, *arguments, threads=threads)) as remote:
         return remote.ask("__call__")
 
 
-def _serve(connection: Connection, tree: str, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, tree: Path | None, make: Make, arguments: tuple[Any, ...]) -> None:
     """Make the object, then call its methods until the other end closes. Output of the libraries is dropped."""
-    sys.path.insert(0, tree)
+    sys.path[:0] = [str(tree)] if tree else []
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
         made = make(*arguments)
+        if tree and not Path(sys.modules["minibert"].__file__ or "").resolve().is_relative_to(tree.resolve()):
+            raise ImportError(f"{sys.modules['minibert'].__file__} was imported, which is not in {tree}")
         connection.send((None, None))
         while True:
             do, values = connection.recv()
@@ -112,7 +107,7 @@ def _wait_until_idle() -> None:
 
 
 @contextmanager
-def _environment(threads: int, variables: Mapping[str, str]) -> Iterator[None]:
+def _environment(threads: int, variables: Variables) -> Iterator[None]:
     """Set the variables that a process must find at its start."""
     before = dict(os.environ)
     os.environ |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}

@@ -17,7 +17,7 @@ import numpy as np
 from ..peers import convert
 from ..peers.work import LARGE, Model, Workload
 from .engines import Engine
-from .process import CHECKOUT, EngineError, Remote, busy_neighbour, run
+from .process import EngineError, Remote, busy_neighbour, run
 from .serve import Server
 
 FIRST_VECTORS = 3  # fresh processes, of which the median counts
@@ -39,17 +39,16 @@ class Plan:
     say: Callable[[str], None]  # progress
 
 
-def start(plan: Plan, engine: Engine, variables: Mapping[str, str], tree: Path = CHECKOUT) -> Remote:
+def start(plan: Plan, engine: Engine, variables: Mapping[str, str], tree: Path | None = None) -> Remote:
     """Open an engine in its own process. Raises EngineError."""
     arguments = engine.name, plan.model, plan.workloads, plan.threads
     return Remote(Server, *arguments, threads=plan.threads, variables=variables, tree=tree)
 
 
 def race(plan: Plan) -> dict[str, Any]:
-    """Measure all engines on one checkpoint. An engine that fails at any step is in "not raced", with its error.
+    """Measure all engines on one checkpoint; those that fail at any step are in "not raced", with their error.
 
-    Raises:
-        EngineError: There are no float64 vectors to compare with, or every engine failed.
+    Raises EngineError where there are no float64 vectors to compare with, or every engine failed.
     """
     reference, failed = prepare(plan)
     plan.say("first vectors and peak memory, in fresh processes")
@@ -119,11 +118,10 @@ def first_vectors(starts: Mapping[str, Callable[[], Remote]], failed: dict[str, 
 
 def import_torch(threads: int) -> float:
     """Return the seconds until a fresh process has imported torch."""
-    seconds = []
-    for _ in range(FIRST_VECTORS):
-        with closing(Remote(import_module, "torch", threads=threads)) as remote:
-            seconds.append(remote.started)
-    return statistics.median(seconds)
+    remotes = [Remote(import_module, "torch", threads=threads) for _ in range(FIRST_VECTORS)]
+    for remote in remotes:
+        remote.close()
+    return statistics.median(remote.started for remote in remotes)
 
 
 def choose_team(plan: Plan, engine: Engine, stack: ExitStack) -> tuple[Team, dict[str, Any]]:

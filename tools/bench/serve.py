@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,6 @@ class Server:
         self.default = Setting(32, 1, threads)
         self.chosen: dict[str, Setting] = {}
         self.runner.encode(["hello"], model.limit, self.default)
-
-    def source(self) -> str:
-        """Return the file that `import minibert` read."""
-        import minibert
-
-        return minibert.__file__
 
     def vectors(self, texts: int) -> np.ndarray:
         """Return the vectors of the large call's first texts."""
@@ -57,12 +52,10 @@ class Server:
     def memory(self) -> float:
         """Return the process's peak memory after one large call, in MiB."""
         self._seconds(self.workloads[LARGE], self.default)
-        try:  # on Linux ru_maxrss begins at the parent's, so the peak is read elsewhere
+        with suppress(OSError, StopIteration):  # on Linux ru_maxrss begins at the parent's, so the peak is read here
             status = Path("/proc/self/status").read_text(encoding="utf-8")
             return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10
-        except (OSError, StopIteration):
-            unit = 2**20 if sys.platform == "darwin" else 2**10
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
     def _seconds(self, workload: Workload, setting: Setting) -> float:
         started = time.perf_counter()
