@@ -69,7 +69,7 @@ def ways(dtype: str, rows: int, k: int, n: int) -> Iterator[tuple[str, Product]]
 
 
 def _packed(x: Tensor, w: Tensor) -> Product:
-    packed = torch.ops.mkldnn._reorder_linear_weight(w.to_mkldnn(), None)
+    packed = torch.ops.mkldnn._reorder_linear_weight(w, None)
     return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
