@@ -118,7 +118,8 @@ def measure(folder: str | None, dtype: str, text: str, seconds: float) -> dict[s
             "encode": lambda: encoder.encode(text),
             "page": lambda: page.encode(text),
         }
-        assert torch.allclose(page.model.layers(x)[0], operators().float(), atol=0.1)  # they are the same layers
+        alike = functional.cosine_similarity(page.model.layers(x)[0], operators().float())  # (S,)
+        assert alike.min() > 0.9, f"the operators are not the layers: {alike}"  # int8 rounds
         return {"tokens": float(x.shape[1])} | race(works, seconds)
 
 
