@@ -19,7 +19,7 @@ class Recipe:
     """The whole recipe.
 
     Attributes:
-        layers: Some of the teacher's six. The last computes one row, for CLS pooling, so three cost little more than two.
+        layers: Those of the teacher's six. The last computes one row only, so three are little slower than two.
         stages: Two steps down from the teacher's 1536 neurons. A single cut loses more.
         pieces: The number of word pieces, of the teacher's 30522. It fills 16 MB together with the layers, in float16.
         sentences: The number of sentences, of all that `corpora.CORPORA` allows.
