@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batching.call import CallOptions, deliver
+from .batching.call import CallOptions, PredictOptions, deliver
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -33,18 +33,6 @@ from .truncation import check_mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-
-class PredictOptions(CallOptions, total=False):
-    """The keywords of `predict` that do not change the type of its result.
-
-    Keys:
-        activation_fn: For the logits of each batch, (B, L) -> (B, L) or (B,), for this call.
-        apply_softmax: After the activation, let each pair's scores sum to 1; without effect where L is 1.
-    """
-
-    activation_fn: Activation | None
-    apply_softmax: bool
 
 
 class CrossEncoder(TextModel):
@@ -144,17 +132,10 @@ class CrossEncoder(TextModel):
 
     @overload
     def predict(
-        self,
-        inputs: Iterable[Any],
-        *,
-        convert_to_tensor: Literal[True],
-        convert_to_numpy: bool = ...,
-        **options: Unpack[PredictOptions],
+        self, inputs: Iterable[Any], *, convert_to_tensor: Literal[True], **options: Unpack[PredictOptions]
     ) -> Tensor: ...
     @overload
-    def predict(
-        self, inputs: Iterable[Any], *, convert_to_numpy: Literal[True] = ..., **options: Unpack[PredictOptions]
-    ) -> np.ndarray: ...
+    def predict(self, inputs: Iterable[Any], **options: Unpack[PredictOptions]) -> np.ndarray: ...
     @overload
     def predict(
         self,
@@ -272,19 +253,10 @@ class CrossEncoder(TextModel):
         else:
             super().__setattr__(name, value)
 
-    def _read(
-        self,
-        output: HeadOutput,
-        mask: Tensor | None,
-        *,
-        prompt_length: int,
-        activation: Activation = torch.sigmoid,
-        softmax: bool = False,
-        **_: Any,
-    ) -> Tensor:
+    def _read(self, output: HeadOutput, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Any, Tensor]:
         logits = self._logits(output)
-        scores = activation(logits).reshape(len(logits), -1)
-        return scores.softmax(-1) if softmax and scores.shape[1] > 1 else scores
+        scores = reading["activation"](logits).reshape(len(logits), -1)
+        return output.last_hidden_state, scores.softmax(-1) if reading["softmax"] and scores.shape[1] > 1 else scores
 
     def _logits(self, output: HeadOutput) -> Tensor:
         """Return logits (B, L), in float32 at least."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batching.call import CallOptions, deliver
+from .batching.call import CallOptions, EncodeOptions, deliver
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
-
-
-class EncodeOptions(CallOptions, total=False):
-    """The keywords of `encode` that do not change the type of its result.
-
-    Keys:
-        normalize_embeddings: Scale vectors to length 1, after ``truncate_dim``.
-        truncate_dim: Keep the first so many dimensions, for models trained so (Matryoshka, arXiv 2205.13147).
-    """
-
-    normalize_embeddings: bool
-    truncate_dim: int | None
 
 
 class SentenceEncoder(TextModel):
@@ -103,8 +91,8 @@ class SentenceEncoder(TextModel):
         Args:
             name: A folder, a hub id, or nothing for the model inside the package.
             device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
-            dtype: float32, float64, bfloat16, float16, int8. In the stack on the CPU, bfloat16 and int8 are what
-                products are computed in, with the errors that docs/speed.md states. Pooling is in float32 at least.
+            dtype: float32, float64, bfloat16, float16, int8. On the CPU, bfloat16 and int8 are what the stack's
+                products are computed in, with the errors that docs/speed.md states.
             pooling: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or several in a list, instead of
                 the checkpoint's own; what follows the pooling stays.
             truncation: For text that is too long: "warn" (truncate, one warning a call), "report" (truncate, see
@@ -153,39 +141,17 @@ class SentenceEncoder(TextModel):
         self, sentences: Iterable[str], *, output_value: Literal["token_embeddings"], **options: Unpack[EncodeOptions]
     ) -> list[Tensor]: ...
     @overload
-    def encode(  # type: ignore[overload-overlap]
-        self, sentences: str, *, output_value: None, **options: Unpack[EncodeOptions]
-    ) -> dict[str, Tensor]: ...
-    @overload
     def encode(
-        self, sentences: Iterable[str], *, output_value: None, **options: Unpack[EncodeOptions]
-    ) -> list[dict[str, Tensor]]: ...
-    @overload
-    def encode(
-        self,
-        sentences: str | Iterable[str],
-        *,
-        convert_to_tensor: Literal[True],
-        precision: str = ...,
-        convert_to_numpy: bool = ...,
-        **options: Unpack[EncodeOptions],
+        self, sentences: str | Iterable[str], *, convert_to_tensor: Literal[True], **options: Unpack[EncodeOptions]
     ) -> Tensor: ...
     @overload
-    def encode(
-        self,
-        sentences: str | Iterable[str],
-        *,
-        convert_to_numpy: Literal[True] = ...,
-        precision: str = ...,
-        **options: Unpack[EncodeOptions],
-    ) -> np.ndarray: ...
+    def encode(self, sentences: str | Iterable[str], **options: Unpack[EncodeOptions]) -> np.ndarray: ...
     @overload
     def encode(
         self,
         sentences: str | Iterable[str],
         *,
         output_value: str | None = ...,
-        precision: str = ...,
         convert_to_numpy: bool = ...,
         convert_to_tensor: bool = ...,
         **options: Unpack[EncodeOptions],
@@ -209,10 +175,9 @@ class SentenceEncoder(TextModel):
             sentences: One string, or any iterable of strings.
             output_value: "sentence_embedding"; "token_embeddings": a tensor (tokens, D) per text, without padding;
                 None: a dict per text of everything computed.
-            precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``quantize_embeddings``).
             convert_to_numpy: numpy arrays, the default. False: a list of tensors (of arrays with a ``precision``).
             convert_to_tensor: One tensor, on the encoder's device.
-            normalize_embeddings, truncate_dim: See ``EncodeOptions``.
+            precision, normalize_embeddings, truncate_dim: See ``EncodeOptions``.
             options: See ``CallOptions``: prompts, truncation, batches, progress, who computes.
 
         Returns:
@@ -231,11 +196,12 @@ class SentenceEncoder(TextModel):
             _as_list(sentences),
             device=self.device if convert_to_tensor else "cpu",
             per_token=output_value != "sentence_embedding",
-            reading={"keep": keep, "normalize": normalize_embeddings, "states": output_value != "sentence_embedding"},
+            reading={"keep": keep, "normalize": normalize_embeddings},
             **options,
         )
         if output_value != "sentence_embedding":
-            parts = self._parts(tokens, results or [], everything=output_value is None)
+            pairs = enumerate(results or [])
+            parts = [self._all_of(tokens, i, x, y) if output_value is None else x for i, (x, y) in pairs]
             return parts[0] if single else parts
         vectors = self._no_vectors(keep) if results is None else results
         return deliver(vectors, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
@@ -313,36 +279,19 @@ class SentenceEncoder(TextModel):
         return x, self.head(self.pooling(x, mask, prompt_length))
 
     def _read(
-        self,
-        output: EncoderOutput,
-        mask: Tensor | None,
-        *,
-        prompt_length: int,
-        keep: int | None = None,
-        normalize: bool = False,
-        states: bool = False,
-        **_: Any,
-    ) -> Any:
+        self, output: EncoderOutput, mask: Tensor | None, prompt_length: int, **reading: Any
+    ) -> tuple[Any, Tensor]:
         x, vectors = self._pool(output, mask, prompt_length)
-        vectors = vectors if keep is None else vectors[:, :keep]
-        vectors = nn.functional.normalize(vectors, dim=-1) if normalize else vectors
-        return (x, vectors) if states else vectors
-
-    def _split(self, values: tuple[Tensor, Tensor], lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
-        return [(x[:length], vector) for x, vector, length in zip(*values, lengths, strict=True)]
+        vectors = vectors[:, : reading["keep"]]
+        return x, nn.functional.normalize(vectors, dim=-1) if reading["normalize"] else vectors
 
     def _readers(self) -> list[nn.Module]:
         return [self.pooling]
 
-    def _parts(self, tokens: Tokens, results: list[tuple[Tensor, Tensor]], *, everything: bool) -> list[Any]:
-        """Return each text's token vectors, or a dict of everything computed for it."""
-        if not everything:
-            return [x for x, _ in results]
-        parts: list[Any] = []
-        for i, (x, vector) in enumerate(results):
-            own = {name: value[0] for name, value in self._pad(tokens, [i]).items()}
-            parts.append({**own, "token_embeddings": x, "sentence_embedding": vector})
-        return parts
+    def _all_of(self, tokens: Tokens, i: int, x: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        """Return everything that was computed for a text, by the names of sentence-transformers."""
+        batch = {name: value[0] for name, value in self._pad(tokens, [i]).items()}
+        return {**batch, "token_embeddings": x, "sentence_embedding": vector}
 
     def _no_vectors(self, keep: int | None) -> Tensor:
         """Return the vectors of no texts, (0, D), cut to the first ``keep`` dimensions."""

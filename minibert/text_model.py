@@ -122,7 +122,7 @@ class TextModel(nn.Module):
             texts, pairs: The texts, and the second texts of pairs.
             device: Of the result.
             reading: Options for `_read`.
-            per_token: The results are lists of what `_read` gives for each text, and not rows of one tensor.
+            per_token: The results are a list of (states, result) for each text, and not rows of one tensor.
             prompt_name: This and all that follow are described in ``CallOptions``.
 
         Returns:
@@ -155,8 +155,10 @@ class TextModel(nn.Module):
                 # Results per token may go into training, which tensors of inference mode may not.
                 with torch.no_grad() if per_token else torch.inference_mode(), watched:
                     output, mask = self._forward(tokens, rows, decision, first_only=first_only)
-                    values = self._read(output, mask, prompt_length=prompt_length, **reading)
-                return self._split(values, lengths) if per_token else values
+                    states, values = self._read(output, mask, prompt_length, **reading)
+                if not per_token:
+                    return values
+                return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
 
             workers = workers_for(decision.device, hooked=decision.hooked)
             batches = plan(
@@ -195,12 +197,15 @@ class TextModel(nn.Module):
             mask = mask[:, :1] if not lengths.min() else None
         return output if self.model is stack.bert else self.model.read(output), mask
 
-    def _read(self, output: Any, mask: Tensor | None, *, prompt_length: int, **reading: Any) -> Any:
-        """Make a batch's results from the model's output; ``mask`` (B, S) is None where nothing is padded."""
-        raise NotImplementedError
+    def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states (B, S, D) and the results (B, ...) of a batch.
 
-    def _split(self, values: Any, lengths: np.ndarray) -> list[Any]:
-        """Split a batch's results per token into a list with each text's, without padding."""
+        Args:
+            output: The model's.
+            mask: True at tokens, (B, S); None where nothing is padded.
+            prompt_length: Tokens at the beginning of each text that are not read.
+            reading: The call's own options.
+        """
         raise NotImplementedError
 
     def _prompt_tokens(self, prompt: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -37,6 +37,32 @@ class CallOptions(TypedDict, total=False):
     batch_invariant: bool
     show_progress_bar: bool | None
     fast: bool | None
+
+
+class EncodeOptions(CallOptions, total=False):
+    """The keywords of `encode` that do not change the type of its result.
+
+    Keys:
+        normalize_embeddings: Scale vectors to length 1, after ``truncate_dim``.
+        truncate_dim: Keep the first so many dimensions, for models trained so (Matryoshka, arXiv 2205.13147).
+        precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``quantize_embeddings``).
+    """
+
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    precision: str
+
+
+class PredictOptions(CallOptions, total=False):
+    """The keywords of `predict` that do not change the type of its result.
+
+    Keys:
+        activation_fn: For the logits of each batch, (B, L) -> (B, L) or (B,), for this call.
+        apply_softmax: After the activation, let each pair's scores sum to 1; without effect where L is 1.
+    """
+
+    activation_fn: Callable[[Tensor], Tensor] | None
+    apply_softmax: bool
 
 
 @dataclass(frozen=True, eq=False)
