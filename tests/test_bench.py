@@ -309,3 +309,9 @@ def test_the_published_race_can_be_drawn(tmp_path):
     root = Path(__file__).parent.parent
     assert pictures.main(["race", str(root / "docs" / "race.json"), "-o", str(tmp_path / "race.png")]) == 0
     assert (tmp_path / "race.png").stat().st_size < 60_000
+
+
+def test_the_picture_of_the_page_needs_a_browser(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="no browser; one of these is needed: chromium"):
+        pictures.main(["view", "-o", str(tmp_path / "view.png")])
