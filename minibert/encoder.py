@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batching.call import CallOptions, EncodeOptions, deliver
+from .batching.call import CallOptions, EncodeOptions, as_list, deliver
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -48,9 +48,9 @@ class SentenceEncoder(TextModel):
         truncation: str = "warn",
         **options: Any,
     ) -> None:
-        """Put an encoder together from its parts; or load one by its name, with the options of `from_pretrained`.
+        """Put an encoder together from its parts, or load one by its name with the options of `from_pretrained`.
 
-        Without ``modules``: mean pooling and nothing after it, so the vectors are not of length 1.
+        Without ``modules``: mean pooling and nothing after it.
 
         Raises:
             ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
@@ -69,10 +69,9 @@ class SentenceEncoder(TextModel):
         self.similarity_fn_name = settings.similarity_fn_name
         self.truncate_dim = settings.truncate_dim
         if self.similarity_fn_name not in SIMILARITIES:
-            raise ConfigError(
-                f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, not {self.similarity_fn_name!r}"
-            )
-        self._width()
+            known = ", ".join(SIMILARITIES)
+            raise ConfigError(f"similarity_fn_name must be one of {known}, not {self.similarity_fn_name!r}")
+        self._no_vectors(None)  # raises where their widths differ
 
     @classmethod
     def from_pretrained(
@@ -86,22 +85,18 @@ class SentenceEncoder(TextModel):
         fast: bool | None = None,
         **hub: Unpack[HubOptions],
     ) -> Self:
-        """Load a checkpoint with its tokenizer, its pooling and all that modules.json names.
+        """Load a checkpoint, its tokenizer and its modules, in eval mode; ``report`` accounts for every tensor.
 
         Args:
             name: A folder, a hub id, or nothing for the model inside the package.
             device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
             dtype: float32, float64, bfloat16, float16, int8. On the CPU, bfloat16 and int8 are what the stack's
                 products are computed in, with the errors that docs/speed.md states.
-            pooling: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or several in a list, instead of
-                the checkpoint's own; what follows the pooling stays.
+            pooling: A name of `pooling.POOLINGS`, or several in a list, instead of the checkpoint's own.
             truncation: For text that is too long: "warn" (truncate, one warning a call), "report" (truncate, see
                 ``truncation_report``), "silent", or "error" (refuse).
             fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
             hub: See ``HubOptions``.
-
-        Returns:
-            An encoder in eval mode; ``report`` accounts for every tensor and default.
 
         Raises:
             HubError: the model can't be had.
@@ -117,8 +112,8 @@ class SentenceEncoder(TextModel):
         inner, place = files.below(modules.transformer), find_device(device)
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=Bert, dtype=dtype)
-        encoder = cls(model, Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case), modules)
-        encoder.truncation = truncation
+        tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
+        encoder = cls(model, tokenizer, modules, truncation=truncation)
         return encoder._prepare(inner, place, arithmetic, fast, modules.notes)
 
     def forward(
@@ -191,9 +186,11 @@ class SentenceEncoder(TextModel):
             raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        single, keep = isinstance(sentences, str), self._kept_dimensions(truncate_dim)
+        single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
+        if keep is not None and keep < 1:
+            raise ValueError(f"truncate_dim must be at least 1, not {keep}")
         tokens, results = self._run(
-            _as_list(sentences),
+            as_list(sentences),
             device=self.device if convert_to_tensor else "cpu",
             per_token=output_value != "sentence_embedding",
             reading={"keep": keep, "normalize": normalize_embeddings},
@@ -207,9 +204,9 @@ class SentenceEncoder(TextModel):
         return deliver(vectors, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
     def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
-        """Yield the vectors of so many texts at a time, in their order, for texts that need not fit in memory.
+        """Yield the vectors of a window of texts at a time, in their order, for texts that need not fit in memory.
 
-        Batches are cut within a window. Errors and ``truncation_report`` count texts from the window's first.
+        Errors and ``truncation_report`` count texts from the window's first.
 
         Raises:
             TypeError: a single string. ValueError: the window is not a positive number. As `encode`.
@@ -240,7 +237,7 @@ class SentenceEncoder(TextModel):
 
     def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
         """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self.tokenizer.encode(_as_list(texts), limit=self.max_seq_length)
+        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
         announce(tokens.truncation, self.truncation)
         return self._pad(tokens, range(len(tokens.lengths)))
 
@@ -252,8 +249,7 @@ class SentenceEncoder(TextModel):
         """Write a folder that sentence-transformers and transformers load to the same vectors.
 
         Raises:
-            CheckpointError, ConfigError: a part has no published form (it is named); nothing is written.
-            OSError: the folder can't be written.
+            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written.
         """
         settings = SentenceModules(
             after=[self.pooling, *self.head],
@@ -296,24 +292,10 @@ class SentenceEncoder(TextModel):
     def _no_vectors(self, keep: int | None) -> Tensor:
         """Return the vectors of no texts, (0, D), cut to the first ``keep`` dimensions."""
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, self._width(), dtype=dtype)[:, :keep]
-
-    def _width(self) -> int:
-        """Return the numbers in a vector, before any are cut."""
-        return vector_width(self.model.config.hidden_size, self.pooling, self.head)
-
-    def _kept_dimensions(self, truncate_dim: int | None) -> int | None:
-        keep = self.truncate_dim if truncate_dim is None else truncate_dim
-        if keep is not None and keep < 1:
-            raise ValueError(f"truncate_dim must be at least 1, not {keep}")
-        return keep
+        width = vector_width(self.model.config.hidden_size, self.pooling, self.head)
+        return torch.empty(0, width, dtype=dtype)[:, :keep]
 
     def _prompt_tokens(self, prompt: str) -> int:
         """Count them with [CLS] and without [SEP]; none where the pooling reads them too."""
         included = not isinstance(self.pooling, Pooling) or self.pooling.include_prompt
         return 0 if included else len(self.tokenizer.encode([prompt]).ids) - 1
-
-
-def _as_list(texts: str | Iterable[str]) -> list[Any]:
-    """Make a list of one text or many. What is neither stays in it, for the tokenizer to name."""
-    return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)

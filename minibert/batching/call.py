@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -81,6 +81,11 @@ _batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
 def current_batch() -> Batch | None:
     """Return the batch that is being computed for `encode` or `predict`; None outside of them."""
     return _batch.get()
+
+
+def as_list(texts: str | Iterable[str]) -> list[Any]:
+    """Make a list of one text or many. Anything else stays in it, for the tokenizer to name."""
+    return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
 
 
 @contextmanager
