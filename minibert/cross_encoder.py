@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import prompts
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -21,26 +19,54 @@ from .checkpoint.cross_encoders import (
     read_cross_modules,
     write_cross_modules,
 )
-from .checkpoint.hub import open_files
-from .checkpoint.load import find_device
-from .checkpoint.report import LoadReport
+from .checkpoint.hub import HubOptions, open_files
+from .checkpoint.load import find_device, load_files
 from .config import ClassifierConfig
-from .display import progress_bar
-from .encoding import EncodeCall, ask, cut, deliver, evaluating, padded
-from .fast.loading import load_prepared
-from .fast.workers import workers_for
-from .heads import BertForSequenceClassification
+from .encoder import deliver
+from .fast.prepare import choose
+from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
+from .text_model import TextModel
 from .tokenizer import Tokenizer
-from .truncation import TruncationReport, announce, check_mode
+from .truncation import announce, check_mode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
 
 
-class CrossEncoder(nn.Module):
-    """Reads two texts at once, so that every word of one sees all of the other. As a module: ids (B, S) -> (B, L)
+class PredictOptions(TypedDict, total=False):
+    """The keywords of `predict` that do not change the type of its result.
 
-    More exact than comparing two vectors, and slower: nothing can be computed before both texts are known. What the L
-    labels mean is in `config.id2label`; a reranker has one. `predict` may be called from several threads at once.
+    Keys:
+        prompt_name, prompt: Put this before each first text; see ``EncodeOptions``.
+        batch_size: Pairs a batch, at most. None: as many as are fast; batches are cut by tokens, not by pairs.
+        show_progress_bar: On stderr. None: no.
+        activation_fn: For the logits of each batch, (B, L) -> (B, L) or (B,), for this call.
+        apply_softmax: After the activation, let each pair's scores sum to 1; without effect where L is 1.
+        truncation: As in `from_pretrained`, for this call. ``truncation_report`` has the figures.
+        batch_invariant: The same bits for a pair alone, among others and in any order; see ``EncodeOptions``.
+        fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
     """
+
+    prompt_name: str | None
+    prompt: str | None
+    batch_size: int | None
+    show_progress_bar: bool | None
+    activation_fn: Activation | None
+    apply_softmax: bool
+    truncation: str | None
+    batch_invariant: bool
+    fast: bool | None
+
+
+class CrossEncoder(TextModel):
+    """Read two texts at once, so that every word of one sees all of the other. As a module: ids (B, S) -> (B, L)
+
+    It is more exact than comparing two vectors, and slower: nothing can be computed before both texts are known.
+    `config.id2label` names the L labels; a reranker has one. `predict` may be called from several threads at once.
+    """
+
+    unit = "pairs"
 
     def __init__(
         self,
@@ -56,190 +82,155 @@ class CrossEncoder(nn.Module):
 
         Args:
             model, tokenizer: The parts; or a name, and no tokenizer.
-            activation_fn: What becomes of the logits (n, L). None: the sigmoid where there is one label, otherwise
-                nothing, unless ``modules`` says which.
+            activation_fn: For the logits (n, L). None: the sigmoid where there is one label, otherwise nothing,
+                unless ``modules`` names one.
             modules: The settings of a checkpoint.
-            truncation: As in `from_pretrained`.
-            options: Those of `from_pretrained`, where the model is a name.
+            truncation, options: As in `from_pretrained`.
 
         Raises:
             ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
-            TypeError: there is a model without a Tokenizer, a name with one, or an unknown keyword.
+            TypeError: a model without a Tokenizer, a name with one, or an unknown keyword.
         """
-        super().__init__()
         if not isinstance(model, BertForSequenceClassification):
             if tokenizer is not None or modules is not None:
                 raise TypeError("a name brings its own tokenizer and settings: give them with a model only")
             loaded = type(self).from_pretrained(model, activation_fn=activation_fn, truncation=truncation, **options)
+            nn.Module.__init__(self)
             self.__dict__.update(loaded.__dict__)
             return
         if not isinstance(tokenizer, Tokenizer) or options:
             raise TypeError(f"a model needs a Tokenizer, and takes no {', '.join(options) or type(tokenizer).__name__}")
-        tokenizer.check_fits(model.config.vocab_size)
         settings = modules or CrossModules()
+        super().__init__(model, tokenizer, settings, truncation)
         usual = "Sigmoid" if model.config.num_labels == 1 else "Identity"
-        self.model = model
-        self.tokenizer = tokenizer
         self.activation_fn = activation_fn or DENSE_ACTIVATIONS[settings.activation or usual]
-        self.prompts = settings.prompts
-        self.default_prompt_name = settings.default_prompt_name
-        self.truncation = check_mode(truncation)
-        self.truncation_report = TruncationReport()  # of the latest call of predict
-        self.report: LoadReport | None = None
-        self._do_lower_case = settings.do_lower_case
-        if settings.max_seq_length is not None:
-            self.max_seq_length = settings.max_seq_length
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | os.PathLike[str],
         *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        refresh: bool = False,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         max_length: int | None = None,
         activation_fn: Activation | None = None,
         truncation: str = "warn",
-        prepared: bool = True,
-    ) -> CrossEncoder:
+        fast: bool | None = None,
+        **hub: Unpack[HubOptions],
+    ) -> Self:
         """Load a checkpoint with its classifier, its tokenizer and its activation.
 
         Args:
-            name, revision, token, cache_dir, local_files_only, refresh: see ``hub.open_files``; a name without an
-                owner is cross-encoder's.
-            device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
-            dtype: float32; or float64, float16, bfloat16, int8 (see ``inference.arithmetic.choose``). Scores are
-                float32 at least.
-            max_length: Tokens of a pair, at most, with its special ones; None: what the checkpoint says.
-            activation_fn: What becomes of the logits (n, L), in place of the checkpoint's own.
-            truncation: What becomes of pairs that are too long, the longer text first: "warn" (cut, with one warning
-                a call), "report" (cut, see ``truncation_report``), "silent", or "error" (refused).
-            prepared: Let torch's fused kernels compute the page's formulas; see ``inference.prepare``.
+            name: A folder or a hub id; one without an owner belongs to cross-encoder.
+            device, dtype, fast: As for ``SentenceEncoder``. Scores are float32 at least.
+            max_length: Tokens of a pair, at most, special ones included. None: the checkpoint's limit.
+            activation_fn: For the logits (n, L), instead of the checkpoint's own.
+            truncation: For pairs that are too long, the longer text first: "warn" (truncate, one warning a call),
+                "report" (truncate, see ``truncation_report``), "silent", or "error" (refuse).
+            hub: See ``HubOptions``.
 
         Returns:
-            CrossEncoder: in eval mode; ``report`` says what became of every tensor.
+            A cross-encoder in eval mode; ``report`` accounts for every tensor.
 
         Raises:
             HubError: the model can't be had.
-            ConfigError, CheckpointError: it is damaged, has no classifier, or is not what minibert computes.
+            ConfigError, CheckpointError: it is damaged, has no classifier, or minibert does not compute it.
         """
         check_mode(truncation)
-        files = open_files(
-            name,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            refresh=refresh,
-            owner="cross-encoder",
-        )
-        files.first(("config.json", "modules.json"))  # on a hub it fixes the commit for all the rest
+        files = open_files(name, owner="cross-encoder", **hub)
         modules = read_cross_modules(files, activation=activation_fn is None)
-        inner = files.below(modules.transformer)
-        place = find_device(device)
-        model, _ = load_prepared(
-            inner, into=BertForSequenceClassification, device=place, dtype=dtype, prepared=prepared
-        )
+        inner, place = files.below(modules.transformer), find_device(device)
+        dtype, arithmetic = choose(dtype, place, fast=fast is not False)
+        model = load_files(inner, into=BertForSequenceClassification, dtype=dtype)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
         encoder = cls(model, tokenizer, activation_fn=activation_fn, modules=modules, truncation=truncation)
-        encoder.report = model.report
         if max_length is not None:
             encoder.max_seq_length = max_length
-        return encoder.to(place).eval()
+        return encoder._prepare(inner, place, arithmetic, fast, ())
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Logits, before any activation, with gradients where they are on. (B, S) ids, mask, types -> (B, L)"""
-        return self._score(input_ids, attention_mask, token_type_ids)[1]
+        """Compute logits by the page, before any activation, with gradients where they are on. (B, S) ids -> (B, L)"""
+        return self._logits(self.model(input_ids, attention_mask, token_type_ids))
+
+    @overload
+    def predict(
+        self,
+        inputs: Iterable[Any],
+        *,
+        convert_to_tensor: Literal[True],
+        convert_to_numpy: bool = ...,
+        **options: Unpack[PredictOptions],
+    ) -> Tensor: ...
+    @overload
+    def predict(
+        self, inputs: Iterable[Any], *, convert_to_numpy: Literal[True] = ..., **options: Unpack[PredictOptions]
+    ) -> np.ndarray: ...
+    @overload
+    def predict(
+        self,
+        inputs: Iterable[Any],
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **options: Unpack[PredictOptions],
+    ) -> Any: ...
 
     def predict(
         self,
         inputs: Iterable[Any],
         *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool = False,
         truncation: str | None = None,
+        batch_size: int | None = None,
         batch_invariant: bool = False,
+        show_progress_bar: bool | None = None,
+        fast: bool | None = None,
     ) -> Any:
-        """Pairs of texts -> scores, in the order given.
+        """Turn pairs of texts into scores, in the order given. ``PredictOptions`` describes the other keywords.
 
         Args:
             inputs: One pair of strings, or any iterable of pairs.
-            prompt_name, prompt: Put this in front of each first text; see ``SentenceEncoder.encode``.
-            batch_size: Pairs a batch, at most. None: as many as are fast; batches are cut by tokens, not by pairs.
-            show_progress_bar: On stderr. None: no.
-            activation_fn: What becomes of the logits of each batch, (B, L) -> (B, L) or (B,), for this call.
-            apply_softmax: After the activation, let each pair's scores sum to 1; without effect where L is 1.
-            convert_to_numpy: A numpy array, the default; False: a list of tensors.
+            convert_to_numpy: A numpy array, the default. False: a list of tensors.
             convert_to_tensor: One tensor, on the encoder's device.
-            truncation: As in ``from_pretrained``, for this call; the figures stay in ``truncation_report``.
-            batch_invariant: The same bits for a pair alone, among others, in any order; see ``SentenceEncoder.encode``.
 
         Returns:
             For n pairs (n, L), or (n,) where L is 1; for one pair (L,), or a number. float32, from a float64 model
             float64.
 
         Raises:
-            TypeError: a text is no string, or a keyword is unknown. ValueError: a pair is none (its index is said),
-                or another value is wrong. TooLongError (a ValueError): see ``truncation``.
+            TypeError: a text is not a string, or a keyword is unknown.
+            ValueError: something is not a pair (its index is given), or another value is wrong.
+            TooLongError (a ValueError): see ``truncation``.
         """
-        mode = check_mode(truncation or self.truncation)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        words = prompts.choose(self.prompts, prompt, prompt_name, self.default_prompt_name)
+        words = self.choose_prompt(prompt, prompt_name)
         firsts, seconds, single = _pairs(inputs)
         if words:
             firsts = [words + text if isinstance(text, str) else text for text in firsts]
         tokens = self.tokenizer.encode(firsts, seconds, limit=self.max_seq_length)
         self.truncation_report = tokens.truncation
-        announce(tokens.truncation, mode)
-        activation = activation_fn or self.activation_fn
-
-        def score(ids: Tensor, mask: Tensor | None, types: Tensor | None) -> tuple[Tensor, Tensor]:
-            x, logits = self._score(ids, mask, types)
-            scores = activation(logits).reshape(len(logits), -1)  # here, for in one long row its place would tell
-            return x, scores.softmax(-1) if apply_softmax and scores.shape[1] > 1 else scores
-
-        device = self.device
-        with progress_bar(len(tokens.lengths), "pairs", bool(show_progress_bar)) as bar, evaluating(self) as quiet:
-            workers = workers_for(device, watched=quiet is None)
-            many = len(tokens.lengths) > 1
-            asked = ask(quiet, self.model.bert, self.model, many=many, first_only=True, pooled=True)
-            call = EncodeCall(
-                tokens,
-                batch=partial(padded, self.tokenizer, tokens, device),
-                embed=score,
-                keep=None,
-                normalize=False,
-                workers=workers,
-                batch_invariant=batch_invariant,
-                asked=asked,
-            )
-            batches = cut(
-                tokens.lengths,
-                self.config,
-                max_texts=batch_size,
-                workers=workers,
-                on_cpu=device.type == "cpu",
-                alone=batch_invariant,
-                real_only=asked.real_only,
-            )
-            place = device if convert_to_tensor else "cpu"
-            scores = call.sentences(batches, bar.update, self._no_scores, place)
-        if scores.shape[1] == 1:
-            scores = scores.squeeze(-1)
+        announce(tokens.truncation, check_mode(truncation or self.truncation))
+        scores = self._compute(
+            tokens,
+            batch_size=batch_size,
+            batch_invariant=batch_invariant,
+            progress=show_progress_bar,
+            fast=fast,
+            device=self.device if convert_to_tensor else "cpu",
+            first_only=True,
+            activation=activation_fn or self.activation_fn,
+            softmax=apply_softmax,
+        )
+        scores = self._no_scores() if scores is None else scores
+        scores = scores.squeeze(-1) if scores.shape[1] == 1 else scores
         return deliver(scores, "float32", as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
     def rank(
@@ -284,23 +275,6 @@ class CrossEncoder(nn.Module):
         """Of the model: sizes, and the names of its labels."""
         return self.model.config
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def max_seq_length(self) -> int:
-        """Longer pairs are cut: tokens, with [CLS] and both [SEP]. The tokenizer's, and never more than positions."""
-        positions = self.config.max_position_embeddings
-        return min(self.tokenizer.max_length or positions, positions)
-
-    @max_seq_length.setter
-    def max_seq_length(self, length: int) -> None:
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"max_seq_length must be a whole number of tokens, at least 1, not {length!r}")
-        self.tokenizer.max_length = length
-
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that sentence-transformers and transformers load to the same scores.
 
@@ -324,12 +298,27 @@ class CrossEncoder(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    def _score(
-        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Token vectors (B, S, D) and logits (B, L)."""
-        logits, x = self.model(input_ids, attention_mask, token_type_ids)
-        return x, logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def _read(
+        self,
+        output: HeadOutput,
+        mask: Tensor | None,
+        lengths: np.ndarray,
+        *,
+        per_token: bool,
+        activation: Activation = torch.sigmoid,
+        softmax: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        logits = self._logits(output)
+        scores = activation(logits).reshape(len(logits), -1)
+        return scores.softmax(-1) if softmax and scores.shape[1] > 1 else scores
+
+    def _logits(self, output: HeadOutput) -> Tensor:
+        """Return logits (B, L), in float32 at least."""
+        return output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
+
+    def _readers(self) -> list[nn.Module]:
+        return [self.model.bert.pooler]
 
     def _no_scores(self) -> Tensor:
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)

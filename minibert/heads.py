@@ -1,16 +1,17 @@
-"""What BERT was trained by and is put to use with: small heads on the page's Bert.
+"""Small heads on the page's Bert: BERT's two training tasks, and classifiers.
 
-Two come from its training (paper, section 3.1): tell the tokens behind [MASK], and tell whether the second text
-followed the first. The others are classifiers, of texts (or pairs of them) and of tokens. The models are called as in
-transformers (modeling_bert.py there is the reference) and load its folders, as it loads theirs.
+BERT learns to predict masked tokens and to tell if the second text followed the first (paper, section 3.1). The
+classifiers label texts, pairs of texts, or tokens. All models are called as in transformers (modeling_bert.py there is
+the reference), and each library loads the other's folders.
 
-Beside the page's letters: L labels. In each model the Bert is `bert`; the other names are those of its head.
+One letter joins the page's: L labels. Each model's Bert is called `bert`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +21,23 @@ from .checkpoint.names import NEEDED
 from .checkpoint.save import save_model
 from .checkpoint.tensors import CheckpointError
 from .config import BertConfig, ClassifierConfig
-from .model import Activation, Bert, LayerNorm
+from .model import Activation, Bert, EncoderOutput, LayerNorm
 
-AnyHead = TypeVar("AnyHead", bound="BertWithHead")
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from .checkpoint.hub import HubOptions
 
 
 class HeadOutput(NamedTuple):
-    """What a model with one head returns: its `logits`, and the `last_hidden_state` (B, S, D) that Bert gave."""
+    """The `logits` of a model with one head, and Bert's `last_hidden_state` (B, S, D)."""
 
     logits: Tensor
     last_hidden_state: Tensor
 
 
 class PreTrainingOutput(NamedTuple):
-    """`prediction_logits` (B, S, V), `seq_relationship_logits` (B, 2), and the `last_hidden_state` (B, S, D)."""
+    """`prediction_logits` (B, S, V), `seq_relationship_logits` (B, 2), and Bert's `last_hidden_state` (B, S, D)."""
 
     prediction_logits: Tensor
     seq_relationship_logits: Tensor
@@ -41,10 +45,10 @@ class PreTrainingOutput(NamedTuple):
 
 
 class MaskedLMHead(nn.Module):
-    """How well each token of the vocabulary fits at each position. x (..., D), table (V, D) -> (..., V)
+    """Score every token of the vocabulary at each position. x (..., D), table (V, D) -> (..., V)
 
-    The table is the token embedding itself: what a token means going in is what it is recognised by coming out. So it
-    is handed in, and only the bias is the head's own.
+    The table is the token embedding, used a second time to recognise tokens. It is an argument, so that the head owns
+    only its bias.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -55,22 +59,22 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """Transform, then compare with every token."""
+        """Transform each state, then compare it with every token."""
         return nn.functional.linear(self.norm(self.activation(self.dense(x))), table, self.bias)
 
 
 class BertWithHead(nn.Module):
-    """What all models below share: a Bert, and the way in and out of published files.
+    """The base of all models below: a Bert, its call, and loading and saving.
 
-    `from_pretrained` wants the head among the files. A new head for a Bert that has none yet: build the model from a
-    config, and assign `bert`.
+    `from_pretrained` needs the head's weights in the files. To put a new head on a published Bert, build the model
+    from a config and assign `bert`.
 
     Raises:
-        TypeError: the config is not of the class that the model needs (`config_class`).
+        TypeError: the config is not of the model's class (`config_class`).
     """
 
     config_class: ClassVar[type[BertConfig]] = BertConfig
-    report: Any = None  # after from_pretrained: the LoadReport, what became of every tensor
+    report: Any = None  # the LoadReport, after from_pretrained
 
     def __init__(self, config: BertConfig, *, pooler: bool) -> None:
         super().__init__()
@@ -79,86 +83,99 @@ class BertWithHead(nn.Module):
         self.config = config
         self.bert = Bert(config, pooler=pooler)
 
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Any:
+        """Run Bert, then the head. The arguments are Bert's, the result is that of `read`."""
+        return self.read(self.bert(input_ids, attention_mask, token_type_ids))
+
+    def read(self, out: EncoderOutput) -> Any:
+        """Apply the head to Bert's output: states (B, S, D), and the pooler's vectors (B, D) or None."""
+        raise NotImplementedError
+
     @classmethod
-    def from_pretrained(cls: type[AnyHead], name: str | os.PathLike[str], **options: Any) -> AnyHead:
-        """Published weights, by a folder or a hub id; the options are those of `checkpoint.load_bert`."""
-        return load_bert(name, into=cls, **options)
+    def for_checkpoint(cls, config: BertConfig, names: Collection[str]) -> Self:
+        """Build the model that a checkpoint with tensors of these names fills."""
+        return cls(config)  # type: ignore[call-arg]  # each model below knows whether its head reads the pooler
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **hub: Unpack[HubOptions],
+    ) -> Self:
+        """Load published weights from a folder or the hub. The arguments are those of `checkpoint.load.load_bert`."""
+        return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
 
     def save_pretrained(self, folder: str | os.PathLike[str], **settings: Any) -> None:
-        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save_model`.
+        """Write config.json and model.safetensors as transformers reads them.
 
         Args:
-            folder: Made where there is none.
-            settings: What config.json is to say besides.
+            folder: Created if needed.
+            settings: Further fields of config.json.
 
         Raises:
-            CheckpointError, OSError: as there; or the class is none that transformers has, nor derived from one.
+            CheckpointError, OSError: see `checkpoint.save.save_model`; or transformers does not have the model's class.
         """
         kind: Any = next((kind for kind in type(self).__mro__ if kind.__name__ in NEEDED), None)
         if kind is None:
             raise CheckpointError(f"{type(self).__name__} has no published form: keep it with torch.save")
-        values = {**self.config.to_dict(), **settings, "architectures": [kind.__name__]}
-        save_model(self, folder, values, lambda: kind(self.config))
+        save_model(self, folder, lambda: kind(self.config), **settings, architectures=[kind.__name__])
 
 
 class BertWithMaskedLM(BertWithHead):
-    """What the two models with the masked-LM head share."""
+    """The base of the two models with the masked-LM head."""
 
     def __init__(self, config: BertConfig, *, pooler: bool) -> None:
         super().__init__(config, pooler=pooler)
         self.masked_lm = MaskedLMHead(config).apply(self.bert.initialise)
 
     def to_vocabulary(self, x: Tensor) -> Tensor:
-        """Scores of all tokens, from the state at any positions (of any layer). (..., D) -> (..., V)"""
+        """Score all tokens from states at any positions and of any layer. (..., D) -> (..., V)"""
         return self.masked_lm(x, self.bert.embeddings.token.weight)
 
 
 class BertForMaskedLM(BertWithMaskedLM):
-    """Tells the tokens behind [MASK]. (B, S) -> HeadOutput, logits (B, S, V)"""
+    """Predict the tokens behind [MASK]. (B, S) -> HeadOutput, logits (B, S, V)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, pooler=False)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> HeadOutput:
-        """Arguments as Bert's."""
-        x = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
-        return HeadOutput(self.to_vocabulary(x), x)
+    def read(self, out: EncoderOutput) -> HeadOutput:
+        """Score every token at every position. States (B, S, D) -> logits (B, S, V)"""
+        return HeadOutput(self.to_vocabulary(out.last_hidden_state), out.last_hidden_state)
 
 
 class BertForNextSentencePrediction(BertWithHead):
-    """Tells whether the second text followed the first (label 0) or came from elsewhere (1). Logits (B, 2)"""
+    """Tell if the second text followed the first (label 0) or not (label 1). (B, S) -> HeadOutput, logits (B, 2)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, pooler=True)
         self.next_sentence = nn.Linear(config.hidden_size, 2).apply(self.bert.initialise)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> HeadOutput:
-        """Arguments as Bert's."""
-        x, pooled = self.bert(input_ids, attention_mask, token_type_ids)
-        return HeadOutput(self.next_sentence(pooled), x)
+    def read(self, out: EncoderOutput) -> HeadOutput:
+        """Score both labels. Pooler's vectors (B, D) -> logits (B, 2)"""
+        return HeadOutput(self.next_sentence(out.pooler_output), out.last_hidden_state)
 
 
 class BertForPreTraining(BertWithMaskedLM):
-    """Both of BERT's training tasks at once, as the first checkpoints were published. (B, S) -> PreTrainingOutput"""
+    """Do both training tasks at once, as in the first published checkpoints. (B, S) -> PreTrainingOutput"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, pooler=True)
         self.next_sentence = nn.Linear(config.hidden_size, 2).apply(self.bert.initialise)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> PreTrainingOutput:
-        """Arguments as Bert's."""
-        x, pooled = self.bert(input_ids, attention_mask, token_type_ids)
+    def read(self, out: EncoderOutput) -> PreTrainingOutput:
+        """Score tokens and sentence pairs. States (B, S, D), vectors (B, D) -> logits (B, S, V), logits (B, 2)"""
+        x, pooled = out
         return PreTrainingOutput(self.to_vocabulary(x), self.next_sentence(pooled), x)
 
 
 class BertWithClassifier(BertWithHead):
-    """What the two classifiers share: dropout and one linear layer."""
+    """The base of the two classifiers: dropout and one linear layer."""
 
     config_class = ClassifierConfig
     config: ClassifierConfig
@@ -171,28 +188,22 @@ class BertWithClassifier(BertWithHead):
 
 
 class BertForSequenceClassification(BertWithClassifier):
-    """Scores for a text, or for a pair of texts, by the pooler's vector. (B, S) -> HeadOutput, logits (B, L)"""
+    """Score the labels of a text, or of a pair of texts. (B, S) -> HeadOutput, logits (B, L)"""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__(config, pooler=True)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> HeadOutput:
-        """Arguments as Bert's."""
-        x, pooled = self.bert(input_ids, attention_mask, token_type_ids)
-        return HeadOutput(self.classifier(self.dropout(pooled)), x)
+    def read(self, out: EncoderOutput) -> HeadOutput:
+        """Score the labels. Pooler's vectors (B, D) -> logits (B, L)"""
+        return HeadOutput(self.classifier(self.dropout(out.pooler_output)), out.last_hidden_state)
 
 
 class BertForTokenClassification(BertWithClassifier):
-    """Scores for each token, by its own vector. (B, S) -> HeadOutput, logits (B, S, L)"""
+    """Score the labels of each token. (B, S) -> HeadOutput, logits (B, S, L)"""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__(config, pooler=False)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> HeadOutput:
-        """Arguments as Bert's."""
-        x = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
-        return HeadOutput(self.classifier(self.dropout(x)), x)
+    def read(self, out: EncoderOutput) -> HeadOutput:
+        """Score the labels at every position. States (B, S, D) -> logits (B, S, L)"""
+        return HeadOutput(self.classifier(self.dropout(out.last_hidden_state)), out.last_hidden_state)

@@ -21,12 +21,20 @@ line of its docstring, and the names of the weights (`layers.3.attention.query.w
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .config import BertConfig
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection
+
+    from typing_extensions import Self, Unpack
+
+    from .checkpoint.hub import HubOptions
 
 
 class LayerNorm(nn.Module):
@@ -292,14 +300,26 @@ class Bert(nn.Module):
                 module.weight[module.padding_idx].zero_()
 
     @classmethod
-    def from_pretrained(cls, name: Any, **options: Any) -> Bert:
-        """Published weights, by a folder or a hub id; the options are those of `checkpoint.load_bert`."""
-        from .checkpoint.load import load_bert  # only here does the page know that files exist
+    def for_checkpoint(cls, config: BertConfig, names: Collection[str]) -> Self:
+        """Build the model that a checkpoint fills: it has a pooler if the tensors' names have one."""
+        return cls(config, pooler="pooler.dense.weight" in names)
 
-        return load_bert(name, into=cls, **options)
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **hub: Unpack[HubOptions],
+    ) -> Self:
+        """Load published weights from a folder or the hub. The arguments are those of `checkpoint.load.load_bert`."""
+        from .checkpoint.load import load_bert  # only these two methods know that files exist
 
-    def save_pretrained(self, folder: Any) -> None:
-        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save_bert`."""
-        from .checkpoint.save import save_bert
+        return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
 
-        save_bert(self, folder)
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`."""
+        from .checkpoint.save import save_model
+
+        save_model(self, folder, lambda: Bert(self.config, pooler=self.pooler is not None))

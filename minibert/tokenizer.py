@@ -7,18 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
 import torch
 
 from .checkpoint.atomic import replacing, write_text
-from .checkpoint.hub import Files, open_files
+from .checkpoint.hub import CheckpointFiles, open_files
 from .checkpoint.save import write_json
 from .checkpoint.wordpiece import open_backend, read_options, save_options
 from .config import ConfigError
 from .truncation import TruncationReport, announce, check_mode, kept_places
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from .checkpoint.hub import HubOptions
 
 CHUNK = 4096  # texts tokenised at a time: the library's own objects are ten times larger than the ids they hold
 
@@ -87,37 +92,20 @@ class Tokenizer:
         self._backend = backend
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        refresh: bool = False,
-    ) -> Tokenizer:
-        """The tokenizer of a checkpoint: its tokenizer.json as it is, or built from vocab.txt with its flags.
+    def from_pretrained(cls, name: str | os.PathLike[str], **hub: Unpack[HubOptions]) -> Self:
+        """Load a checkpoint's tokenizer: its tokenizer.json unchanged, or built from vocab.txt and its flags.
 
-        Arguments as ``hub.open_files``.
+        Args:
+            name, hub: See `checkpoint.hub.open_files`.
 
         Raises:
-            HubError: the model can't be had, or has neither file.
+            HubError: the model can't be had, or lacks both files.
             ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
         """
-        return cls.from_files(
-            open_files(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                refresh=refresh,
-            )
-        )
+        return cls.from_files(open_files(name, **hub))
 
     @classmethod
-    def from_files(cls, files: Files, *, lowercase_first: bool = False) -> Tokenizer:
+    def from_files(cls, files: CheckpointFiles, *, lowercase_first: bool = False) -> Self:
         """As ``from_pretrained``, from files already found. ``lowercase_first`` lower-cases before all else."""
         options = read_options(files)
         return cls(

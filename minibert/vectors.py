@@ -1,6 +1,6 @@
-"""Finished vectors: how similar they are, and how to store them in fewer bytes.
+"""Work with finished vectors: compare them, or store them in fewer bytes.
 
-In all four measures more similar is higher. int8, uint8 and bits are defined as in sentence-transformers.
+In all four measures a higher number means more similar. int8, uint8 and bits are those of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]"
+Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[float]]"
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of the angle, from -1 to 1. a (n, D), b (m, D) -> (n, m)"""
+    """Return the cosine of the angle, from -1 to 1. a (n, D), b (m, D) -> (n, m)"""
     return normalize(a, dim=-1) @ normalize(b, dim=-1).T
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """The dot product. a (n, D), b (m, D) -> (n, m)"""
+    """Return the dot product. a (n, D), b (m, D) -> (n, m)"""
     return a @ b.T
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """The straight distance, negative. a (n, D), b (m, D) -> (n, m)"""
+    """Return the negative Euclidean distance. a (n, D), b (m, D) -> (n, m)"""
     return -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def manhattan(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of the differences' sizes, negative. a (n, D), b (m, D) -> (n, m)"""
+    """Return the negative sum of absolute differences. a (n, D), b (m, D) -> (n, m)"""
     return -torch.cdist(a, b, p=1)
 
 
@@ -44,16 +46,50 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def as_matrix(vectors: Vectors) -> Tensor:
-    """Vectors in any of the usual forms -> a floating-point tensor (n, D); a single one becomes (1, D).
+def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
+    """Compare every vector of a with every vector of b. a (n, D), b (m, D) -> (n, m)
 
     Raises:
-        ValueError: they are no vectors. TypeError: they are no numbers.
+        ValueError: the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
     """
+    a, b = _matrices(a, b, measure)
+    return SIMILARITIES[measure](a, b)
+
+
+def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
+    """Compare the first of a with the first of b, the second with the second, and so on. (n, D) both -> (n,)
+
+    Raises:
+        ValueError: as ``similarity``, or the numbers of vectors differ.
+    """
+    a, b = _matrices(a, b, measure)
+    if len(a) != len(b):
+        raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")
+    if measure == "cosine":
+        a, b = normalize(a, dim=-1), normalize(b, dim=-1)
+    if measure in ("cosine", "dot"):
+        return (a * b).sum(-1)
+    return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1)
+
+
+def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
+    """Return both as (n, D) and (m, D), in one dtype and on one device."""
+    if measure not in SIMILARITIES:
+        raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {measure!r}")
+    first, second = _matrix(a), _matrix(b)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"the vectors are of different widths: {first.shape[1]} and {second.shape[1]}")
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return first.to(dtype), second.to(device=first.device, dtype=dtype)
+
+
+def _matrix(vectors: Vectors) -> Tensor:
+    """Return vectors of any usual form as a floating-point tensor (n, D); a single vector becomes (1, D)."""
     if isinstance(vectors, Tensor):
         matrix = vectors
     elif isinstance(vectors, np.ndarray):
-        matrix = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))  # torch takes no other, as of np.load
+        # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
+        matrix = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
     else:
         matrix = torch.stack([torch.as_tensor(vector) for vector in vectors])
     matrix = matrix if matrix.is_floating_point() else matrix.float()
@@ -63,60 +99,22 @@ def as_matrix(vectors: Vectors) -> Tensor:
     return matrix
 
 
-def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
-    """Every vector of one set with every vector of the other. a (n, D), b (m, D) -> (n, m)
-
-    Raises:
-        ValueError: the measure is unknown, or the widths differ.
-    """
-    first, second = _two(a, b, measure)
-    return SIMILARITIES[measure](first, second)
-
-
-def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
-    """The first with the first, the second with the second, and so on. a (n, D), b (n, D) -> (n,)
-
-    Raises:
-        ValueError: the measure is unknown, or the shapes differ.
-    """
-    first, second = _two(a, b, measure)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs need as many vectors on both sides, not {len(first)} and {len(second)}")
-    if measure == "cosine":
-        first, second = normalize(first, dim=-1), normalize(second, dim=-1)
-    if measure in ("cosine", "dot"):
-        return (first * second).sum(-1)
-    return -torch.linalg.vector_norm(first - second, ord=2 if measure == "euclidean" else 1, dim=-1)
-
-
-def _two(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
-    if measure not in SIMILARITIES:
-        raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {measure!r}")
-    first, second = as_matrix(a), as_matrix(b)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"the vectors are of different widths: {first.shape[1]} and {second.shape[1]}")
-    dtype = torch.promote_types(first.dtype, second.dtype)
-    return first.to(dtype), second.to(device=first.device, dtype=dtype)
-
-
-PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
-
-
 def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
     """Store vectors in fewer bytes.
 
     Args:
         embeddings: (n, D), or (D,), floating-point.
-        precision: "int8" and "uint8": each dimension's range cut into 256 steps. "binary" and "ubinary": one bit a
-            dimension, set where it is above 0, eight to a byte (int8 with 128 taken off, or uint8).
-        ranges: (2, D), the lowest and the highest value of each dimension, from many vectors. None: of these ones.
+        precision: "int8" and "uint8" cut each dimension's range into 256 steps. "binary" and "ubinary" keep one bit a
+            dimension, set if the value is above 0. Eight bits make a byte: int8 after subtracting 128, or uint8.
+        ranges: (2, D), the lowest and the highest value of each dimension, from many vectors. None: of these vectors.
 
     Returns:
         (n, D) for int8 and uint8, (n, ceil(D / 8)) for the binary ones.
 
     Raises:
-        ValueError: the precision is unknown; or int8 ranges would have to come from a single vector, all of whose
-            dimensions would come out the same.
+        ValueError: the precision is unknown; or int8 and uint8 lack ``ranges`` for a single vector, which has none.
+
+    Source: quantize_embeddings in sentence-transformers.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -132,8 +130,8 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
     if ranges is None:
         if embeddings.ndim == 1 or len(embeddings) == 1:
             raise ValueError(
-                f"{precision} needs the range of each dimension, which one vector can't tell: encode many texts in one "
-                "call, or use minibert.vectors.quantize_embeddings(vectors, precision, ranges=...)"
+                f"{precision} needs the range of each dimension, and one vector has none: encode many texts in one "
+                "call, or use minibert.quantize_embeddings(vectors, precision, ranges=...)"
             )
         ranges = np.stack([embeddings.min(axis=0), embeddings.max(axis=0)])
     low, high = ranges.astype(np.float32)

@@ -15,19 +15,19 @@ from torch import nn
 from minibert import Bert, BertConfig, CheckpointError, ConfigError, SentenceEncoder
 from minibert.cli.inspect import describe
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.research import ablate_heads, capture, mask_heads, prune_heads
 
 BATCH = random_batch(TINY, (9, 5, 1))
 HEADS = {0: [2], 1: [3, 0]}
 every_position_type = pytest.mark.parametrize("kind", POSITION_TYPES)
-prepared_or_not = pytest.mark.parametrize("prepared", [False, True])
+fused_or_not = pytest.mark.parametrize("fused", [False, True])
 
 
-def wide(prepared=False, **changes):
+def wide(fused=False, **changes):
     model = widen(Bert(dataclasses.replace(TINY, **changes))).double().eval()
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     return model
 
 
@@ -51,10 +51,10 @@ def hooks_on(model):
 # Masks.
 
 
-@prepared_or_not
+@fused_or_not
 @every_position_type
-def test_a_mask_of_ones_is_no_mask_and_zeros_switch_off(kind, prepared):
-    model = wide(prepared, position_embedding_type=kind)
+def test_a_mask_of_ones_is_no_mask_and_zeros_switch_off(kind, fused):
+    model = wide(fused, position_embedding_type=kind)
     before = model(**BATCH)
     mask = torch.ones(2, 4)
     with mask_heads(model, mask):
@@ -188,10 +188,10 @@ def test_an_attention_without_a_core_is_refused():
 # Pruning.
 
 
-@prepared_or_not
+@fused_or_not
 @every_position_type
-def test_pruned_equals_ablated_with_smaller_matrices(kind, prepared):
-    model = wide(prepared, position_embedding_type=kind)
+def test_pruned_equals_ablated_with_smaller_matrices(kind, fused):
+    model = wide(fused, position_embedding_type=kind)
     with ablate_heads(model, HEADS):
         expected = model(**BATCH)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -212,11 +212,11 @@ def test_pruned_equals_ablated_with_smaller_matrices(kind, prepared):
     assert values["layers.1.attention.core.probs"].shape == (3, 2, 9, 9)
 
 
-def test_pruned_then_prepared_and_masked():
+def test_pruned_then_fused_and_masked():
     page = wide()
     prune_heads(page, HEADS)
     fast = copy.deepcopy(page)
-    prepare(fast)
+    fuse(fast)
     assert apart(fast(**BATCH), page(**BATCH)) < 1e-10
     mask = [torch.tensor([1.0, 0, 0.5]), torch.tensor([2.0, 1])]
     with mask_heads(fast, mask), mask_heads(page, mask):
@@ -266,11 +266,11 @@ def test_one_head_must_stay():
 def test_a_part_that_is_no_linear_layer_is_refused_and_nothing_is_cut():
     model = wide()
     model.layers[1].attention.value = nn.Sequential(model.layers[1].attention.value)
-    with pytest.raises(ValueError, match=r"out of layers.1.attention.value: it is no nn.Linear of \(32, 32\)"):
+    with pytest.raises(ValueError, match=r"can't prune layers.1.attention.value: it is not an nn.Linear of \(32, 32\)"):
         prune_heads(model, {0: [0], 1: [0]})
     assert model.layers[0].attention.query.out_features == 32
     model.layers[1].attention = nn.Identity()
-    with pytest.raises(ValueError, match=r"out of layers.1.attention.query"):
+    with pytest.raises(ValueError, match=r"can't prune layers.1.attention.query"):
         prune_heads(model, {1: [0]})
 
 

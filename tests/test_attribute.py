@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from minibert import Bert, SentenceEncoder, Tokenizer
 from minibert.checkpoint.sentence_transformers import SentenceModules
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Encoder
 from minibert.pooling import POOLINGS, Dense, Normalize, Pooling
 from minibert.research import patch
@@ -214,7 +214,7 @@ def test_the_value_of_any_function(encoder):
 def test_a_text_longer_than_one_forward_holds(encoder, monkeypatch):
     whole = {method: attribute_pair(encoder, A, B, method, steps=3) for method in METHODS}
     scores = {method: attribute(encoder, A, B, method, steps=3).scores for method in METHODS}
-    monkeypatch.setattr("minibert.research.attribute.TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr("minibert.research.perturb.TOKENS_AT_ONCE", 20)
     for method in METHODS:
         torch.testing.assert_close(attribute_pair(encoder, A, B, method, steps=3).matrix, whole[method].matrix)
         torch.testing.assert_close(attribute(encoder, A, B, method, steps=3).scores, scores[method])
@@ -242,18 +242,18 @@ def test_a_prompt_that_is_not_pooled(tokenizer):
 
 
 @every_method
-def test_prepared_or_not_and_whatever_is_on_outside(tokenizer, method):
-    page, prepared = tiny(tokenizer).float(), tiny(tokenizer).float()
-    prepare(prepared.model)
+def test_fused_or_not_and_whatever_is_on_outside(tokenizer, method):
+    page, fused = tiny(tokenizer).float(), tiny(tokenizer).float()
+    fuse(fused.model)
     expected = attribute_pair(page, A, B, method, steps=3)
     one_sided = attribute(page, A, B, method, steps=3)
     for outside in (torch.no_grad(), torch.inference_mode(), torch.enable_grad()):
         with outside:
             torch.testing.assert_close(
-                attribute_pair(prepared, A, B, method, steps=3).matrix, expected.matrix, rtol=0, atol=1e-4
+                attribute_pair(fused, A, B, method, steps=3).matrix, expected.matrix, rtol=0, atol=1e-4
             )
             torch.testing.assert_close(
-                attribute(prepared, A, B, method, steps=3).scores, one_sided.scores, rtol=0, atol=1e-4
+                attribute(fused, A, B, method, steps=3).scores, one_sided.scores, rtol=0, atol=1e-4
             )
 
 
@@ -278,11 +278,11 @@ def test_dropout_is_off(encoder):
 # Rollout.
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_rollout_against_numpy(tokenizer, prepared):
+@pytest.mark.parametrize("fused", [False, True])
+def test_rollout_against_numpy(tokenizer, fused):
     encoder = tiny(tokenizer, "cls")
-    if prepared:
-        prepare(encoder.model)
+    if fused:
+        fuse(encoder.model)
     probs = []
     hooks = [
         layer.attention.core.probs.register_forward_hook(lambda _part, _args, output: probs.append(output[0].numpy()))

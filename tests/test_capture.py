@@ -14,7 +14,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Encoder, FeedForward
 from minibert.research import CATALOGUE, capture, patch
 
@@ -84,13 +84,13 @@ def test_the_code_in_the_docs_runs_and_prints_what_is_shown(capsys):
         assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("pooler", [False, True])
 @every_position_type
-def test_everything_is_what_the_catalogue_names_in_the_shape_it_says(kind, pooler, prepared):
+def test_everything_is_what_the_catalogue_names_in_the_shape_it_says(kind, pooler, fused):
     model = widen(Bert(dataclasses.replace(TINY, position_embedding_type=kind), pooler=pooler)).double().eval()
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values = everything(model)
     assert {name: tuple(value.shape) for name, value in values.items()} == expected(kind, pooler)
 
@@ -183,7 +183,7 @@ def test_each_value_is_what_its_words_say(kind):
 def test_under_the_fast_path_every_value_is_the_pages(kind):
     page = wide(position_embedding_type=kind)
     fast = copy.deepcopy(page)
-    prepare(fast)
+    fuse(fast)
     batch = random_batch(TINY, LENGTHS)
     every = everything(page, **batch)
     for name, value in everything(fast, **batch).items():
@@ -196,7 +196,7 @@ def test_under_the_fast_path_every_value_is_the_pages(kind):
 
 
 def test_real_weights_within_1e_5_of_the_page():
-    page, fast = SentenceEncoder.from_pretrained(MINILM, prepared=False), SentenceEncoder.from_pretrained(MINILM)
+    page, fast = SentenceEncoder.from_pretrained(MINILM, fast=False), SentenceEncoder.from_pretrained(MINILM)
     batch = page.tokenize(["Short.", "A sentence of middling length, with a comma.", "and so on " * 60])
     real = batch["attention_mask"].bool()
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_real_weights_within_1e_5_of_the_page():
 
 def test_the_fast_path_is_fast_again_afterwards():
     model = wide()
-    prepare(model)
+    fuse(model)
     everything(model)
     assert hooks_on(model) == []
 
@@ -336,10 +336,10 @@ REFUSED = {
     "layers.0.atention": "layers.0 is an EncoderLayer, which has no 'atention', only attention, attention_norm, feed_",
     "layers.2.attention": "layers is an Encoder, which has no '2', only 0, 1",
     "layers.0.attention.core.q": "core is a ScaledDotProductAttention, which has no 'q', only scores, probs, dropout",
-    "layers.*.attention.core.prob": r"layers.0.attention.core is .* has no 'prob', only .*; `\*` stands for what is",
+    "layers.*.attention.core.prob": r"layers.0.attention.core is .* has no 'prob', only .*; `\*` stands for text",
     "layers.*.dropout": "layers.0.dropout is a dropout",
-    "layers.0.dropout": "layers.0.dropout is a dropout: in training look at what comes after it",
-    "*.probs": r"`\*` stands for what is between two dots, `\*\*` for any number of such parts",
+    "layers.0.dropout": "layers.0.dropout is a dropout: watch the value after it in training; in eval mode it",
+    "*.probs": r"`\*` stands for text between two dots, `\*\*` for any number of such parts",
     "embeddings.word": "embeddings is an Embeddings, which has no 'word', only token, position, token_type, norm",
     "encoder.layer.0": "the model is a Bert, which has no 'encoder', only embeddings, layers, pooler",
     "": "the model is a Bert, which has no ''",
@@ -399,7 +399,7 @@ def test_a_model_without_a_bert_is_refused():
 
 def test_nothing_computed_is_an_error():
     model = wide()
-    with pytest.raises(ValueError, match=r"nothing that fits 'layers.\*' was computed"), capture(model, "layers.*"):
+    with pytest.raises(ValueError, match=r"nothing that matches 'layers.\*' was computed"), capture(model, "layers.*"):
         wide()(**random_batch(TINY, LENGTHS))
     assert hooks_on(model) == []
 
@@ -539,7 +539,7 @@ def test_what_is_no_tensor_is_refused():
     model = wide()
     model.layers[1].feed_forward.activation = nn.Sequential(Pair(), nn.Identity())
     with (
-        pytest.raises(TypeError, match=r"layers.1.feed_forward.activation.0 is no tensor but tuple"),
+        pytest.raises(TypeError, match=r"layers.1.feed_forward.activation.0 is not a tensor but tuple"),
         capture(model, "**"),
     ):
         model(**random_batch(TINY, LENGTHS))

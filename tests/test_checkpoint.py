@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from minibert import Bert, BertConfig, CheckpointError
 from minibert.checkpoint import save
 from minibert.checkpoint.atomic import replacing
-from minibert.checkpoint.names import PUBLISHED_NAMES, by_modern_name, modern_name, published_name
+from minibert.checkpoint.names import PUBLISHED_NAMES, by_canonical_name, canonical_name, published_name
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
@@ -108,12 +108,12 @@ def test_what_bert_does_not_have_has_no_published_name(name: str) -> None:
     ],
 )
 def test_old_names_become_modern_ones(old: str, modern: str) -> None:
-    assert modern_name(old) == modern
+    assert canonical_name(old) == modern
 
 
 def test_two_old_names_for_one_tensor_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"x\.LayerNorm\.gamma and bert\.x\.LayerNorm\.weight"):
-        by_modern_name(["x.LayerNorm.gamma", "bert.x.LayerNorm.weight"])
+        by_canonical_name(["x.LayerNorm.gamma", "bert.x.LayerNorm.weight"])
 
 
 # --- What published files look like

@@ -311,7 +311,7 @@ def test_a_checkpoint_without_a_classifier(tmp_path):
         "  2 missing from the files:",
         "    classifier.weight",
         "    classifier.bias",
-        "  The files hold what Bert needs: load them as such.",
+        "  The files hold the weights of Bert: load them as such.",
     ]
 
 

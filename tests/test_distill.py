@@ -71,7 +71,7 @@ def test_the_student_learns_and_the_teacher_stays(width, tmp_path):
     ]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     assert all(torch.equal(value, before[name]) for name, value in task.teacher[0].state_dict().items())
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype="float64", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype="float64", fast=False)
     assert np.abs(saved.encode(U) - task.model.encode(U)).max() < 1e-12  # a plain encoder, without projections
 
 

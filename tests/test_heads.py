@@ -26,7 +26,7 @@ from minibert import (
 from minibert.checkpoint.names import HEAD_NAMES, NEEDED, PUBLISHED_NAMES, RELATIVE_NAMES, published_name
 from minibert.checkpoint.tensorflow import read_tf1
 from minibert.config import MOST_LABELS
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.heads import BertWithHead
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tf1"
@@ -100,6 +100,13 @@ def test_what_comes_out(kind):
 
 
 @every_head
+def test_read_is_all_that_a_head_does_with_berts_output(kind):
+    model = wide(kind)
+    for mine, whole in zip(model.read(model.bert(**BATCH)), model(**BATCH), strict=True):
+        assert torch.equal(mine, whole)
+
+
+@every_head
 def test_padding_changes_nothing(kind):
     model = wide(kind).double()
     together = model(**BATCH)
@@ -113,7 +120,7 @@ def test_padding_changes_nothing(kind):
 @every_head
 def test_prepared_equals_the_page(kind):
     page, fast = wide(kind).double(), wide(kind).double()
-    prepare(fast)
+    fuse(fast)
     for mine, reference in zip(fast(**BATCH), page(**BATCH), strict=True):
         assert (mine - reference).abs().max() < 1e-10
 
@@ -295,7 +302,7 @@ def test_what_a_checkpoint_lacks_for_a_head_is_named_with_the_classes_that_fit(t
         lines = str(caught.value).splitlines()
         lacking = wanted - there
         assert {line.strip() for line in lines[2:-1]} == {name.removeprefix("bert.") for name in lacking}
-        advised = lines[-1].removeprefix("  The files hold what ").removesuffix(" needs: load them as such.")
+        advised = lines[-1].removeprefix("  The files hold the weights of ").removesuffix(": load them as such.")
         assert advised.split(" or ")[0] == "Bert"
         assert other.__name__ in advised.split(" or ")
         assert kind.__name__ not in advised.split(" or ")

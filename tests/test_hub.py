@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -23,7 +24,7 @@ from huggingface_hub import constants, file_download, utils
 from loopback_hub import LoopbackHub
 from torch import Tensor
 
-from minibert import Bert, CheckpointError, ConfigError, HubError
+from minibert import Bert, BertForMaskedLM, CheckpointError, ConfigError, HubError, Tokenizer
 from minibert.checkpoint import builtin
 from minibert.checkpoint.hub import DEFAULT_MODEL, Folder, HubRepository, open_files
 
@@ -438,9 +439,9 @@ def test_a_gated_model_with_the_token_in_the_environment(hub: LoopbackHub, monke
         ("/nowhere/at/all", "no folder"),
         ("~nobody-of-that-name/model", "no folder"),
         ("back\\slash", "no folder"),
-        ("bad name!", "neither a folder nor a name that the hub could have"),
-        ("owner/bad..name", "neither a folder nor a name that the hub could have"),
-        ("with\0null", "neither a folder nor a name that the hub could have"),
+        ("bad name!", "neither a folder nor a possible name on the hub"),
+        ("owner/bad..name", "neither a folder nor a possible name on the hub"),
+        ("with\0null", "neither a folder nor a possible name on the hub"),
     ],
 )
 def test_a_name_that_can_be_none(hub: LoopbackHub, name: str, advice: str) -> None:
@@ -507,6 +508,22 @@ def test_a_name_without_owner_is_of_sentence_transformers_but_for_the_oldest(nam
 def test_a_model_without_owner_is_found_on_the_hub(hub: LoopbackHub) -> None:
     hub.publish("bert-base-uncased", checkpoint(2))
     assert is_of_seed(Bert.from_pretrained("bert-base-uncased"), 2)
+
+
+@pytest.mark.parametrize("kind", [Bert, BertForMaskedLM, Tokenizer])
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, NAME])
+def test_a_misspelt_keyword_is_refused_for_folders_and_ids_alike(hub: LoopbackHub, kind: Any, name: str) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword: local_file_only, revison"):
+        kind.from_pretrained(name, revison="main", local_file_only=True)
+    assert hub.fetched() == []
+
+
+def test_pin_fixes_the_commit_of_all_files(hub: LoopbackHub) -> None:
+    files = open_files(NAME)
+    files.pin()
+    old = hub.models[NAME].branches["main"]
+    hub.publish(NAME, checkpoint(1))
+    assert files.require("model.safetensors").parent.name == old
 
 
 def test_the_built_in_model_goes_by_its_name() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.research import capture, patch
 
 LENGTHS = (9, 5, 1)
@@ -51,13 +51,13 @@ def encoder(folder):
 # It has its effect, and no other.
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @every_position_type
-def test_every_value_can_be_put_back_and_can_be_changed(kind, prepared):
+def test_every_value_can_be_put_back_and_can_be_changed(kind, fused):
     page = wide(position_embedding_type=kind)
     model = copy.deepcopy(page)
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values, before = captured(page, A)
     for name in values:
         with patch(model, name, values):
@@ -293,7 +293,7 @@ def refused(model, name, new, words, batch=B, error=ValueError, **where):
 def test_a_patch_of_the_wrong_shape():
     model = wide()
     clean, _ = captured(model, random_batch(TINY, (12, 12)))
-    form = r"layers.0 is float64 \(3, 9, 32\) on cpu, and so can't be replaced by"
+    form = r"layers.0 is float64 \(3, 9, 32\) on cpu, and can't be replaced by"
     refused(model, "layers.0", clean, rf"{form} float64 \(2, 12, 32\) on cpu")
     refused(model, "layers.0", lambda value: value[:, 0], rf"{form} float64 \(3, 32\)")
     refused(model, "layers.0", torch.zeros(9, 32), rf"{form} float32 \(9, 32\)")
@@ -305,10 +305,11 @@ def test_a_patch_of_the_wrong_shape():
 
 def test_a_patch_that_is_no_patch():
     model = wide()
-    refused(model, "layers.0", 0.0, "a patch is a function, a tensor, or what capture gave, not float", error=TypeError)
     refused(
-        model, "layers.0", lambda value: None, "the place of layers.0 must be a tensor, not NoneType", error=TypeError
+        model, "layers.0", 0.0, "a patch is a function, a tensor, or the result of capture, not float", error=TypeError
     )
+    words = "the new value of layers.0 must be a tensor, not NoneType"
+    refused(model, "layers.0", lambda value: None, words, error=TypeError)
     refused(
         model, "layers.*", {"layers.0": torch.zeros(3, 9, 32)}, "nothing to patch layers.1 with; the nearest: layers.0"
     )
@@ -318,11 +319,11 @@ def test_a_patch_that_is_no_patch():
 def test_heads_and_positions_that_are_not_there():
     model = wide()
     core = "layers.0.attention.core"
-    refused(model, core, torch.zeros_like, "core: there are heads from 0 to 3, and so not 4", heads=[0, 4])
-    refused(model, core, torch.zeros_like, "core: there are heads from 0 to 3, and so not -1", heads=-1)
-    refused(model, core, torch.zeros_like, "core: there are positions from 0 to 8, and so not 9", positions=9)
+    refused(model, core, torch.zeros_like, "core: there are heads from 0 to 3, but not 4", heads=[0, 4])
+    refused(model, core, torch.zeros_like, "core: there are heads from 0 to 3, but not -1", heads=-1)
+    refused(model, core, torch.zeros_like, "core: there are positions from 0 to 8, but not 9", positions=9)
     short, _ = captured(model, random_batch(TINY, (3, 3, 3)))
-    refused(model, core, short, "core: there are positions from 0 to 2, and so not 5", positions={2: 5})
+    refused(model, core, short, "core: there are positions from 0 to 2, but not 5", positions={2: 5})
     refused(model, core, torch.zeros_like, "no heads are given", heads=[])
     refused(model, core, torch.zeros_like, "heads must be whole numbers, not 1.5", error=TypeError, heads=1.5)
     refused(model, "layers.0", torch.zeros_like, r"layers.0, \(B, S, D\), has no heads to choose from", heads=0)
@@ -345,7 +346,7 @@ def test_positions_of_a_value_that_is_no_longer_of_its_shape():
     model = wide()
     model.layers[0].attention.core = Flat()
     name = "layers.0.attention.core.probs"
-    words = r"probs is float64 \(864,\) on cpu and not \(B, H, S, S\), so it is not known where its heads are"
+    words = r"probs is float64 \(864,\) on cpu, not \(B, H, S, S\): which axis has the heads"
     refused(model, name, torch.zeros_like, words, heads=[0])
 
 
@@ -376,7 +377,7 @@ def test_lists_of_texts_are_for_encode(encoder):
     ):
         encoder.encode(ONE[:3])
     with (
-        pytest.raises(ValueError, match=r"layers.0 in text 1 is float64 \(9, 32\) on cpu, and so can't be replaced by"),
+        pytest.raises(ValueError, match=r"layers.0 in text 1 is float64 \(9, 32\) on cpu, and can't be replaced by"),
         patch(encoder, "layers.0", clean),
     ):
         encoder.encode([ONE[0], ONE[0], *ONE[2:]])

@@ -1,13 +1,16 @@
 """Token vectors -> one vector: each way against a slow loop, whatever lies in the padding; Dense and Normalize."""
 
 import math
+import pickle
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_folder import write_cross_encoder
 from torch import nn
 
+from minibert import CrossEncoder
 from minibert.pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
 
 D = 5
@@ -171,6 +174,20 @@ def test_dense_is_a_linear_layer_an_activation_and_perhaps_its_input(activation,
 def test_dense_computes_in_the_precision_of_its_weights():
     assert Dense(5, 3).double()(torch.randn(2, 5)).dtype == torch.float64
     assert Dense(5, 3)(torch.randn(2, 5, dtype=torch.float64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_dense_and_its_activation_can_be_pickled(activation):
+    x, dense = torch.randn(2, 5), Dense(5, 3, activation=activation)
+    assert torch.equal(pickle.loads(pickle.dumps(dense))(x), dense(x))
+    assert pickle.loads(pickle.dumps(DENSE_ACTIVATIONS[activation])) is DENSE_ACTIVATIONS[activation]
+
+
+def test_a_cross_encoder_without_an_activation_can_be_pickled(tmp_path):
+    encoder = CrossEncoder.from_pretrained(write_cross_encoder(tmp_path, 3), device="cpu")  # three labels: raw logits
+    again = pickle.loads(pickle.dumps(encoder))
+    assert again.activation_fn is encoder.activation_fn
+    assert again.predict(("the cat", "sat")).tolist() == encoder.predict(("the cat", "sat")).tolist()
 
 
 # --- Normalize

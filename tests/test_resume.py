@@ -48,14 +48,14 @@ def interrupt_after(task, steps, **options):
     del task.loss
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("steps", [4, 5, 7])
-def test_resumed_training_ends_in_the_same_bits(tmp_path, steps, prepared):
-    whole = make_task(prepared=prepared)
+def test_resumed_training_ends_in_the_same_bits(tmp_path, steps, fused):
+    whole = make_task(fused=fused)
     curve = train(whole, SETTINGS)
-    interrupt_after(make_task(prepared=prepared), steps, folder=tmp_path, save_every=2)
+    interrupt_after(make_task(fused=fused), steps, folder=tmp_path, save_every=2)
     torch.manual_seed(99)  # whatever happened in between
-    resumed = make_task(prepared=prepared)
+    resumed = make_task(fused=fused)
     records = train(resumed, SETTINGS, folder=tmp_path, save_every=2, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -72,9 +72,9 @@ def test_the_best_score_survives(tmp_path):
         encoder.encode(U)
         return {"score": next(scores)}
 
-    interrupt_after(make_task(prepared=True), 5, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5)
+    interrupt_after(make_task(fused=True), 5, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5)
     best = (tmp_path / "model/model.safetensors").read_bytes()
-    task = make_task(prepared=True)
+    task = make_task(fused=True)
     train(task, SETTINGS, folder=tmp_path, save_every=5, evaluate=evaluate, evaluate_every=5, resume=True)
     assert (tmp_path / "model/model.safetensors").read_bytes() == best
 
@@ -217,7 +217,7 @@ def test_the_best_model_before_survives_a_full_disk(tmp_path):
         fill_after(task, 5, fill)
         with pytest.raises(Exception, match=r"File too large|can't be written|error"):
             train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, evaluate_every=5)
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", fast=False)
     assert (saved.encode(U) == vectors[0]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model"]
 

@@ -13,8 +13,7 @@ from tiny_training import make_encoder, make_texts
 from torch import nn
 
 from minibert import BertForSequenceClassification, ClassifierConfig, CrossEncoder, SentenceEncoder
-from minibert.fast.linear import Watched
-from minibert.fast.prepare import restore
+from minibert.fast.changes import TrackedParameter
 from minibert.training import (
     Combined,
     CosineRegression,
@@ -208,9 +207,9 @@ def test_a_cross_encoders_layers_are_checkpointed_too():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("prepared", [False, True])
-def test_checkpointed_layers_give_the_same_gradients(dropout, prepared):
-    task = make_task(dropout=dropout, prepared=prepared)
+@pytest.mark.parametrize("fused", [False, True])
+def test_checkpointed_layers_give_the_same_gradients(dropout, fused):
+    task = make_task(dropout=dropout, fused=fused)
     plain = gradients(task, ROWS)
     with loop.layers_checkpointed(task):
         assert_same_gradients(gradients(task, ROWS), plain)
@@ -272,20 +271,21 @@ def test_a_scaled_loss_takes_the_same_step_and_an_overflow_takes_none():
     assert scaler.get_scale() < 2e38
 
 
-def test_a_prepared_encoder_trains_as_the_page_and_encodes_with_the_new_weights():
-    prepared, page = (make_task(dtype=torch.float32, prepared=wanted) for wanted in (True, False))
-    before = prepared.model.encode(U)  # lays the weights out, which training must be noticed to change
-    assert any(isinstance(value, Watched) for value in prepared.parameters())
-    curves = [losses(train(task, replace(SETTINGS, steps=10))) for task in (prepared, page)]
+def test_an_encoder_that_has_encoded_trains_as_the_page_and_encodes_with_the_new_weights():
+    used, page = (make_task(dtype=torch.float32) for _ in range(2))
+    before = used.model.encode(U)  # packs the weights, and training must be noticed to change them
+    assert any(isinstance(value, TrackedParameter) for value in used.parameters())
+    curves = [
+        losses(train(used, replace(SETTINGS, steps=10))),
+        losses(train(page, replace(SETTINGS, steps=10, fused=False))),
+    ]
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
-    after = prepared.model.encode(U)
+    after = used.model.encode(U)
     assert np.abs(after - before).max() > 1e-3
-    assert np.abs(after - page.model.encode(U)).max() < 1e-2
-    restore(prepared.model)  # the page itself
-    assert np.abs(after - prepared.model.encode(U)).max() < 1e-4
+    assert np.abs(after - page.model.encode(U, fast=False)).max() < 1e-2
+    assert np.abs(after - used.model.encode(U, fast=False)).max() < 1e-4
 
 
-@pytest.mark.parametrize("wanted", [True, False])
 def test_parts_are_fused_during_the_training_only(wanted, monkeypatch):
     task, events = make_task(poisoned_at(2)), []
 
@@ -382,7 +382,7 @@ def test_the_log_has_a_line_of_json_for_every_step(tmp_path):
 def test_without_an_evaluator_the_last_model_is_saved(tmp_path):
     task = make_task(dtype=torch.float32)
     train(task, SETTINGS, folder=tmp_path)
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", fast=False)
     assert np.array_equal(saved.encode(U), task.model.encode(U))
 
 
@@ -399,7 +399,7 @@ def test_the_best_model_is_saved_by_the_score_that_was_named(tmp_path):
 
     records = train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, score="best", evaluate_every=2)
     assert [(r["step"], r["scores"]["best"]) for r in records if "scores" in r] == [(2, 0.2), (4, 0.9), (6, 0.5)]
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", fast=False)
     assert np.array_equal(saved.encode(U), vectors[1])
 
 

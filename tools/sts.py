@@ -30,7 +30,7 @@ def drift(path: Path, model: str, pooling: str | None) -> str:
     exact = np.empty(0)
     for dtype in ("float64", "float32", "bfloat16", "int8"):
         encoder = SentenceEncoder.from_pretrained(
-            model, pooling=pooling, dtype=dtype, device="cpu", prepared=dtype != "float64"
+            model, pooling=pooling, dtype=dtype, device="cpu", fast=None if dtype != "float64" else False
         )
         vectors = encoder.encode(
             [*first, *second], normalize_embeddings=True, show_progress_bar=sys.stderr.isatty()

@@ -196,7 +196,7 @@ def seeds(job: Job, count: int, threads: int) -> str:
 
 def first_layers(model: str, layers: int, folder: Path) -> str:
     """Write the first layers of a checkpoint, with CLS pooling, as a checkpoint."""
-    whole = SentenceEncoder.from_pretrained(model, pooling="cls", prepared=False, device="cpu")
+    whole = SentenceEncoder.from_pretrained(model, pooling="cls", fast=False, device="cpu")
     small = Bert(replace(whole.model.config, num_hidden_layers=layers), pooler=whole.model.pooler is not None)
     kept = {name: value for name, value in whole.model.state_dict().items() if name in small.state_dict()}
     small.load_state_dict(kept)

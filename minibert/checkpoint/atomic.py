@@ -1,4 +1,4 @@
-"""Files that are either written whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; after the block it becomes ``path``, or vanishes if the block raised.
+    """Yield a temporary path beside ``path``. It becomes ``path`` after the block, or vanishes if the block raised.
 
-    What was there before stays whole until then, so a full disk or a crash costs nothing. (A model that is mapped from
-    the old file goes on using it.)
+    The old file stays whole until then, so a full disk or a crash loses nothing. A model that is mapped from the old
+    file keeps using it.
 
     Raises:
         OSError: the folder can't be written to.
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode lets nobody else read
+        temporary.chmod(0o666 & ~umask)  # mkstemp lets only the owner read
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

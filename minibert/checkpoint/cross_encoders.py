@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import ConfigError
 from ..pooling import DENSE_ACTIVATIONS
-from .hub import Files
+from .hub import CheckpointFiles
 from .save import write_json
 from .sentence_transformers import (
     SentenceModules,
@@ -39,7 +39,7 @@ class CrossModules(SentenceModules):
     activation: str | None = None  # a name in pooling.DENSE_ACTIVATIONS; None where the files name none
 
 
-def read_cross_modules(files: Files, *, activation: bool = True) -> CrossModules:
+def read_cross_modules(files: CheckpointFiles, *, activation: bool = True) -> CrossModules:
     """Read all of it; without the activation, where another one was asked for.
 
     Raises:
@@ -56,7 +56,7 @@ def read_cross_modules(files: Files, *, activation: bool = True) -> CrossModules
     return found
 
 
-def _activation(files: Files, transformer: str, *, modules: bool) -> str | None:
+def _activation(files: CheckpointFiles, transformer: str, *, modules: bool) -> str | None:
     """By the newest of the three words for it that the files have, in sentence-transformers' order."""
     config = files.below(transformer).read_object("config.json")
     newer = config.get("sentence_transformers")

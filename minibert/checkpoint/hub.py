@@ -1,8 +1,7 @@
-"""A name or a folder -> files on this disk. The only room of the library that can touch the network.
+"""Find a checkpoint's files: in a folder, in the package, or on the hub. Only this file can touch the network.
 
-A checkpoint is asked for one file at a time, by its name in the repository, so nothing is downloaded that is not read.
-What is on the disk is never asked for again: a folder, and a hub id whose files are cached, cost no network call at
-all. (That a file is absent from the repository is cached too, by huggingface_hub.)
+Files are asked for one at a time, by their names in the repository, so nothing is downloaded that isn't read. A folder
+and a hub id whose files are cached cost no network call. (huggingface_hub also caches that a repository lacks a file.)
 """
 
 from __future__ import annotations
@@ -13,47 +12,58 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..config import read_json_object
 from . import builtin
 
-# Stands in for a name where none is given: the model that the package carries.
-DEFAULT_MODEL = builtin.NAME
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-# Names without an owner belong to sentence-transformers, as that library has it, but for these, older than owners.
+DEFAULT_MODEL = builtin.NAME  # loaded where no name is given
+
+# A name without an owner belongs to sentence-transformers, as in that library. These models are older than owners.
 WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|german-.*|multilingual-.*)")
 
 
 class HubError(OSError):
-    """A model that can't be had: no such name, no permission, no network, or a file that is not there."""
+    """The model or one of its files can't be had: unknown name, no permission, or no network."""
+
+
+class HubOptions(TypedDict, total=False):
+    """The keywords of every ``from_pretrained`` that concern the hub. They have no effect on a folder.
+
+    Keys:
+        revision: Branch, tag or commit. None: `main`, as it was when it was first downloaded.
+        token: Access token for private and gated models. None: the one from `hf auth login` or HF_TOKEN.
+        cache_dir: Folder for downloads. None: huggingface_hub's own cache, which transformers shares.
+        local_files_only: Never touch the network. A file outside the cache counts as absent.
+        refresh: Ask the hub whether `revision` has moved since it was downloaded.
+    """
+
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+    refresh: bool
 
 
 def open_files(
-    name: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    refresh: bool = False,
-    owner: str = "sentence-transformers",
-) -> Files:
-    """Find a checkpoint, without reading or downloading any of it yet.
+    name: str | os.PathLike[str], *, owner: str = "sentence-transformers", **hub: Unpack[HubOptions]
+) -> CheckpointFiles:
+    """Find a checkpoint without reading or downloading any of it yet.
 
     Args:
-        name: A folder; or a hub id (`owner/model`; a name without owner is ``owner``'s); or `minibert-tiny`, the
-            model that the package itself carries.
-        revision: Branch, tag or commit on the hub. None: `main`, as it was when it was first downloaded.
-        token: For private and gated models; None uses what `hf auth login` or HF_TOKEN left.
-        cache_dir: Where downloads are kept; None: huggingface_hub's own cache, shared with transformers.
-        local_files_only: Never touch the network; what is not in the cache counts as absent.
-        refresh: Ask the hub whether `revision` has moved since it was downloaded.
-        owner: Whose a name without one is: sentence-transformers has one for each kind of model.
+        name: A folder, a hub id (`owner/model`), or `minibert-tiny`, the model inside the package.
+        owner: Owner of a hub id that names none. sentence-transformers has one per kind of model.
+        hub: See ``HubOptions``.
 
     Raises:
-        HubError: there is no such folder, or the name can be no hub id.
+        HubError: the folder does not exist, and the name is not a possible hub id.
+        TypeError: a keyword is unknown.
     """
+    if unknown := hub.keys() - HubOptions.__optional_keys__:
+        raise TypeError(f"from_pretrained got an unexpected keyword: {', '.join(sorted(unknown))}")
     path = Path(os.path.expanduser(name))  # Path's own expanduser raises for a user who does not exist
     if path.is_dir():
         return Folder(str(name), path)
@@ -63,57 +73,56 @@ def open_files(
     if path.exists():
         raise HubError(f"{text!r} is a file; a model is a folder that holds config.json and the weights")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
-        raise HubError(f"there is no folder {text!r} (and as an id on the hub it would have to be owner/model)")
+        raise HubError(f"there is no folder {text!r}, and a model on the hub is named owner/model")
     owned = text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}"
-    cache = None if cache_dir is None else Path(cache_dir)
-    return HubRepository(owned, revision, token, cache, local_files_only, refresh)
+    return HubRepository(owned, hub)
 
 
 @dataclass
-class Files:
-    """The files of one checkpoint, by their names in it, as `1_Pooling/config.json`."""
+class CheckpointFiles:
+    """The files of one checkpoint, by their names in it, such as `1_Pooling/config.json`."""
 
     name: str
 
     def get(self, file: str) -> Path | None:
-        """Where the file lies, or None if the checkpoint has no such file.
+        """Return the file's path, or None if the checkpoint does not have the file.
 
         Raises:
-            HubError: it can't be told, or it can't be had.
+            HubError: the file can't be downloaded, or its absence can't be confirmed.
         """
         raise NotImplementedError
 
     def cached(self, file: str) -> Path | None:
-        """As ``get``, without ever touching the network: None also where the file would have to be downloaded."""
+        """Return the file's path if it is on this disk, without touching the network."""
         return self.get(file)
 
     @property
     def excuse(self) -> str:
-        """For messages: why a file that counts as absent may exist after all. Empty where absent is absent."""
+        """Why a file that counts as absent may exist after all, as the end of a message; empty for a folder."""
         return ""
 
     def require(self, file: str) -> Path:
-        """Where the file lies. Raises HubError if there is none."""
+        """Return the file's path. Raise HubError if the checkpoint does not have it."""
         path = self.get(file)
         if path is None:
             raise HubError(f"{self.name} has no file {file}{self.excuse}")
         return path
 
     def read_object(self, file: str, *, needed: bool = False) -> dict[str, Any]:
-        """What a small JSON file says; {} where the checkpoint has none, unless it is needed.
+        """Read a small JSON file. Return {} if the checkpoint does not have it and it isn't needed.
 
         Raises:
-            HubError: it is needed and not there. ConfigError: it is damaged.
+            HubError: the file is needed and absent. ConfigError: the file is damaged.
         """
         path = self.require(file) if needed else self.get(file)
         return {} if path is None else read_json_object(path)
 
-    def below(self, folder: str) -> Files:
-        """The same checkpoint seen from one of its folders ("" or "." is the checkpoint itself)."""
+    def below(self, folder: str) -> CheckpointFiles:
+        """Return the same checkpoint seen from one of its folders ("" and "." are the checkpoint itself)."""
         return self if folder in ("", ".") else Subfolder(f"{self.name}/{folder}", self, folder.rstrip("/"))
 
     def first(self, candidates: Iterable[str]) -> Path | None:
-        """The first that the checkpoint has; what is on the disk already goes before what is not."""
+        """Return the first file that the checkpoint has. Files on this disk go before files on the hub."""
         names = list(candidates)
         for find in (self.cached, self.get):
             for file in names:
@@ -121,12 +130,16 @@ class Files:
                     return path
         return None
 
+    def pin(self) -> None:
+        """Fix the commit that all files are read from, by the first of config.json and modules.json."""
+        self.first(("config.json", "modules.json"))
+
 
 @dataclass
-class Subfolder(Files):
-    """A folder inside a checkpoint, as `1_Pooling`."""
+class Subfolder(CheckpointFiles):
+    """A folder inside a checkpoint, such as `1_Pooling`."""
 
-    parent: Files
+    parent: CheckpointFiles
     folder: str
 
     def get(self, file: str) -> Path | None:
@@ -141,7 +154,7 @@ class Subfolder(Files):
 
 
 @dataclass
-class Folder(Files):
+class Folder(CheckpointFiles):
     """A checkpoint in a folder."""
 
     path: Path
@@ -152,57 +165,61 @@ class Folder(Files):
 
 
 @dataclass
-class HubRepository(Files):
-    """A checkpoint on the hub, through huggingface_hub's cache; all its files are of one commit."""
+class HubRepository(CheckpointFiles):
+    """A checkpoint on the hub, through huggingface_hub's cache. All its files come from one commit."""
 
-    revision: str | None
-    token: str | bool | None
-    cache_dir: Path | None
-    local_files_only: bool
-    refresh: bool
+    options: HubOptions
 
-    commit: str | None = None  # known as soon as anything is
-    unreachable: bool = False  # asked once in vain: huggingface_hub tries for half a minute, which is enough
+    commit: str | None = None  # known after the first answer
+    unreachable: bool = False  # one failed attempt is enough: huggingface_hub keeps trying for half a minute
+
+    @property
+    def revision(self) -> str | None:
+        """The commit; the branch, tag or commit that was asked for until the commit is known."""
+        return self.commit or self.options.get("revision")
+
+    @property
+    def excuse(self) -> str:
+        if self.options.get("local_files_only"):
+            return " in the cache, and local_files_only keeps it from asking the hub"
+        return " in the cache, and the hub can't be reached" if self.unreachable else ""
 
     def cached(self, file: str) -> Path | None:
-        if self.refresh and self.commit is None:
-            return None  # what is cached may be of an older commit
+        if self.options.get("refresh") and self.commit is None:
+            return None  # a cached file may belong to an older commit
         found = self._look_up(file)
         return found if isinstance(found, Path) else None
 
     def get(self, file: str) -> Path | None:
-        if self.refresh and self.commit is None:
+        if self.options.get("refresh") and self.commit is None:
             return self._download(file)
         found = self._look_up(file)
         if isinstance(found, Path):
             return found
-        if not found or self.local_files_only:
+        if not found or self.options.get("local_files_only"):
             return None
-        if self.unreachable:
-            return self._warn_of(file)
-        return self._download(file)
-
-    @property
-    def excuse(self) -> str:
-        if self.local_files_only:
-            return " in the cache, and local_files_only keeps it from asking the hub"
-        return " in the cache, and the hub can't be reached" if self.unreachable else ""
+        return self._go_without(file) if self.unreachable else self._download(file)
 
     def _look_up(self, file: str) -> Path | bool:
-        """The path; or whether it is worth asking the hub, which it is not where the cache knows there is no file."""
+        """Return the cached path; otherwise False if the cache knows that the repository lacks the file, else True."""
         from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
         safe(file, self.name)
         try:
-            found = try_to_load_from_cache(self.name, file, self.cache_dir, self.commit or self.revision)
+            found = try_to_load_from_cache(self.name, file, self._cache_dir, self.revision)
         except ValueError as error:
-            raise HubError(f"{self.name!r} is neither a folder nor a name that the hub could have ({error})") from None
+            raise HubError(f"{self.name!r} is neither a folder nor a possible name on the hub ({error})") from None
         if isinstance(found, str):
-            return self._pin(Path(found), file)
+            return self._pinned(Path(found), file)
         return found is not _CACHED_NO_EXIST
 
-    def _pin(self, path: Path, file: str) -> Path:
-        """Hold on to the commit: the branch may move while the other files are fetched."""
+    @property
+    def _cache_dir(self) -> Path | None:
+        folder = self.options.get("cache_dir")
+        return None if folder is None else Path(folder)
+
+    def _pinned(self, path: Path, file: str) -> Path:
+        """Keep the file's commit: the branch may move before the other files are fetched."""
         self.commit = path.parents[len(PurePosixPath(file).parts) - 1].name
         return path
 
@@ -213,53 +230,49 @@ class HubRepository(Files):
             path = hf_hub_download(
                 self.name,
                 file,
-                revision=self.commit or self.revision,
-                token=self.token,
-                cache_dir=self.cache_dir,
-                local_files_only=self.local_files_only,
+                revision=self.revision,
+                token=self.options.get("token"),
+                cache_dir=self._cache_dir,
+                local_files_only=self.options.get("local_files_only", False),
             )
-        except errors.LocalEntryNotFoundError as error:  # the hub gave no answer of use, and the cache has no such file
+        except errors.LocalEntryNotFoundError as error:  # the hub gave no useful answer, and the file isn't cached
             if self.commit is None or _status(error) in (401, 403):
                 raise self._refusal(file, error) from error
             self.unreachable = True
-            return self._warn_of(file)
+            return self._go_without(file)
         except errors.EntryNotFoundError as error:
             answer = getattr(error, "response", None)
             if self.commit is None and answer is not None:
-                self.commit = answer.headers.get("X-Repo-Commit")  # of the same commit shall the others be
+                self.commit = answer.headers.get("X-Repo-Commit")  # fetch the remaining files from this commit
             return None
-        except Exception as error:  # broken-off downloads come as whatever the HTTP library raises
+        except Exception as error:  # an aborted download raises whatever the HTTP library raises
             raise self._refusal(file, error) from error
-        return self._pin(Path(path), file)
+        return self._pinned(Path(path), file)
 
     def _refusal(self, file: str, error: Exception) -> HubError:
-        """Why the file can't be had, and what to do."""
+        """Return the error that says why the file can't be had, and the remedy."""
         from huggingface_hub import errors
 
-        revision = self.commit or self.revision or "main"
+        name, revision = self.name, self.revision or "main"
+        reason = first_line(_cause(error))
         if isinstance(error, errors.GatedRepoError):
-            return HubError(
-                f"{self.name} is gated: accept its terms at https://huggingface.co/{self.name}, then pass token=... "
-                "or run `hf auth login`"
-            )
+            text = f"{name} is gated: accept its terms at https://huggingface.co/{name}, then pass token=... "
+            return HubError(text + "or run `hf auth login`")
         if isinstance(error, errors.RevisionNotFoundError):
-            return HubError(f"{self.name} has no revision {revision!r}: give a branch, a tag or a commit")
+            return HubError(f"{name} has no revision {revision!r}: give a branch, a tag or a commit")
         if isinstance(error, errors.RepositoryNotFoundError):
-            return HubError(
-                f"the hub has no model {self.name!r}, or it is private: check the spelling, or pass token=... "
-                "(there is no folder of that name either)"
-            )
+            text = f"the hub has no model {name!r}, or it is private: check the spelling, or pass token=... "
+            return HubError(text + "(a folder of that name does not exist either)")
         if isinstance(error, errors.HFValidationError):
-            return HubError(f"{self.name!r} is neither a folder nor a name that the hub could have ({error})")
+            return HubError(f"{name!r} is neither a folder nor a possible name on the hub ({error})")
         if _status(error) in (401, 403):
-            return HubError(f"{self.name}: the hub does not accept the token, or not for this model")
-        where = f"{self.name}, revision {revision}"
+            return HubError(f"{name}: the hub does not accept the token, or not for this model")
         if isinstance(error, errors.LocalEntryNotFoundError):
-            return HubError(f"{where} is not in the cache, and the hub can't be reached: {_reason(error)}")
-        return HubError(f"{where}: {file} could not be downloaded ({_reason(error)}); try again")
+            return HubError(f"{name}, revision {revision} is not in the cache, and the hub can't be reached: {reason}")
+        return HubError(f"{name}, revision {revision}: {file} could not be downloaded ({reason}); try again")
 
-    def _warn_of(self, file: str) -> Path | None:
-        """Say what may be wrong with going on without the file."""
+    def _go_without(self, file: str) -> Path | None:
+        """Warn that the file counts as absent only because the hub can't be asked."""
         warnings.warn(
             f"{self.name}, revision {self.commit}: the hub can't be reached to ask for {file}, which is not in the "
             "cache; going on as if the model had no such file",
@@ -268,34 +281,30 @@ class HubRepository(Files):
         return None
 
 
+def first_line(error: BaseException) -> str:
+    """Describe an exception in one line."""
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
+
+
 def _cause(error: BaseException) -> BaseException:
-    """The innermost cause: the outer ones only say that something went wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    """Return the innermost cause: the outer ones only say that something went wrong."""
+    return error if error.__cause__ is None else _cause(error.__cause__)
 
 
 def _status(error: BaseException) -> int | None:
-    """What the hub answered, as 401, if it was an answer that led to the error."""
+    """Return the hub's HTTP status, such as 401, if its answer caused the error."""
     return getattr(getattr(_cause(error), "response", None), "status_code", None)
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line."""
-    return f"{type(_cause(error)).__name__}: {_cause(error)}".splitlines()[0]
-
-
 def safe(file: str, owner: str) -> str:
-    """Give back a relative name that stays inside its folder, and that a file can have.
-
-    Names come out of untrusted files (an index of shards, modules.json).
+    """Return the name of a file if it stays inside its folder. Names come from untrusted files such as modules.json.
 
     Raises:
-        HubError: the name would leave the folder, or is too long for any.
+        HubError: the name leads outside the folder, or is too long for a file.
     """
     path = PurePosixPath(file)
     if not file or path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or "\0" in file:
         raise HubError(f"{owner}: the file name {file!r} points outside its folder: refused")
     if len(file.encode(errors="replace")) > 255:  # from there on systems raise OSError
-        raise HubError(f"{owner}: the file name {file!r} is longer than any")
+        raise HubError(f"{owner}: the file name {file!r} is longer than any file name can be")
     return file

@@ -1,36 +1,34 @@
-"""Published weights -> a Bert, or a model with a head, with every tensor on both sides accounted for."""
+"""Load published weights into a Bert or a model with a head. Every tensor on both sides is accounted for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..config import AnyConfig, BertConfig
-from ..model import Bert
-from .hub import Files, open_files
-from .names import TIED, by_modern_name, harmless, head_of, loadable_as, modern_name, published_name
+from ..config import BertConfig
+from .hub import CheckpointFiles, HubOptions, open_files
+from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
-from .tensors import CheckpointError, Stored, blank
-from .weights import damaged, open_weights
+from .tensors import CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
+from .weights import open_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
+AnyConfig = TypeVar("AnyConfig", bound=BertConfig)
 
-FLOATS = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+FLOATS = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
 class WrongTensorsError(CheckpointError):
-    """The files do not hold the tensors that config.json describes; ``report`` lists all that is wrong."""
+    """The files do not hold the tensors that config.json describes. ``report`` lists every difference."""
 
     def __init__(self, report: LoadReport, advice: str = "") -> None:
         super().__init__(f"{report.source}: the weights do not fit config.json\n{report.problems()}{advice}")
@@ -41,72 +39,48 @@ def load_bert(
     name: str | os.PathLike[str],
     *,
     into: type[AnyModel],
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    refresh: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    **hub: Unpack[HubOptions],
 ) -> AnyModel:
-    """Load a published BERT, in eval mode; ``model.report`` is the LoadReport.
+    """Load a published BERT in eval mode. ``model.report`` is its LoadReport.
 
     Args:
-        name, revision, token, cache_dir, local_files_only, refresh: as ``hub.open_files``.
-        into: Bert, one of the classes of ``heads``, or a class derived from any of them.
-        device: Where to put it; None: the CPU.
-        dtype: float32 (also where the files are float16 or bfloat16), float64, bfloat16 or float16.
+        name, hub: See ``hub.open_files``.
+        into: Bert, a class of ``heads``, or a class derived from one of them.
+        device: Where to put the model. None: the CPU.
+        dtype: float32 (the default, for half-precision files too), float64, bfloat16 or float16.
 
     Raises:
         HubError: the model can't be had. ConfigError: config.json is damaged or describes another architecture.
-        CheckpointError: a file is damaged, or its tensors are not those of config.json (all of them are listed).
+        CheckpointError: a file is damaged, or its tensors differ from config.json (the message lists all of them).
     """
-    files = open_files(
-        name,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        refresh=refresh,
-    )
-    return load_from(files, into=into, device=device, dtype=dtype)
+    return load_files(open_files(name, **hub), into=into, device=device, dtype=dtype)
 
 
-@torch.inference_mode(False)  # else weights loaded in that mode would be for ever without gradients, and never laid out
-def load_from(
-    files: Files,
+@torch.inference_mode(False)  # inference-mode tensors can never require gradients
+def load_files(
+    files: CheckpointFiles,
     *,
     into: type[AnyModel],
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> AnyModel:
-    """As ``load_bert``, from files that are already found."""
+    """Load a model as ``load_bert`` does, from files already found."""
+    kind: Any = into
     wanted = float_dtype(dtype)
-    config = read_config(files, getattr(into, "config_class", BertConfig))
+    config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
-    tensors = _by_modern_name(files)
-    pooler = [name for name in POOLER if name in tensors]
-    if len(pooler) == 1:
-        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
-    if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
-        raise CheckpointError(  # said before torch multiplies them and overflows
-            f"{files.name}: config.json says {', '.join(huge)}, more than any file holds"
-        )
-    if config.num_hidden_layers > len(tensors):  # said before that many layers are built, if only as shapes
-        raise CheckpointError(
-            f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
-            f"but the files hold {len(tensors)} tensors in all"
-        )
-    # A Bert has a pooler where the files hold one; a model with a head knows whether that reads the pooler.
-    options = {"pooler": bool(pooler)} if issubclass(into, Bert) else {}
-    model: Any = blank(lambda: into(config, **options), config)
+    tensors = _open_by_canonical_name(files)
+    _check_sizes(files, config, tensors)
+    model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
-        ours = {name: _their_name(name) for name in model.state_dict()}
+        names = {ours: _file_name(ours) for ours in model.state_dict()}
     except KeyError as error:
         raise CheckpointError(
             f"{into.__name__} has weights that no BERT has, {error}: load a Bert, and add them to it afterwards"
         ) from None
-    shapes = {ours[name]: tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
     tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
     for copy, name in tied.items():
         tensors.setdefault(name, tensors[copy])
@@ -116,61 +90,91 @@ def load_from(
     for copy, name in tied.items():
         if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
             raise CheckpointError(
-                f"{files.name}: {copy} differs from {name}: in BERT's masked-LM head, which is the one that minibert "
+                f"{files.name}: {copy} differs from {name}: in BERT's masked-LM head, the only one that minibert "
                 "computes, they are one tensor"
             )
-    model.load_state_dict(
-        {name: read_tensor(tensors[theirs], theirs, wanted) for name, theirs in ours.items()}, assign=True
-    )
+    values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
+    model.load_state_dict(values, assign=True)
     model.report = report
     return model.to(device).eval() if device is not None else model.eval()
 
 
-def read_again(model: nn.Module, files: Files) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Each parameter of a model that was loaded from these files, and its numbers; what is mapped is mapped anew.
+def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
 
     Raises:
-        CheckpointError: the files are no longer those that the model was loaded from.
+        CheckpointError: the files have changed since the model was loaded.
     """
-    tensors = _by_modern_name(files)
-    for name, parameter in model.named_parameters():
-        theirs = _their_name(name)
-        if theirs not in tensors or tensors[theirs].shape != parameter.shape:
-            raise CheckpointError(f"{files.name}: {theirs} was changed while the model was being loaded; load it again")
-        yield parameter, read_tensor(tensors[theirs], theirs, parameter.dtype)
+    tensors = _open_by_canonical_name(files)
+    for ours, parameter in model.named_parameters():
+        name = _file_name(ours)
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise CheckpointError(f"{files.name}: {name} was changed while the model was being loaded; load it again")
+        yield parameter, read_tensor(tensors[name], name, parameter.dtype)
 
 
-def _by_modern_name(files: Files) -> dict[str, Stored]:
-    stored = open_weights(files)
-    return {modern: stored[name] for modern, name in by_modern_name(stored).items()}
-
-
-def _their_name(ours: str) -> str:
-    return modern_name(published_name(ours))
-
-
-def read_config(files: Files, kind: type[AnyConfig]) -> AnyConfig:
-    """config.json, or Google's bert_config.json, as a BertConfig or a class derived from it.
+def read_config(files: CheckpointFiles, kind: type[AnyConfig]) -> AnyConfig:
+    """Read config.json, or Google's bert_config.json, as a BertConfig or a class derived from it.
 
     Raises:
-        HubError: there is neither. ConfigError: as BertConfig.from_file.
+        HubError: both are absent. ConfigError: as BertConfig.from_file.
     """
     path = files.get("config.json") or files.cached("bert_config.json")
     return kind.from_file(path or files.require("config.json"))
 
 
 def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """`"bfloat16"` or torch.bfloat16 -> torch.bfloat16; None -> float32. ValueError for what is no float."""
+    """Convert `"bfloat16"` or torch.bfloat16 to torch.bfloat16; None is float32. Raise ValueError for other types."""
     chosen = FLOATS.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
     if chosen is None or chosen not in FLOATS.values():
         raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, not {dtype!r}")
     return chosen
 
 
-def _check_classifier(files: Files, into: type[nn.Module]) -> None:
-    """Refuse what would load and give nonsense: a classifier of tokens for one of texts has the same names and shapes.
+def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
+    """Read the tensor; it stays mapped if it has the dtype already. Raise CheckpointError if its file is damaged."""
+    if tensor.dtype not in FLOATS.values():
+        raise CheckpointError(f"{tensor.file}: {name} is {tensor.dtype}, and weights must be floating-point numbers")
+    try:
+        return tensor.read().to(dtype).contiguous()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise damaged(tensor.file, error) from error
 
-    The older of such checkpoints have a pooler too, which their classifier never read.
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """Return the device of that name. None: a GPU if torch sees one, otherwise the CPU.
+
+    Raises:
+        ValueError: torch does not know the device, or this machine does not have it.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device is None:
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
+    if (found.type == "cuda" and not cuda) or (found.type == "mps" and not mps):
+        raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
+    return found
+
+
+def _open_by_canonical_name(files: CheckpointFiles) -> dict[str, LazyTensor]:
+    tensors = open_weights(files)
+    return {canonical: tensors[name] for canonical, name in by_canonical_name(tensors).items()}
+
+
+def _file_name(ours: str) -> str:
+    """Return the canonical name in files of one of our weights. Raise KeyError for a weight that BERT lacks."""
+    return canonical_name(published_name(ours))
+
+
+def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
+    """Refuse a token classifier as a text classifier, and the reverse: names and shapes agree, but not the meaning.
+
+    Old checkpoints of token classifiers have a pooler too, which their classifier never read.
     """
     kinds = {"BertForSequenceClassification", "BertForTokenClassification"}
     if asked := kinds.intersection(parent.__name__ for parent in into.__mro__):
@@ -182,16 +186,25 @@ def _check_classifier(files: Files, into: type[nn.Module]) -> None:
             )
 
 
-def _advice(report: LoadReport, tensors: Mapping[str, Stored]) -> str:
-    """Where nothing but a head is missing: which classes would do without it."""
-    if report.unexpected or report.wrong_shape or not all(map(head_of, report.missing)):
-        return ""
-    return f"\n  The files hold what {' or '.join(loadable_as(tensors))} needs: load them as such."
+def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Mapping[str, LazyTensor]) -> None:
+    """Refuse a config.json that the files can't fill, before a model of its sizes is built."""
+    pooler = [name for name in POOLER if name in tensors]
+    if len(pooler) == 1:
+        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
+    if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
+        raise CheckpointError(  # before torch multiplies the sizes and overflows
+            f"{files.name}: config.json says {', '.join(huge)}, more than any file holds"
+        )
+    if config.num_hidden_layers > len(tensors):  # before so many layers are built, even as shapes
+        raise CheckpointError(
+            f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
+            f"but the files hold {len(tensors)} tensors in all"
+        )
 
 
 def _account(
-    files: Files,
-    tensors: Mapping[str, Stored],
+    files: CheckpointFiles,
+    tensors: Mapping[str, LazyTensor],
     shapes: Mapping[str, tuple[int, ...]],
     *,
     relative: bool,
@@ -201,8 +214,8 @@ def _account(
     used = [name for name in shapes if name in tensors]
     rest = [name for name in tensors if name not in shapes]
     heads = {head_of(name) for name in shapes}
-    # Checkpoints with relative positions carry an absolute table too, which their attention never sees.
-    aside = [n for n in rest if harmless(n, heads) or (relative and n == "embeddings.position_embeddings.weight")]
+    # Checkpoints with relative positions also carry an absolute table, which their attention never reads.
+    aside = [n for n in rest if ignorable(n, heads) or (relative and n == "embeddings.position_embeddings.weight")]
     wrong = [
         f"{name}: {tensors[name].shape} in the files, {shapes[name]} by config.json"
         for name in used
@@ -210,50 +223,19 @@ def _account(
     ]
     return LoadReport(
         source=files.name,
-        files=tuple(dict.fromkeys(stored.file for stored in tensors.values())),
+        files=tuple(dict.fromkeys(tensor.file for tensor in tensors.values())),
         used=tuple(used),
         known_harmless=tuple(aside),
         unexpected=tuple(name for name in rest if name not in set(aside)),
         missing=tuple(name for name in shapes if name not in tensors),
         wrong_shape=tuple(wrong),
-        stored_dtype=", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in used})),
-        dtype=str(dtype).removeprefix("torch."),
+        stored_dtype=", ".join(sorted({dtype_name(tensors[name].dtype) for name in used})),
+        dtype=dtype_name(dtype),
     )
 
 
-def read_tensor(stored: Stored, name: str, dtype: torch.dtype) -> Tensor:
-    """The tensor, still mapped if it has the dtype already. CheckpointError names the file if it is damaged."""
-    if stored.dtype not in FLOATS.values():
-        raise CheckpointError(f"{stored.file}: {name} is {stored.dtype}, and weights must be floating-point numbers")
-    try:
-        return stored.read().to(dtype).contiguous()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise damaged(stored.file, error) from error
-
-
-def with_notes(report: LoadReport, *notes: str) -> LoadReport:
-    """The report, with what another room decided for lack of word in the files."""
-    return replace(report, notes=(*report.notes, *notes))
-
-
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; None: a GPU if torch sees one, otherwise the CPU.
-
-    Raises:
-        ValueError: torch knows no such device, or this machine has none.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
-    if (found.type == "cuda" and not torch.cuda.is_available()) or (found.type == "mps" and not _has_mps()):
-        raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
-    return found
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()
+def _advice(report: LoadReport, tensors: Mapping[str, LazyTensor]) -> str:
+    """Name the classes that these files can fill, if only heads are missing."""
+    if report.unexpected or report.wrong_shape or not all(map(head_of, report.missing)):
+        return ""
+    return f"\n  The files hold the weights of {' or '.join(loadable_as(tensors))}: load them as such."

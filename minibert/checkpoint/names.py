@@ -1,8 +1,7 @@
-"""The name table: ours -> Hugging Face's. Thirteen rows are all that stands between the page and published weights.
+"""The name table: our names -> Hugging Face's. Thirteen rows connect the page with published weights.
 
 Rows name modules; `.weight` and `.bias` pass through, and `{}` is the layer. For BERT-base that makes 5 + 16 * 12 + 2
-= 199 tensors; five more rows are the heads'. The table is a bijection, so saving in the published form is the same
-table read backwards.
+= 199 tensors. Five more rows belong to the heads. The table is a bijection, so saving reads it backwards.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ PUBLISHED_NAMES = {
 # A fourteenth, for the few checkpoints whose position_embedding_type is relative (one embedding per layer).
 RELATIVE_NAMES = {"layers.{}.attention.relative.distance": "encoder.layer.{}.attention.self.distance_embedding"}
 
-# Five more for the heads. The masked-LM head has one tensor directly below it, its bias: its matrix is the token
-# embedding's.
+# Five more for the heads. The masked-LM head itself owns only a bias: its matrix is the token embedding's.
 HEAD_NAMES = {
     "masked_lm": "cls.predictions",
     "masked_lm.dense": "cls.predictions.transform.dense",
@@ -42,13 +40,13 @@ HEAD_NAMES = {
     "classifier": "classifier",
 }
 
-# Second names that the masked-LM head's tensors have in many files: the same numbers once more.
+# Second names of the masked-LM head's tensors. Many files hold the same numbers under both.
 TIED = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 
-# What a checkpoint must hold beyond the encoder to be loaded as one of our classes.
+# Heads that a checkpoint must hold to be loaded as one of our classes.
 NEEDED: dict[str, set[str]] = {
     "Bert": set(),
     "BertForMaskedLM": {"cls.predictions"},
@@ -59,7 +57,7 @@ NEEDED: dict[str, set[str]] = {
 }
 
 _HEAD = re.compile(r"(cls\.[^.]+|cls|classifier|qa_outputs|pooler(?=\.dense\.(?:weight|bias)$))\..+")
-# Known, and no weights of any model: an old buffer of 0, 1, 2, ..., what optimisers leave behind.
+# Known tensors that are not weights: an old buffer of 0, 1, 2, ..., and the state of optimisers.
 _LEFTOVERS = re.compile(
     r"embeddings\.position_ids|global_step|beta[12]_power"
     r"|.*\.(adam_[mv]|Adam(_1)?|AdamWeightDecayOptimizer(_1)?)|output_(weights|bias)"
@@ -69,9 +67,12 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def published_name(ours: str) -> str:
-    """`layers.3.attention.query.weight` -> `encoder.layer.3.attention.self.query.weight`. KeyError for any other.
+    """Convert `layers.3.attention.query.weight` to `encoder.layer.3.attention.self.query.weight`.
 
-    A leading `bert.` stays: models with a head have it here and there.
+    A leading `bert.` stays: models with a head have it under both names.
+
+    Raises:
+        KeyError: the weight is not BERT's.
     """
     prefix = "bert." if ours.startswith("bert.") else ""
     module, _, kind = ours.removeprefix(prefix).rpartition(".")
@@ -80,39 +81,39 @@ def published_name(ours: str) -> str:
     return f"{prefix}{row.format(layer.group()) if layer else row}.{kind}"
 
 
-def modern_name(theirs: str) -> str:
-    """Undo what the years did to names: a leading `bert.`, and `gamma`/`beta` (only right after `LayerNorm`)."""
+def canonical_name(theirs: str) -> str:
+    """Remove a leading `bert.`, and rename the old `LayerNorm.gamma` and `LayerNorm.beta` to `weight` and `bias`."""
     theirs = theirs.removeprefix("bert.")
     return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: {"gamma": "weight", "beta": "bias"}[m.group()], theirs)
 
 
-def by_modern_name(found: Iterable[str]) -> Mapping[str, str]:
-    """Modern name -> name in the file.
+def by_canonical_name(found: Iterable[str]) -> Mapping[str, str]:
+    """Map canonical names to names in the file.
 
     Raises:
-        CheckpointError: two names in the files mean one tensor, so there is no telling which of them counts.
+        CheckpointError: the files hold one tensor under two names, so the right one can't be told.
     """
     names: dict[str, str] = {}
     for name in found:
-        modern = modern_name(name)
-        if modern in names:
-            raise CheckpointError(f"two names for one tensor: {names[modern]} and {name}")
-        names[modern] = name
+        canonical = canonical_name(name)
+        if canonical in names:
+            raise CheckpointError(f"two names for one tensor: {names[canonical]} and {name}")
+        names[canonical] = name
     return names
 
 
 def head_of(name: str) -> str | None:
-    """`cls.predictions.bias` -> `cls.predictions`; None for what belongs to the encoder, or to nothing we know."""
+    """Return the head that owns a tensor: `cls.predictions` for `cls.predictions.bias`, None outside known heads."""
     found = _HEAD.fullmatch(name)
     return found and found[1]
 
 
-def harmless(name: str, heads: Collection[str | None]) -> bool:
-    """Whether a tensor may be left aside by a model with these heads: another task's head, a leftover of training."""
+def ignorable(name: str, heads: Collection[str | None]) -> bool:
+    """Tell if a model with these heads may ignore a tensor: another task's head, or a leftover of training."""
     return name in TIED or _LEFTOVERS.fullmatch(name) is not None or head_of(name) not in {None, *heads}
 
 
 def loadable_as(names: Iterable[str]) -> list[str]:
-    """Our classes for which these names, in modern form, hold all heads."""
+    """List our classes whose heads are all among these canonical names."""
     heads = {head_of(name) for name in names}
     return [name for name, needed in NEEDED.items() if heads >= needed]

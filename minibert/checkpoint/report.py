@@ -1,8 +1,8 @@
-"""What became of every tensor, as a value."""
+"""The account of one load: the fate of every tensor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..display import table
@@ -10,25 +10,25 @@ from ..display import table
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The account of one load. All names are Hugging Face's, in modern form, without a leading `bert.`.
+    """The account of one load. All names are Hugging Face's canonical ones, without a leading `bert.`.
 
-    A model is only ever returned with ``unexpected``, ``missing`` and ``wrong_shape`` empty; they are filled in the
-    report that a ``CheckpointError`` carries.
+    A loaded model has ``unexpected``, ``missing`` and ``wrong_shape`` empty. A WrongTensorsError carries the report
+    that fills them.
     """
 
-    source: str  # the name or folder that was asked for
-    files: tuple[Path, ...]  # where the tensors lie
+    source: str  # the name or folder that was given
+    files: tuple[Path, ...]  # the files that hold the tensors
     used: tuple[str, ...]
-    known_harmless: tuple[str, ...]  # heads for other tasks, old buffers, leftovers of optimisers
-    unexpected: tuple[str, ...]  # in the files, but no part of this BERT
+    known_harmless: tuple[str, ...]  # ignored: other tasks' heads, old buffers, state of optimisers
+    unexpected: tuple[str, ...]  # in the files, but not part of this BERT
     missing: tuple[str, ...]  # part of this BERT, but not in the files
     wrong_shape: tuple[str, ...]  # each with both shapes
-    stored_dtype: str  # as it lies in the files: "float32", or several, as "float16, float32"
-    dtype: str  # as it was loaded
-    notes: tuple[str, ...] = ()  # what was decided for lack of word in the files, as a default pooling
+    stored_dtype: str  # in the files: "float32", or several, such as "float16, float32"
+    dtype: str  # in the model
+    notes: tuple[str, ...] = ()  # choices that the files leave open, such as a default pooling
 
     def __str__(self) -> str:
-        """The account as a table; long lists of what is as it should be are only counted."""
+        """Format the account as a table, which only counts the tensors that were used."""
         return table(
             [
                 ("source", self.source),
@@ -45,16 +45,20 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor on both sides is accounted for."""
+        """True if every tensor on both sides is accounted for."""
         return not (self.unexpected or self.missing or self.wrong_shape)
 
     @property
     def mapped(self) -> bool:
-        """Whether weights lie in the files still, and take memory only as far as they were read."""
+        """True if the weights are mapped from the files and take memory only when they are read."""
         return self.stored_dtype == self.dtype and all(path.suffix == ".safetensors" for path in self.files)
 
+    def with_notes(self, *notes: str) -> LoadReport:
+        """Return the report with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def problems(self) -> str:
-        """All that is wrong, one tensor a line; empty if nothing is."""
+        """List every difference, one tensor a line."""
         lines = []
         for what, names in (
             ("missing from the files", self.missing),

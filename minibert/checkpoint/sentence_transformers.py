@@ -17,10 +17,10 @@ from torch import nn
 
 from ..config import ConfigError, read_json
 from ..pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
-from .hub import Files
+from .hub import CheckpointFiles
 from .load import read_tensor
 from .save import write_json, write_tensors
-from .tensors import CheckpointError, shapes_only
+from .tensors import CheckpointError, on_meta
 from .weights import SAFETENSORS, open_weights
 
 # In the order in which sentence-transformers lays several of them side by side.
@@ -52,7 +52,7 @@ class SentenceModules:
     notes: list[str] = field(default_factory=list)  # what was decided for lack of word in the files
 
 
-def read_modules(files: Files) -> SentenceModules:
+def read_modules(files: CheckpointFiles) -> SentenceModules:
     """Read all of it.
 
     Raises:
@@ -135,7 +135,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _add(found: SentenceModules, files: Files, entry: dict[str, Any], source: Path) -> None:
+def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], source: Path) -> None:
     kind = entry["type"].rsplit(".", 1)[-1]
     where = f"{source}: the module {entry['type']!r}"
     below = files.below(entry["path"])
@@ -156,7 +156,7 @@ def _add(found: SentenceModules, files: Files, entry: dict[str, Any], source: Pa
         raise ConfigError(f"{where} is none that minibert computes: Transformer, Pooling, Dense, Normalize")
 
 
-def _read_pooling(files: Files, found: SentenceModules) -> Pooling:
+def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
     values = files.read_object("config.json", needed=True)
     _refuse_unknown(values, files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
@@ -173,14 +173,14 @@ def _read_pooling(files: Files, found: SentenceModules) -> Pooling:
     return Pooling(modes, include_prompt=bool(values.get("include_prompt", True)))
 
 
-def _read_dense(files: Files) -> Dense:
+def _read_dense(files: CheckpointFiles) -> Dense:
     values = files.read_object("config.json", needed=True)
     _only_for_sentences(values, files, known=DENSE_SETTINGS)
     activation = activation_name(
         values.get("activation_function", "torch.nn.modules.activation.Tanh"),
         f"{files.name}/config.json: activation_function",
     )
-    with shapes_only():  # no memory on the config's word alone
+    with on_meta():  # no memory on the config's word alone
         dense = Dense(
             _width(values, "in_features", files),
             _width(values, "out_features", files),
@@ -215,14 +215,14 @@ def dotted_activation(name: str) -> str:
     return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
-def _width(values: Mapping[str, Any], name: str, files: Files) -> int:
+def _width(values: Mapping[str, Any], name: str, files: CheckpointFiles) -> int:
     width = values.get(name)
     if not isinstance(width, int) or not 0 < width < 2**20:
         raise ConfigError(f"{files.name}/config.json: {name} must be a whole number, not {width!r}")
     return width
 
 
-def _only_for_sentences(values: Mapping[str, Any], files: Files, known: tuple[str, ...]) -> None:
+def _only_for_sentences(values: Mapping[str, Any], files: CheckpointFiles, known: tuple[str, ...]) -> None:
     """Refuse what would change the numbers: work on the tokens' vectors, and settings that minibert does not know."""
     places = ("module_input_name", "module_output_name")
     for name in places:
@@ -233,12 +233,12 @@ def _only_for_sentences(values: Mapping[str, Any], files: Files, known: tuple[st
     _refuse_unknown(values, files, (*places, *known))
 
 
-def _refuse_unknown(values: Mapping[str, Any], files: Files, known: tuple[str, ...]) -> None:
+def _refuse_unknown(values: Mapping[str, Any], files: CheckpointFiles, known: tuple[str, ...]) -> None:
     if unknown := [name for name in values if name not in known]:
         raise ConfigError(f"{files.name}/config.json: minibert does not know the setting {', '.join(unknown)}")
 
 
-def read_transformer_settings(files: Files, found: SentenceModules) -> None:
+def read_transformer_settings(files: CheckpointFiles, found: SentenceModules) -> None:
     """sentence_bert_config.json, which lies beside config.json. Raises ConfigError if it is damaged."""
     values = files.read_object("sentence_bert_config.json")
     length = values.get("max_seq_length")
@@ -248,7 +248,7 @@ def read_transformer_settings(files: Files, found: SentenceModules) -> None:
     found.do_lower_case = bool(values.get("do_lower_case", False))
 
 
-def read_prompts(files: Files, found: SentenceModules) -> None:
+def read_prompts(files: CheckpointFiles, found: SentenceModules) -> None:
     """config_sentence_transformers.json, which lies beside modules.json. Raises ConfigError if it is damaged."""
     source = "config_sentence_transformers.json"
     values = files.read_object(source)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .tensors import CheckpointError, Stored
+from .tensors import CheckpointError, LazyTensor
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER, _TRAILER = 48, 5
@@ -54,7 +54,7 @@ class _Bad(Exception):
         super().__init__(f"{what}. {remedy}.")
 
 
-def read_tf1(index_file: Path) -> dict[str, Stored]:
+def read_tf1(index_file: Path) -> dict[str, LazyTensor]:
     """List the tensors of a TensorFlow 1 BERT checkpoint, given its ``.index`` file; the data files lie beside it.
 
     The names are Hugging Face's, with LayerNorm's old ``gamma`` and ``beta``, and the shapes are torch's: a ``kernel``
@@ -63,7 +63,7 @@ def read_tf1(index_file: Path) -> dict[str, Stored]:
 
     Raises:
         CheckpointError: The index is damaged or no checkpoint's, a data file is missing or too short, or a tensor is
-            stored as we can't read it. The message names the file. ``Stored.read`` may raise it too.
+            stored as we can't read it. The message names the file. ``LazyTensor.read`` may raise it too.
 
     Source: BundleReader in tensorflow/core/util/tensor_bundle; names as in transformers 4's load_tf_weights_in_bert.
     """
@@ -188,7 +188,7 @@ def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
     return numbers, nested
 
 
-def _stored(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, Stored]:
+def _stored(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, LazyTensor]:
     key, value = next(rows, (b"no header", b""))
     header = _message(value)[0]
     shards = header.get(1, 0)
@@ -196,7 +196,7 @@ def _stored(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, 
         raise _Bad("a table, but no TensorFlow checkpoint's: it lacks the header, or the number of data files")
     if header.get(2, 0) != 0:
         raise _Bad("its data are big-endian", "Save it anew on a little-endian machine")
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, LazyTensor] = {}
     for key, value in rows:
         tf_name = key.decode(errors="backslashreplace")
         entry, nested = _message(value)
@@ -211,7 +211,7 @@ def _stored(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, 
     return tensors
 
 
-def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list[bytes]]) -> Stored:
+def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list[bytes]]) -> LazyTensor:
     """Check a ``BundleEntryProto`` against its data file. Field 6, the data's checksum, is not looked at:
     over BERT's 400 MB it would take minutes in pure Python. Offset and size are checked.
     """
@@ -232,7 +232,7 @@ def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list
         )
     transposed = name.endswith("/kernel") and len(shape) == 2
     read = partial(_read, file, offset, shape, entry[1], transposed)
-    return Stored(shape[::-1] if transposed else shape, dtype, file, read)
+    return LazyTensor(shape[::-1] if transposed else shape, dtype, file, read)
 
 
 def _read(file: Path, offset: int, shape: tuple[int, ...], code: int, transposed: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tensors without numbers yet: those in a file that are known but not read, and a model's names and shapes."""
+"""Tensors without numbers: unread tensors in a file, and models that have only names and shapes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..config import BertConfig
+from .hub import first_line
+
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 class CheckpointError(ValueError):
     """The weights can't be used: damaged, incomplete, or not BERT's. The message names the file or the tensors."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """One tensor as it lies in a file. Its shape is known before any memory is taken for it.
+def damaged(path: Path, error: BaseException) -> CheckpointError:
+    """Return the one error for a file that can't be parsed. It quotes the parser."""
+    return CheckpointError(f"{path}: damaged or not what its name says ({first_line(error)}); fetch it again")
 
-    ``read`` gives the tensor (mapped from the file where the format allows it), and raises ``CheckpointError``
-    with the file's name when the bytes are not there.
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor in a file. Its shape is known before any memory is taken for it.
+
+    ``read`` returns the tensor, mapped from the file where the format allows it. It raises CheckpointError with the
+    file's name when the bytes are missing.
     """
 
     shape: tuple[int, ...]
@@ -33,11 +41,13 @@ class Stored:
     read: Callable[[], Tensor]
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Leave tensors as they are where torch.nn.init would fill them.
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return "float32" for torch.float32."""
+    return str(dtype).removeprefix("torch.")
 
-    Random numbers for tensors without memory cost nothing by themselves, but make torch import its compiler: a second.
-    """
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skip the functions of torch.nn.init: on the meta device they make torch import its compiler, for a second."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -48,16 +58,20 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **options)
 
 
-AnyModel = TypeVar("AnyModel", bound=nn.Module)
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Put new parameters on the meta device, for ``load_state_dict(assign=True)`` to replace."""
+    with torch.device("meta"), _NoInitialisation():
+        yield
 
 
-def blank(build: Callable[[], AnyModel], config: BertConfig) -> AnyModel:
-    """What a checkpoint of this config is to fill: names and shapes, narrower where config.json says `pruned_heads`.
+def build_on_meta(build: Callable[[], AnyModel], config: BertConfig) -> AnyModel:
+    """Build a model that has names and shapes only. Layers of `pruned_heads` are narrower.
 
     Args:
         build: Makes a Bert, or a model that has one as `bert`.
     """
-    with shapes_only():
+    with on_meta():
         model = build()
         layers: Any = getattr(model, "bert", model).layers
         for layer, lost in config.pruned_heads.items():
@@ -67,10 +81,3 @@ def blank(build: Callable[[], AnyModel], config: BertConfig) -> AnyModel:
             attention.query, attention.key, attention.value = (nn.Linear(D, narrow) for _ in range(3))
             attention.out = nn.Linear(narrow, D)
     return model
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """What is built inside has parameters on the meta device, to be replaced by ``load_state_dict(assign=True)``."""
-    with torch.device("meta"), _NoInitialisation():
-        yield

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..config import read_json_object
-from .hub import Files
+from .hub import CheckpointFiles
 from .tensorflow import read_tf1
-from .tensors import CheckpointError, Stored
+from .tensors import CheckpointError, LazyTensor, damaged
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -43,7 +43,7 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-def open_weights(files: Files, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, Stored]:
+def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
     """Name in the file -> tensor not yet read, from the first kind of file that the checkpoint has.
 
     Raises:
@@ -64,17 +64,17 @@ def open_weights(files: Files, candidates: tuple[str, ...] = CANDIDATES) -> dict
     return _open_one(path)
 
 
-def _open_one(path: Path) -> dict[str, Stored]:
+def _open_one(path: Path) -> dict[str, LazyTensor]:
     return _open_safetensors(path) if path.name.endswith(".safetensors") else _open_pickle(path)
 
 
-def _open_shards(files: Files, index: Path) -> dict[str, Stored]:
+def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
     """Follow the index; every tensor must lie in the shard that it names."""
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         raise CheckpointError(f"{index}: an index of shards needs a weight_map from tensor names to file names")
     kind = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"
-    shards: dict[str, dict[str, Stored]] = {}
+    shards: dict[str, dict[str, LazyTensor]] = {}
     for place in dict.fromkeys(places.values()):
         if not place.endswith(kind):
             raise CheckpointError(f"{index}: the shard {place!r} is not a {kind} file")
@@ -84,7 +84,7 @@ def _open_shards(files: Files, index: Path) -> dict[str, Stored]:
     return {name: shards[place][name] for name, place in places.items()}
 
 
-def _open_safetensors(path: Path) -> dict[str, Stored]:
+def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """Read the header; safetensors itself checks it against the size of the file."""
     stored = {}
     try:
@@ -97,7 +97,7 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
                 raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
             shape, dtype = tuple(header.get_shape()), _SAFETENSORS_DTYPES[kind]
             read = partial(handle.get_tensor, name) if mapped is None else partial(mapped.tensor, name, dtype, shape)
-            stored[name] = Stored(shape, dtype, path, read)
+            stored[name] = LazyTensor(shape, dtype, path, read)
     except (SafetensorError, RuntimeError) as error:  # torch's where the file can't be mapped
         raise damaged(path, error) from error
     return stored
@@ -121,7 +121,7 @@ class _Mapped:
         return torch.empty(0, dtype=dtype).set_(self.storage[self.begin + first : self.begin + last]).view(shape)
 
 
-def _open_pickle(path: Path) -> dict[str, Stored]:
+def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     """Read a state dict saved by torch.save, with an unpickler that can build tensors and containers and nothing else.
 
     The zip format (torch 1.6 and later) is mapped; the older one is read.
@@ -150,7 +150,7 @@ def _open_pickle(path: Path) -> dict[str, Stored]:
     if odd := [name for name, t in values.items() if t.layout != torch.strided or t.is_nested or t.is_meta]:
         raise CheckpointError(f"{path}: sparse, nested or without numbers, which can't be read: {', '.join(odd)}")
     return {
-        name: Stored(tuple(tensor.shape), tensor.dtype, path, partial(_unpickled, path, name, tensor))
+        name: LazyTensor(tuple(tensor.shape), tensor.dtype, path, partial(_unpickled, path, name, tensor))
         for name, tensor in values.items()
     }
 
@@ -171,13 +171,3 @@ def _refuse_bombs(path: Path) -> None:
                     f"{path}: {entry.filename} is compressed ({entry.compress_size} bytes that say they are "
                     f"{entry.file_size}); torch.save does not do that, so the file is not opened"
                 )
-
-
-def damaged(path: Path, error: BaseException) -> CheckpointError:
-    """The one error for a file that can't be parsed, with the parser's own words."""
-    return CheckpointError(f"{path}: damaged or not what its name says ({first_line(error)}); fetch it again")
-
-
-def first_line(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0]

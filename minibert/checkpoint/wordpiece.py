@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from ..config import ConfigError, read_json_object
-from .hub import Files, HubError
+from .hub import CheckpointFiles, HubError
 
 # Japanese and other BERTs cut words by other programs first; building them from vocab.txt would give other tokens.
 BERT_CLASSES = {None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
@@ -35,7 +35,7 @@ class Options:
     truncation_side: str
 
 
-def read_options(files: Files) -> Options:
+def read_options(files: CheckpointFiles) -> Options:
     """Lengths and sides. Raises ConfigError if a file is damaged."""
     values = files.read_object("tokenizer_config.json")
     path = files.get("config.json") or files.cached("bert_config.json")  # Google's name
@@ -52,7 +52,7 @@ def read_options(files: Files) -> Options:
     )
 
 
-def open_backend(files: Files, *, lowercase_first: bool = False) -> tokenizers.Tokenizer:
+def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> tokenizers.Tokenizer:
     """The library's tokenizer.
 
     Raises:
@@ -124,7 +124,7 @@ def _has_capitals(pieces: list[str]) -> bool:
     return sum(re.search("[A-Z]", piece) is not None for piece in words) > 0.01 * len(words)
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, files: Files) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
     """Words that were given ids beyond vocab.txt: in added_tokens.json, by later versions with flags in the config."""
     try:
         added = {int(i): {"content": piece} for piece, i in files.read_object("added_tokens.json").items()}

@@ -1,4 +1,4 @@
-"""The page's attention arithmetic by torch's fused kernel, which never keeps the scores."""
+"""The page's attention over packed tokens, by torch's fused kernel, which never keeps the scores."""
 
 from __future__ import annotations
 
@@ -8,114 +8,96 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..model import ScaledDotProductAttention
-from .watching import replaced, watched
+from .tokens import PackedTokens
 
-# On the CPU the kernel's softmax takes keys 16 at a time and what is left over one by one, and each text and head costs
-# something of its own. So short texts are computed several at once, up to this many tokens (fitted, two cores of an
-# Intel Xeon), and what is left over is filled up; with 23 tokens either halves the time.
+# On the CPU the kernel's softmax takes keys 16 at a time and the rest one by one, and each text and head has a cost of
+# its own. So short texts are computed several at once, up to GROUP tokens, and the keys are filled up to a multiple of
+# LANES; with 23 tokens either halves the time (fitted, two cores of an Intel Xeon).
 LANES = 16
-TOGETHER = {torch.float32: 16, torch.bfloat16: 32}
-# Of a single text so many left over cost less than filling up (fitted on two cores of an AMD EPYC, Zen 4).
-ALONE = 8
+GROUP = {torch.float32: 16, torch.bfloat16: 32}
+# For a single text so many keys beyond a multiple cost less than filling up (fitted, two cores of an AMD EPYC, Zen 4).
+LEFT_OVER = 8
 
 
-class KernelAttention(ScaledDotProductAttention):
-    """Scores, softmax and mixing at once, without keeping the scores. q, k, v (B, H, S, K) -> (B, H, S, K)
+def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
+    """Let every token attend to its own text. Queries, keys, values side by side (T, 3 D) -> (T, D)"""
+    qkv = _kernel_dtype(qkv)
+    parts, begin = [], 0
+    for length, count in texts.runs:
+        end = begin + length * count
+        if begin < end:
+            q, k, v = _split(qkv[begin:end], count, length, 3, head_size)
+            parts.append(_merge(_attend_equal(q, k, v, beyond=len(qkv) - end)))
+        begin = end
+    if begin < len(qkv):
+        parts.append(qkv[begin:, : qkv.shape[1] // 3])  # filler
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    Where somebody watches `scores` or `probs`, or dropout is on, it is the page that computes: those values exist
-    only there.
+
+def attend_first(q: Tensor, kv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
+    """Let each text's first token attend to its text. q (B, D), keys and values side by side (T, 2 D) -> (B, D)
+
+    A text without tokens gives zeros.
     """
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
-    ) -> Tensor:
-        """Mix the values; a row that is all padding comes out as on the page."""
-        if self.explicit():
-            return super().forward(q, k, v, mask, bias)
-        here = q.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return mix(q, k, v, mask) if here and bias is None else _mix(q, k, v, mask, bias)
-
-    def explicit(self) -> bool:
-        """Whether somebody needs values that only the page forms."""
-        taps = self.scores, self.probs, self.dropout
-        return (self.training and self.dropout.p > 0) or watched(*taps) or replaced(*taps)
+    q, kv = _kernel_dtype(q), _kernel_dtype(kv)
+    parts, begin, text = [], 0, 0
+    for length, count in texts.runs:
+        end = begin + length * count
+        (query,) = _split(q[text : text + count], count, 1, 1, head_size)
+        k, v = _split(kv[begin:end], count, length, 2, head_size)
+        parts.append(_merge(functional.scaled_dot_product_attention(query, k, v)))
+        begin, text = end, text + count
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def mixable(sources: Tensor) -> Tensor:
-    """Queries, keys, values in the numbers that the kernel is fastest in: in bfloat16 it is so with AMX only."""
-    return sources if sources.dtype is not torch.bfloat16 or _has_tiles() else sources.float()
+def _split(x: Tensor, count: int, length: int, parts: int, head_size: int) -> Tensor:
+    """Cut packed texts of one length into parts and heads. (B * S, parts * D) -> (parts, B, H, S, K)"""
+    heads = x.shape[1] // (parts * head_size)  # given, because torch can't infer it where there are no rows
+    return x.view(count, length, parts, heads, head_size).permute(2, 0, 3, 1, 4)
 
 
-@cache
-def _has_tiles() -> bool:
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return ask is None or bool(ask())
+def _merge(x: Tensor) -> Tensor:
+    """Bring the heads together. (B, H, S, K) -> (B * S, D)"""
+    B, _, S, _ = x.shape
+    return x.transpose(1, 2).reshape(B * S, -1)
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, beyond: int = 0) -> Tensor:
-    """By the way that is fastest on a CPU without gradients. q (B, H, Q, K), k, v (B, H, S, K) -> (B, H, Q, K)
+def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
+    """Attention of texts of one length, by the way that is fastest for it. (B, H, S, K) -> (B, H, S, K)
 
-    ``beyond``: how many rows of keys and values come after these in memory.
-    """
-    B, _, S, _ = k.shape
-    padding = mask is None or mask.shape == (B, 1, 1, S)  # the same for all heads and queries
-    if not padding or q.shape != k.shape:
-        return _mix(q, k, v, mask, None)
-    return _mix(q, k, v, mask, None) if B == 1 and S % LANES <= ALONE else _mix_windows(q, k, v, mask, beyond)
+    Short texts are computed several at once, with keys up to a multiple of LANES. Those that fill up are the rows that
+    come next in memory, masked out, so that nothing is copied but for the last texts, where too little comes next.
 
-
-def _mix(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
-    added = bias
-    if mask is not None:
-        # Added, not boolean: where all is padding, torch's boolean mask gives NaN, and the page the average.
-        lowest = torch.finfo(q.dtype).min
-        added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
-        added = torch.where(mask, added, lowest)
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
-
-
-def _mix_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, beyond: int) -> Tensor:
-    """As `_mix`, in groups of short texts, each with keys up to a multiple of LANES. (B, H, S, K) -> (B, H, S, K)
-
-    The keys that fill up are those that come next in memory, which are the next text's, and count for nothing: so
-    nothing is copied, except for the last texts, where too little comes after them.
+    Args:
+        beyond: How many rows follow these in memory.
     """
     B, H, S, K = q.shape
-    texts = max(1, min(TOGETHER.get(q.dtype, 0) // S, B))
+    texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
+    if (B == 1 and S % LANES <= LEFT_OVER) or (texts == 1 and S % LANES < 3):
+        return functional.scaled_dot_product_attention(q, k, v)
     group = texts * S
     window = -(-group // LANES) * LANES
-    if texts == 1 and S % LANES < 3:  # one or two left over cost less than a window
-        return _mix(q, k, v, mask, None)
     groups = min(B // texts, (B * S + beyond - window) // group + 1)
-    if groups < 1 or any(z.stride(0) != S * z.stride(2) for z in (q, k, v)):
-        return _mix_filled(q, k, v, mask)
-    first = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)
-    added = _own_text_only(texts, S, window, q.dtype)
-    if mask is not None:
-        padding = ~mask.reshape(-1).as_strided((groups, 1, 1, window), (group, 0, 0, 1))
-        added = added + torch.zeros(padding.shape, dtype=q.dtype).masked_fill_(padding, torch.finfo(q.dtype).min)
+    if groups < 1:
+        return _attend_padded(q, k, v)
+    grouped = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)
     k_windows, v_windows = (
         z.as_strided((groups, H, window, K), (group * z.stride(2), *z.stride()[1:])) for z in (k, v)
     )
-    mixed = functional.scaled_dot_product_attention(first, k_windows, v_windows, attn_mask=added)
-    mixed = mixed.transpose(1, 2).reshape(-1, S, H, K)
-    done = groups * texts
-    if done < B:
-        last = _mix_filled(q[done:], k[done:], v[done:], None if mask is None else mask[done:])
-        mixed = torch.cat([mixed, last.transpose(1, 2)])
-    return mixed.transpose(1, 2)
+    added = _own_text_only(texts, S, window, q.dtype)
+    attended = functional.scaled_dot_product_attention(grouped, k_windows, v_windows, attn_mask=added)
+    attended = attended.transpose(1, 2).reshape(-1, S, H, K)
+    if (done := groups * texts) < B:
+        last = _attend_padded(q[done:], k[done:], v[done:])
+        attended = torch.cat([attended, last.transpose(1, 2)])
+    return attended.transpose(1, 2)
 
 
-def _mix_filled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """As `_mix`, with keys that count for nothing up to a multiple of LANES."""
+def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention text by text, with keys filled up by zeros to a multiple of LANES."""
     S = q.shape[2]
-    more = -S % LANES
-    added = _own_text_only(1, S, S + more, q.dtype)
-    if mask is not None:
-        lowest = torch.finfo(q.dtype).min
-        added = added + functional.pad(torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, lowest), (0, more))
-    k, v = (functional.pad(z, (0, 0, 0, more)) for z in (k, v))
+    added = _own_text_only(1, S, S + -S % LANES, q.dtype)
+    k, v = (functional.pad(z, (0, 0, 0, -S % LANES)) for z in (k, v))
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
 
 
@@ -126,3 +108,14 @@ def _own_text_only(texts: int, S: int, window: int, dtype: torch.dtype) -> Tenso
         text = torch.arange(window) // S
         other = text[: texts * S, None] != text
         return torch.zeros(1, 1, texts * S, window, dtype=dtype).masked_fill_(other, -torch.inf)
+
+
+def _kernel_dtype(x: Tensor) -> Tensor:
+    """Convert to the dtype that the kernel is fastest in: bfloat16 only with AMX."""
+    return x if x.dtype is not torch.bfloat16 or _has_amx() else x.float()
+
+
+@cache
+def _has_amx() -> bool:
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is None or bool(supported())

@@ -32,6 +32,35 @@ def cpu_tokens(config: BertConfig) -> int:
     return min(most, max(fewest, CPU_WORK // each))
 
 
+def plan(
+    lengths: np.ndarray, config: BertConfig, *, max_texts: int | None, workers: int, padding: str, alone: bool
+) -> list[np.ndarray]:
+    """Return the indices of the texts of each batch; every text is in exactly one.
+
+    Args:
+        lengths: Tokens of each text, (texts,).
+        max_texts: Texts a batch, at most; None: no bound.
+        workers: Batches that are computed side by side.
+        padding: "free", "costs", "none" (batches of one length); or "device": costs, on a GPU.
+        alone: Each text by itself.
+    """
+    if alone or len(lengths) == 1:
+        return list(np.arange(len(lengths))[:, None])
+    if padding == "device":
+        return plan_batches(lengths, max_tokens=GPU_TOKENS, max_texts=max_texts)
+    total, most = int(lengths.sum()), cpu_tokens(config)
+    if padding == "free":
+        count = -(-total // most)
+        count = -(-count // workers) * workers if count > 1 else min(workers, max(1, -(-total // LEAST_TOKENS)))
+        return plan_even(lengths, count=count, max_texts=max_texts)
+    most = min(most, max(LEAST_TOKENS, -(-total // workers)))
+    if padding == "none":
+        parts = (np.flatnonzero(lengths == length) for length in np.unique(lengths)[::-1])
+        same = ((part, plan_batches(lengths[part], max_tokens=most, max_texts=max_texts)) for part in parts)
+        return [part[group] for part, groups in same for group in groups]
+    return plan_batches(lengths, max_tokens=most, max_texts=max_texts)
+
+
 def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None) -> list[np.ndarray]:
     """Indices of the texts of each batch, longest first; every text is in exactly one.
 

@@ -1,82 +1,116 @@
-"""Make a Bert fast, in place, and undo it. There is no second model: parts of the page get another `forward`."""
+"""From files to a model that is ready to compute: which arithmetic, and its weights in memory once."""
 
 from __future__ import annotations
 
+import math
+import time
+import warnings
+from functools import cache, partial
+
+import torch
 from torch import nn
 
-from ..model import (
-    Activation,
-    Embeddings,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    LayerNorm,
-    MultiHeadAttention,
-    Pooler,
-    ScaledDotProductAttention,
-)
-from .arithmetic import ARITHMETICS, warn_if_slow
-from .attention import KernelAttention
-from .kernels import KernelActivation, KernelEmbeddings, KernelLayerNorm
-from .layers import KernelPooler, ProductEncoder, ProductLayer
-from .linear import Watched
-from .sublayers import ProductAttention, ProductFeedForward, give_products
+from ..checkpoint.hub import CheckpointFiles
+from ..checkpoint.load import read_again
+from .changes import DATA
+from .int8 import Int8Linear
+from .linear import Arithmetic, pack_bfloat16, pack_float32
+from .stack import Stack
+from .workers import on_one_core
 
-# Only parts of exactly these classes are taken: what somebody put in their place, or derived from them, stays.
-KERNELS: dict[type[nn.Module], type[nn.Module]] = {
-    LayerNorm: KernelLayerNorm,
-    Embeddings: KernelEmbeddings,
-    Activation: KernelActivation,
-    ScaledDotProductAttention: KernelAttention,
-    MultiHeadAttention: ProductAttention,
-    FeedForward: ProductFeedForward,
-    EncoderLayer: ProductLayer,
-    Encoder: ProductEncoder,
-    Pooler: KernelPooler,
-}
-PAGES = {fast: plain for plain, fast in KERNELS.items()}
+# The arithmetic of products, by the name that `dtype` takes. Weights, norms, softmax and residuals stay float32.
+ARITHMETICS: dict[str, Arithmetic] = {"float32": pack_float32, "bfloat16": pack_bfloat16, "int8": Int8Linear}
+# Bytes of mapped weights that are read before they are released: mapping a file anew takes some milliseconds.
+RELEASE = 64 * 2**20
 
 
-def prepare(model: nn.Module, arithmetic: str = "float32") -> None:
-    """Let torch's fused kernels compute the page's formulas.
+def choose(
+    dtype: str | torch.dtype | None, device: torch.device, *, fast: bool
+) -> tuple[str | torch.dtype | None, str]:
+    """Return the dtype to load weights in, and the arithmetic of the products.
 
-    A part remains the object that it was, with its weights, its name, its hooks; what is replaced by assignment
-    afterwards is left alone.
-
-    Args:
-        model: All parts in it are prepared; a second call may change the arithmetic.
-        arithmetic: "float32": results differ from the page's by rounding. "bfloat16", "int8": on the CPU, and without
-            gradients, the linear layers' products are computed so; weights, residuals, norms stay float32. Warns
-            where that is slower on this processor.
+    On the CPU, bfloat16 and int8 are arithmetics of the stack: the weights stay float32, mapped from the file.
+    Elsewhere bfloat16 is a dtype like others.
 
     Raises:
-        ValueError: the arithmetic is unknown.
+        ValueError: int8 where there is no stack.
     """
-    if arithmetic not in ARITHMETICS:
-        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, not {arithmetic!r}")
-    if arithmetic != "float32":
-        warn_if_slow(arithmetic)
-    _become(model, KERNELS)
-    for part in model.modules():
-        if isinstance(part, (ProductAttention, ProductFeedForward)):
-            give_products(part, ARITHMETICS[arithmetic])
-        if isinstance(part, ProductLayer):
-            part.laid_out = None
+    name = str(dtype).removeprefix("torch.")
+    here = fast and device.type == "cpu"
+    if name == "int8" and not here:
+        raise ValueError("int8 needs the fast stack on the CPU: use device='cpu' without fast=False, or another dtype")
+    if name in ("bfloat16", "int8") and here:
+        warn_if_slow(name)
+        return None, name
+    return dtype, "float32"
 
 
-def restore(model: nn.Module) -> None:
-    """Undo `prepare`: the page itself computes again."""
-    for part in model.modules():
-        part.__dict__.pop("products", None)
-        part.__dict__.pop("products_apart", None)
-        part.__dict__.pop("laid_out", None)
-    _become(model, PAGES)
-    for value in model.parameters():
-        if isinstance(value, Watched):
-            object.__setattr__(value, "__class__", nn.Parameter)
+def warn_if_slow(name: str) -> None:
+    """Warn where this processor is slower at such products than at float32's, by measuring both."""
+    ratio = times_float32(name)
+    if ratio > 1:
+        warnings.warn(
+            f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it has "
+            f"no fast instructions for {name}); dtype='float32' is faster here, and exact",
+            stacklevel=4,
+        )
 
 
-def _become(model: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
-    for part in model.modules():
-        if type(part) in classes:
-            part.__class__ = classes[type(part)]
+@cache
+def times_float32(name: str) -> float:
+    """Return how many times as long as float32's a product takes on one core: the best of several turns of each."""
+    return on_one_core(partial(_race, name))
+
+
+@torch.inference_mode()
+def _race(name: str) -> float:
+    x, weight, bias = (torch.ones(shape, dtype=torch.float32) for shape in ((128, 384), (1536, 384), (1536,)))
+    seconds = {"float32": math.inf, name: math.inf}
+    packed = {each: ARITHMETICS[each](weight, bias) for each in seconds}
+    for _ in range(8):
+        for each in seconds:
+            started = time.perf_counter()
+            packed[each](x)
+            seconds[each] = min(seconds[each], time.perf_counter() - started)
+    return seconds[name] / seconds["float32"]
+
+
+def pack_at_loading(stack: Stack, model: nn.Module, files: CheckpointFiles, *, first_only: bool) -> None:
+    """Pack a model's weights, and exchange them for the same ones of which nothing was read.
+
+    What is read of a mapped file stays in memory beside the packed copy. Until a model is handed out nobody can have
+    changed its weights or kept one, so the file can be mapped anew. The system reads it again where somebody looks at
+    a weight, or trains it.
+
+    Args:
+        stack: Of the model, which was just loaded from the files and is mapped.
+        first_only: Calls will read only each text's first token.
+    """
+    read = 0
+    for i, layer in enumerate(stack.layers, 1):
+        if layer is None:
+            continue
+        with torch.inference_mode():
+            layer.pack(first=first_only and i == len(stack.layers))
+        read += sum(weight.nbytes for weight in layer.weights)
+        if read > RELEASE:
+            _map_anew(model, files)
+            read = 0
+    _map_anew(model, files)
+
+
+def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
+    for parameter, same in read_again(model, files):
+        # Biases and norms, which are read at every call, are copied: the system reads megabytes around each.
+        value = parameter.detach().clone() if parameter.ndim < 2 else same
+        DATA.__set__(parameter, value)  # torch's own descriptor: nothing is to be packed again
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let freed memory of up to 32 MB be used again, where malloc is glibc's.
+
+    At first glibc gives larger pieces back to the system and gets them again page by page, a fifth of a large call's
+    time in int8. It learns from what is freed how much is worth keeping (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)

@@ -26,12 +26,12 @@ _lock = threading.Lock()
 _pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}  # by process, workers, threads of each
 
 
-def workers_for(device: torch.device, *, watched: bool) -> int:
+def workers_for(device: torch.device, *, hooked: bool) -> int:
     """How many batches may run side by side: 1 where a thread of its own could change what is computed or seen.
 
     Hooks fire in the thread that computes, and autocast holds in the thread that asked for it.
     """
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or watched:
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or hooked:
         return 1
     return min(torch.get_num_threads(), MOST_WORKERS)
 

@@ -1,4 +1,4 @@
-"""To watch, change and cut what a Bert computes, from outside, by real hooks of torch on the page's own parts."""
+"""Watch, change and prune a Bert from outside, by torch's hooks on the page's own parts."""
 
 from .catalogue import CATALOGUE
 from .heads import ablate_heads, mask_heads, prune_heads

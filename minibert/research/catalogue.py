@@ -1,7 +1,7 @@
-"""Every value that the page computes has a name: the catalogue, and where in a model each name is found.
+"""Name every value that the page computes: the catalogue, and where in a model each name is found.
 
-A module's output goes by the module's name, whatever stands in that place. Two kinds of values are no module's output:
-`q`, `k`, `v` are those of `query`, `key`, `value`, cut into heads; and `before`, below a norm, is what goes into it.
+A module's output has the module's name, whatever stands in that place. Two kinds of values are not module outputs: `q`,
+`k`, `v` are `query`, `key`, `value` split into heads, and `before`, below a norm, is the norm's input.
 """
 
 from __future__ import annotations
@@ -12,55 +12,62 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from operator import index
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..model import Bert, MultiHeadAttention
 
+Numbers: TypeAlias = "int | Sequence[int] | Tensor | np.ndarray"  # of positions or heads
+
 
 class Value(NamedTuple):
-    """One row of the catalogue; `{}` in the name is the layer, the letters of the shape are the page's."""
+    """One row of the catalogue: `{}` in the name is the layer, the letters of the shape are the page's."""
 
     name: str
     shape: str
     words: str
 
 
-# In the order in which they are computed. docs/values.md shows this table, and a test holds it to a real forward.
+# In order of computation. docs/values.md shows this table, and a test compares it with a real forward.
 CATALOGUE = (
     Value("embeddings.token", "B S D", "the token's own vector"),
-    Value("embeddings.token_type", "B S D", "the vector of the sentence that the token is in"),
-    Value("embeddings.position", "S D", "the position's vector, one for all texts; not with relative positions"),
+    Value("embeddings.token_type", "B S D", "the vector of the token's sentence (segment)"),
+    Value("embeddings.position", "S D", "the position's vector, shared by all texts; absent with relative positions"),
     Value("embeddings.norm.before", "B S D", "the sum of these, BEFORE the norm"),
     Value("embeddings.norm", "B S D", "the sum, AFTER the norm, before dropout"),
-    Value("embeddings", "B S D", "what the first layer gets: after the norm and dropout"),
-    Value("layers.{}.attention.query", "B S D", "what each position looks for, all heads side by side"),
-    Value("layers.{}.attention.q", "B H S K", "the same, head by head"),
-    Value("layers.{}.attention.key", "B S D", "what each position is found by, all heads side by side"),
-    Value("layers.{}.attention.k", "B H S K", "the same, head by head"),
-    Value("layers.{}.attention.value", "B S D", "what each position has to give, all heads side by side"),
-    Value("layers.{}.attention.v", "B H S K", "the same, head by head"),
+    Value("embeddings", "B S D", "the first layer's input: after the norm and dropout"),
+    Value("layers.{}.attention.query", "B S D", "each position's query, all heads side by side"),
+    Value("layers.{}.attention.q", "B H S K", "the same, split into heads"),
+    Value("layers.{}.attention.key", "B S D", "each position's key, all heads side by side"),
+    Value("layers.{}.attention.k", "B H S K", "the same, split into heads"),
+    Value("layers.{}.attention.value", "B S D", "each position's value, all heads side by side"),
+    Value("layers.{}.attention.v", "B H S K", "the same, split into heads"),
     Value("layers.{}.attention.relative.distance", "S S K", "a vector per distance; only with relative positions"),
-    Value("layers.{}.attention.relative", "B H S S", "what distance adds to the scores; only with relative positions"),
-    Value("layers.{}.attention.core.scores", "B H S S", "q kᵀ / sqrt(K), with the bias, before mask and softmax"),
     Value(
-        "layers.{}.attention.core.probs", "B H S S", "the scores after mask and softmax, before dropout: rows add to 1"
+        "layers.{}.attention.relative",
+        "B H S S",
+        "the bias that distance adds to the scores; only with relative positions",
     ),
-    Value("layers.{}.attention.core", "B H S K", "what each head has mixed from the values, before `out`"),
-    Value("layers.{}.attention.out", "B S D", "all heads brought together"),
-    Value("layers.{}.attention", "B S D", "the same: what attention adds, before dropout"),
-    Value("layers.{}.attention_norm.before", "B S D", "the layer's input plus what attention adds, BEFORE the norm"),
-    Value("layers.{}.attention_norm", "B S D", "that sum AFTER the norm: what the feed-forward gets"),
-    Value("layers.{}.feed_forward.up", "B S F", "widened, before the activation"),
-    Value("layers.{}.feed_forward.activation", "B S F", "widened, after the activation"),
-    Value("layers.{}.feed_forward.down", "B S D", "narrowed again"),
-    Value("layers.{}.feed_forward", "B S D", "the same: what the feed-forward adds, before dropout"),
-    Value("layers.{}.feed_forward_norm.before", "B S D", "its input plus what it adds, BEFORE the norm"),
+    Value("layers.{}.attention.core.scores", "B H S S", "q kᵀ / sqrt(K), plus the bias, before mask and softmax"),
+    Value("layers.{}.attention.core.probs", "B H S S", "after mask and softmax, before dropout; each row sums to 1"),
+    Value("layers.{}.attention.core", "B H S K", "each head's weighted sum of the values, before `out`"),
+    Value("layers.{}.attention.out", "B S D", "the heads combined by the output projection"),
+    Value("layers.{}.attention", "B S D", "the same: attention's contribution, before dropout"),
+    Value(
+        "layers.{}.attention_norm.before", "B S D", "the layer's input plus attention's contribution, BEFORE the norm"
+    ),
+    Value("layers.{}.attention_norm", "B S D", "that sum AFTER the norm: the feed-forward's input"),
+    Value("layers.{}.feed_forward.up", "B S F", "projected from D to F, before the activation"),
+    Value("layers.{}.feed_forward.activation", "B S F", "the same, after the activation"),
+    Value("layers.{}.feed_forward.down", "B S D", "projected back to D"),
+    Value("layers.{}.feed_forward", "B S D", "the same: the feed-forward's contribution, before dropout"),
+    Value("layers.{}.feed_forward_norm.before", "B S D", "its input plus its contribution, BEFORE the norm"),
     Value("layers.{}.feed_forward_norm", "B S D", "that sum AFTER the norm"),
-    Value("layers.{}", "B S D", "the same: what the next layer gets"),
-    Value("layers", "B S D", "what the last layer gives: `last_hidden_state`"),
+    Value("layers.{}", "B S D", "the same: the next layer's input"),
+    Value("layers", "B S D", "the last layer's output: `last_hidden_state`"),
     Value("pooler.dense", "B D", "the [CLS] vector after the pooler's dense layer, before tanh"),
     Value("pooler", "B D", "after tanh: `pooler_output`"),
 )
@@ -70,16 +77,16 @@ _AXES = {value.name: tuple(value.shape.split()) for value in CATALOGUE}
 
 @dataclass(frozen=True)
 class Place:
-    """Where in one model a value is found."""
+    """Where one model computes a value."""
 
     name: str
     module: nn.Module
     axes: tuple[str, ...]  # letters; none for a module that the page does not have
-    before: bool = False  # what goes into the module, not what comes out of it
-    attention: MultiHeadAttention | None = None  # cut into the heads of this one
+    before: bool = False  # the module's input, not its output
+    attention: MultiHeadAttention | None = None  # split into the heads of this one
 
     def hook(self, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call ``see`` with the value whenever it is computed; what it gives, unless None, goes on in its place."""
+        """Call ``see`` with the value whenever it is computed. Its result, unless None, replaces the value."""
 
         def on_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             new = see(self._tensor(inputs[0] if inputs else None))
@@ -99,45 +106,43 @@ class Place:
     def _tensor(self, value: Any) -> Tensor:
         if isinstance(value, Tensor):
             return value
-        raise TypeError(f"{self.name} is no tensor but {type(value).__name__}, which can be neither kept nor patched")
+        raise TypeError(f"{self.name} is not a tensor but {type(value).__name__}, so it can't be kept or patched")
 
 
 def bert_in(model: nn.Module) -> Bert:
-    """The Bert that a model is, or holds, as a SentenceEncoder does."""
+    """Return the one Bert that a model is or contains. Raises ValueError if there is none, or several."""
     berts = [part for part in model.modules() if isinstance(part, Bert)]
     if len(berts) != 1:
-        raise ValueError(f"this {type(model).__name__} has {len(berts)} Berts in it, and exactly one is wanted")
+        raise ValueError(f"this {type(model).__name__} has {len(berts)} Berts in it, and exactly one is needed")
     return berts[0]
 
 
 def places(bert: Bert) -> dict[str, Place]:
-    """All values of a model by their names."""
+    """Return all values of a model by their names."""
     modules = dict(bert.named_modules(remove_duplicate=False))
     found: dict[str, Place] = {}
     for name, module in modules.items():
-        axes = _axes(name)
         if before := _axes(f"{name}.before"):
             found[f"{name}.before"] = Place(f"{name}.before", module, before, before=True)
-        if name and (axes or _is_watched(module)):
-            found[name] = Place(name, module, axes)
+        if name and (_axes(name) or _has_value(module)):
+            found[name] = Place(name, module, _axes(name))
         owner, _, part = name.rpartition(".")
         attention = modules.get(owner)
         if part in ("query", "key", "value") and isinstance(attention, MultiHeadAttention):
-            cut = f"{owner}.{part[0]}"
-            found[cut] = Place(cut, module, _axes(cut), attention=attention)
+            short = f"{owner}.{part[0]}"
+            found[short] = Place(short, module, _axes(short), attention=attention)
     return found
 
 
 def find(bert: Bert, pattern: str) -> list[Place]:
-    """The values whose names fit a pattern.
+    """Return the values whose names match a pattern.
 
-    As in a shell, `*`, `?` and `[0-4]` stand for what is between two dots, `**` for any number of such parts.
+    As in a shell, `*`, `?` and `[0-4]` stand for text between two dots, `**` for any number of such parts.
 
     Raises:
-        ValueError: there are none, and why; or two of them are the same module.
+        ValueError: none matches (the message says why), or a matching module is used under several names.
     """
-    known = places(bert)
-    chosen = [place for name, place in known.items() if _fits(name.split("."), pattern.split("."))]
+    chosen = [place for name, place in places(bert).items() if _matches(name.split("."), pattern.split("."))]
     if not chosen:
         raise ValueError(f"no value is called {pattern!r}: {_why_not(bert, pattern)}. All names are in docs/values.md")
     found_at: dict[nn.Module, list[str]] = {}
@@ -153,7 +158,7 @@ def find(bert: Bert, pattern: str) -> list[Place]:
 
 
 def whole_numbers(chosen: Any, what: str) -> list[int]:
-    """One number or several, out of whatever holds them: an int, a list, a tensor, an array."""
+    """Return an int, or a list, tensor or array of them, as a list. Raises TypeError for anything else."""
     try:
         several = isinstance(chosen, Iterable) and getattr(chosen, "ndim", 1) > 0  # a tensor of no axes is one number
         return [index(number) for number in (chosen if several else [chosen])]
@@ -162,7 +167,7 @@ def whole_numbers(chosen: Any, what: str) -> list[int]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A few of the names, those first that are most like it."""
+    """Return the few names most similar to ``name``, as text."""
     return ", ".join(get_close_matches(name, names, n=5, cutoff=0.0)) or "none at all"
 
 
@@ -170,24 +175,24 @@ def _axes(name: str) -> tuple[str, ...]:
     return _AXES.get(re.sub(r"(?<=^layers\.)\d+", "{}", name), ())
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether a module is ever called, as a plain list is not; and is no dropout, which a fast path leaves out."""
+def _has_value(module: nn.Module) -> bool:
+    """Return whether a module is called, as a plain list is not. Dropout has no value: it is left out in eval mode."""
     return type(module).forward is not nn.Module.forward and not isinstance(module, nn.Dropout)
 
 
-def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
+def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
     if not pattern:
         return not name
     if pattern[0] == "**":
-        return any(_fits(name[skipped:], pattern[1:]) for skipped in range(len(name) + 1))
-    return bool(name) and fnmatchcase(name[0], pattern[0]) and _fits(name[1:], pattern[1:])
+        return any(_matches(name[skipped:], pattern[1:]) for skipped in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and _matches(name[1:], pattern[1:])
 
 
 def _why_not(bert: Bert, pattern: str) -> str:
-    """Follow the pattern, or a name of the catalogue that fits it, as far as the model goes."""
-    hint = "; `*` stands for what is between two dots, `**` for any number of such parts" if "*" in pattern else ""
+    """Follow the pattern, or a name of the catalogue that matches it, as far into the model as it leads."""
+    hint = "; `*` stands for text between two dots, `**` for any number of such parts" if "*" in pattern else ""
     names = (value.name.format(layer) for layer in range(bert.config.num_hidden_layers) for value in CATALOGUE)
-    path = next((name for name in names if _fits(name.split("."), pattern.split("."))), pattern)
+    path = next((name for name in names if _matches(name.split("."), pattern.split("."))), pattern)
     owner, trail = cast(nn.Module, bert), "the model"
     for part in path.split("."):
         children = dict(owner.named_children())
@@ -197,7 +202,7 @@ def _why_not(bert: Bert, pattern: str) -> str:
             return f"{trail} is {_a(owner)}, which has no {part!r}, {has}{hint}"
         owner, trail = children[name], name if owner is bert else f"{trail}.{name}"
     if isinstance(owner, nn.Dropout):
-        return f"{trail} is a dropout: in training look at what comes after it, otherwise it does nothing"
+        return f"{trail} is a dropout: watch the value after it in training; in eval mode it does nothing"
     return f"{trail} is {_a(owner)}, which is never called"
 
 

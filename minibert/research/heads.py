@@ -1,6 +1,6 @@
-"""Heads weighed, switched off, or cut out for good.
+"""Weigh attention heads, switch them off, or remove them for good.
 
-A head is named by its number among those that its layer has now, as in the values that ``capture`` gives.
+A head's number is its index among the heads that its layer has now, as in the values that ``capture`` gives.
 """
 
 from __future__ import annotations
@@ -9,29 +9,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..model import Bert
-from .catalogue import bert_in, whole_numbers
+from .catalogue import Numbers, bert_in, whole_numbers
 from .hooks import patch
 
 
 @contextmanager
-def mask_heads(model: nn.Module, mask: Tensor | Sequence[Any]) -> Iterator[None]:
-    """Multiply what each head has mixed by a number of its own, in the forwards that run inside.
+def mask_heads(model: nn.Module, mask: Tensor | Sequence[Tensor | Sequence[float]]) -> Iterator[None]:
+    """Multiply each head's output by a number, in the forwards that run inside.
 
-    The same as multiplying its `probs` after dropout. Gradients flow into the mask: after ``loss.backward()``,
-    ``mask.grad.abs()`` says how much the loss hangs on each head (arXiv 1905.10650, section 4.1).
+    This equals multiplying its `probs` after dropout. Gradients flow into the mask: after ``loss.backward()``,
+    ``mask.grad.abs()`` estimates how much the loss depends on each head (arXiv 1905.10650, section 4.1).
 
     Args:
-        model: A Bert, or a module that holds one.
-        mask: (L, H), a number for each head of each layer; or L rows of their own lengths, where heads were pruned.
+        model: A Bert, or a module that contains one.
+        mask: (L, H), a number for each head of each layer; or L rows of different lengths, if heads were pruned.
 
     Raises:
-        ValueError: the mask is of another size, or a layer's attention has no `core` any more.
+        ValueError: the mask has another size, or a layer's attention has no `core` any more.
     """
     bert = bert_in(model)
     rows = [torch.as_tensor(row) for row in (torch.atleast_1d(mask) if isinstance(mask, Tensor) else mask)]
@@ -45,15 +44,16 @@ def mask_heads(model: nn.Module, mask: Tensor | Sequence[Any]) -> Iterator[None]
 
 
 @contextmanager
-def ablate_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> Iterator[None]:
-    """Switch heads off, in the forwards that run inside: what they mix is 0.
+def ablate_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> Iterator[None]:
+    """Set the output of heads to 0, in the forwards that run inside.
 
     Args:
-        model: A Bert, or a module that holds one.
+        model: A Bert, or a module that contains one.
         heads: {layer: heads}, as {3: [0, 5]}.
 
     Raises:
         ValueError: there is no such layer or head, or the layer's attention has no `core` any more.
+        TypeError: heads are not whole numbers.
     """
     bert = bert_in(model)
     with ExitStack() as patches:
@@ -63,20 +63,21 @@ def ablate_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> Iterat
         yield
 
 
-def prune_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> None:
-    """Cut heads out for good: the same numbers as with ``ablate_heads``, from smaller matrices.
+def prune_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> None:
+    """Remove heads for good: the same numbers as with ``ablate_heads``, from smaller matrices.
 
-    What is saved afterwards loads again: `pruned_heads` in config.json says what is missing, as transformers 4 had it
-    (transformers 5 can't prune, nor load such a folder); `Bert(config)` by itself is born with all its heads. `query`,
-    `key`, `value` and `out` get new parameters: prune before you make an optimiser.
+    A pruned model is saved and loaded as any other: `pruned_heads` in config.json lists the missing heads, in the form
+    of transformers 4. (transformers 5 can neither prune nor load such a folder.) `Bert(config)` by itself starts with
+    all heads. `query`, `key`, `value` and `out` get new parameters, so prune before you create an optimizer.
 
     Args:
-        model: A Bert, or a module that holds one.
+        model: A Bert, or a module that contains one.
         heads: {layer: heads}, as {3: [0, 5]}. At least one must stay in each layer.
 
     Raises:
-        ValueError: there is no such layer or head; or none would stay; or one of the four has been replaced by what is
-            no nn.Linear. Then nothing is cut.
+        ValueError: there is no such layer or head; none would stay; or one of the four was replaced by something other
+            than an nn.Linear. Then nothing is removed.
+        TypeError: heads are not whole numbers.
     """
     bert = bert_in(model)
     plan = []
@@ -91,26 +92,23 @@ def prune_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> None:
     for layer, (*into_heads, out), stay, originals in plan:
         kept = (torch.tensor(stay)[:, None] * size + torch.arange(size)).flatten()
         for linear in into_heads:
-            _keep(linear, "weight", 0, kept)
-            _keep(linear, "bias", 0, kept)
-            linear.out_features = len(kept)
-        _keep(out, "weight", 1, kept)
-        out.in_features = len(kept)
+            _keep(linear, 0, kept)
+        _keep(out, 1, kept)
         gone[layer] = sorted([*gone.get(layer, ()), *originals])
     bert.config = replace(bert.config, pruned_heads=gone)
 
 
-def _weigh(weights: Tensor, mixed: Tensor) -> Tensor:
-    return mixed * weights.to(mixed)[:, None, None]  # (H, 1, 1) to each of (B, H, S, K)
+def _weigh(weights: Tensor, attended: Tensor) -> Tensor:
+    return attended * weights.to(attended)[:, None, None]  # (H, 1, 1) to each of (B, H, S, K)
 
 
 def _heads(bert: Bert, layer: int) -> list[int]:
-    """The heads that a layer has now, by the numbers that they were born with."""
+    """Return the heads that a layer has now, by their numbers in the unpruned model."""
     pruned = bert.config.pruned_heads.get(layer, ())
     return [head for head in range(bert.config.num_attention_heads) if head not in pruned]
 
 
-def _checked(bert: Bert, heads: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
+def _checked(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, set[int]]:
     checked = {}
     for layer, several in heads.items():
         if layer not in range(len(bert.layers)):
@@ -124,22 +122,23 @@ def _checked(bert: Bert, heads: Mapping[int, Sequence[int]]) -> dict[int, set[in
 
 
 def _linears(bert: Bert, layer: int) -> list[nn.Linear]:
-    """`query`, `key`, `value` and `out`, of the sizes that the page gives them."""
+    """Return `query`, `key`, `value` and `out`, after checking their sizes."""
     attention, D = bert.layers[layer].attention, bert.config.hidden_size
     width = len(_heads(bert, layer)) * bert.config.head_size
     found = []
     for name, shape in (("query", (width, D)), ("key", (width, D)), ("value", (width, D)), ("out", (D, width))):
         linear = getattr(attention, name, None)
         if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != shape:
-            raise ValueError(
-                f"heads can't be cut out of layers.{layer}.attention.{name}: it is no nn.Linear of {shape}"
-            )
+            raise ValueError(f"can't prune layers.{layer}.attention.{name}: it is not an nn.Linear of {shape}")
         found.append(linear)
     return found
 
 
-def _keep(linear: nn.Linear, name: str, axis: int, kept: Tensor) -> None:
-    old = getattr(linear, name)
-    if old is not None:
-        cut = old.detach().index_select(axis, kept.to(old.device))
-        setattr(linear, name, nn.Parameter(cut, requires_grad=old.requires_grad))
+def _keep(linear: nn.Linear, axis: int, kept: Tensor) -> None:
+    """Keep some of the outputs (axis 0) or inputs (axis 1) of a linear layer, which keeps its hooks."""
+    for name in ("weight", "bias"):
+        old = getattr(linear, name)
+        if old is not None and axis < old.ndim:
+            cut = old.detach().index_select(axis, kept.to(old.device))
+            setattr(linear, name, nn.Parameter(cut, requires_grad=old.requires_grad))
+    linear.out_features, linear.in_features = linear.weight.shape

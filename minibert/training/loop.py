@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..display import progress_bar
-from ..fast.fuse import fused
+from ..fused import fused
 from ..model import Encoder
 from . import parallel
 from .examples import epoch

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checkpoint.hub import Files, open_files
-from ..checkpoint.load import WrongTensorsError, find_device, load_from, read_config, with_notes
+from ..checkpoint.hub import CheckpointFiles, open_files
+from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
 from ..fast.batches import cpu_tokens, plan_batches
@@ -217,7 +217,7 @@ def masked_lm(
         return (_fresh(files, shape or {}) if fresh else _with_head(files)), tokenizer
 
 
-def _fresh(files: Files, shape: dict[str, Any]) -> BertForMaskedLM:
+def _fresh(files: CheckpointFiles, shape: dict[str, Any]) -> BertForMaskedLM:
     """Return a model with new weights. Raises ConfigError for a field that does not exist."""
     known = {field.name for field in dataclasses.fields(BertConfig)}
     if unknown := [field for field in shape if field not in known]:
@@ -225,17 +225,17 @@ def _fresh(files: Files, shape: dict[str, Any]) -> BertForMaskedLM:
     return BertForMaskedLM(BertConfig.from_dict(dataclasses.asdict(read_config(files, BertConfig)) | shape))
 
 
-def _with_head(files: Files) -> BertForMaskedLM:
+def _with_head(files: CheckpointFiles) -> BertForMaskedLM:
     """Load a model; its head is new if the checkpoint has none, and nothing else is missing."""
     try:
-        return load_from(files, into=BertForMaskedLM)
+        return load_files(files, into=BertForMaskedLM)
     except WrongTensorsError as error:
         report = error.report
         if report.unexpected or report.wrong_shape or {head_of(name) for name in report.missing} != {HEAD}:
             raise
-    bert = load_from(files, into=Bert)
+    bert = load_files(files, into=Bert)
     model = BertForMaskedLM(bert.config)
     bert.pooler = None
     model.bert = bert
-    model.report = with_notes(bert.report, "the masked-LM head is new, because the checkpoint has none")
+    model.report = bert.report.with_notes("the masked-LM head is new, because the checkpoint has none")
     return model

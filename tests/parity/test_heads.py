@@ -12,7 +12,7 @@ from tiny_folder import write_vocabulary
 
 import minibert
 from minibert import BertConfig, BertForMaskedLM, ClassifierConfig
-from minibert.checkpoint.names import TIED, modern_name, published_name
+from minibert.checkpoint.names import TIED, canonical_name, published_name
 from minibert.model import Activation
 from minibert.research.lens import fill_mask, logit_lens
 
@@ -309,6 +309,6 @@ def test_a_config_of_theirs_is_one_of_ours(tmp_path):
     _, theirs = make_pair("BertForSequenceClassification")
     theirs.save_pretrained(tmp_path)
     assert BertConfig.from_file(tmp_path / "config.json") == TINY
-    names = {modern_name(name) for name in theirs.state_dict()}
+    names = {canonical_name(name) for name in theirs.state_dict()}
     report = minibert.Bert.from_pretrained(tmp_path).report
     assert set(report.used) | set(report.known_harmless) == names

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
 from minibert.checkpoint.sentence_transformers import SentenceModules
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import EncoderLayer
 from minibert.pooling import Normalize, Pooling
 from minibert.research.hooks import capture
@@ -80,7 +80,7 @@ def assemble(config: BertConfig, weights: Mapping[str, Tensor], tokenizer: Token
     """An encoder with CLS pooling and vectors of length 1, in the form that trains fast."""
     model = Bert(config, pooler=False)
     model.load_state_dict(weights)
-    prepare(model)
+    fuse(model)
     model.layers[-1].__class__ = ClsLayer
     modules = SentenceModules(after=[Pooling("cls"), Normalize()], max_seq_length=POSITIONS)
     return SentenceEncoder(model, tokenizer, modules, truncation="silent").eval()

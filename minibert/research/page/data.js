@@ -1,5 +1,5 @@
 "use strict";
-// The numbers of the page: bytes of base64, unpacked when they are first asked for.
+// The numbers of the page: base64 bytes, unpacked on first use.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 
@@ -10,7 +10,7 @@ function unpack(base64) {
   return bytes;
 }
 
-const WEIGHT = Float32Array.from({ length: 256 }, (_, byte) => (byte / 255) ** 2); // a byte is the root of a weight
+const WEIGHT = Float32Array.from({ length: 256 }, (_, byte) => (byte / 255) ** 2); // a byte is the square root of a weight
 
 class Text {
   constructor(source) {
@@ -44,7 +44,7 @@ class Text {
 
 const TEXTS = DATA.texts.map((source) => new Text(source));
 
-// What the reader has chosen.
+// The reader's choices.
 const chosen = { text: 0, layer: 0, head: 0, token: null, view: "lines" };
 
 const text = () => TEXTS[chosen.text];

@@ -34,7 +34,7 @@ function readPalette() {
   palette.sign = ramp(["--minus", "--zero", "--plus"].map(css));
 }
 
-// A picture of width x height colours, as a canvas to be drawn at any scale.
+// A canvas of width x height colours, to be drawn at any scale.
 function picture(width, height, colour) {
   const canvas = make("canvas", { width, height, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
@@ -51,13 +51,13 @@ function paint(colour) {
   return `rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})`;
 }
 
-// Black or white, whichever is read more easily on a colour.
+// Black or white, whichever is easier to read on a colour.
 function inkOn(colour) {
   const light = 0.299 * (colour & 255) + 0.587 * ((colour >> 8) & 255) + 0.114 * ((colour >> 16) & 255);
   return light > 140 ? "#1b1a22" : "#fff";
 }
 
-// A canvas of so many CSS pixels, sharp on fine screens as far as browsers allow the height.
+// A canvas measured in CSS pixels, sharp on fine screens up to the size that browsers allow.
 function board(width, height, attributes = {}) {
   const fine = Math.max(0.5, Math.min(window.devicePixelRatio || 1, 16000 / height, 16000 / width));
   const canvas = make("canvas", { width: Math.round(width * fine), height: Math.round(height * fine), ...attributes });

@@ -2,13 +2,13 @@
 
 const VIEWS = { lines: ["Lines", linesView], matrix: ["Matrix", matrixView], neuron: ["q · k", neuronView] };
 if (DATA.shares) VIEWS.words = ["Words of the pair", wordsView];
-let shown = null; // what the present view can do
+let shown = null; // the handlers of the current view
 
 function say(words) {
   $("said").textContent = words;
 }
 
-// Where a row of things moves to at a key.
+// The new place in a row of `count` after a key, or undefined.
 function moved(key, at, count) {
   const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: count - 1 }[key];
   return to === undefined ? undefined : Math.max(0, Math.min(count - 1, to));
@@ -65,8 +65,8 @@ function drawStrip() {
     }, make("small", { text: i }), token, bar);
   }));
   const ways = DATA.pooling.join(" + ");
-  const lost = source.lost ? ` ${source.lost} further tokens were cut off: the text is longer than the model takes.` : "";
-  $("pooling").textContent = `The bar below a token is its part in the sentence vector (pooling: ${ways}).${lost}`;
+  const lost = source.lost ? ` ${source.lost} further tokens were cut off: the text is longer than the model allows.` : "";
+  $("pooling").textContent = `The bar below a token is its weight in the sentence vector (pooling: ${ways}).${lost}`;
 }
 
 $("strip").addEventListener("keydown", (event) => {
@@ -79,7 +79,7 @@ $("strip").addEventListener("keydown", (event) => {
   $("strip").children[to].focus();
 });
 
-// A thumbnail: where there are more tokens than pixels, the strongest weight of those that share one.
+// A thumbnail. If there are more tokens than pixels, each pixel shows its strongest weight.
 function thumbnail(layer, head, pixels) {
   const { size } = text();
   const bytes = text().weights(layer, head);
@@ -101,7 +101,7 @@ function drawHeads() {
   const layers = text().source.layers.length;
   const widest = Math.max(...text().source.layers.map((layer) => layer.heads));
   const side = Math.max(16, Math.min(44, Math.floor(322 / widest) - 2));
-  const width = `min(${side}px, (100% - 24px) / ${widest} - 2px)`; // on a phone less, beside the layers' numbers
+  const width = `min(${side}px, (100% - 24px) / ${widest} - 2px)`; // narrower on a phone, next to the layer numbers
   const top = make("div", { class: "row top", "aria-hidden": "true" }, make("span"));
   for (let head = 0; head < widest; head++) {
     const number = make("b", { text: head });
@@ -192,7 +192,7 @@ function chooseText(at) {
   show();
 }
 
-// A row of buttons of which one is chosen: the arrow keys move.
+// A row of buttons, one of them chosen; the arrow keys move.
 function choices(box, role, entries, choose) {
   entries.forEach(([id, words], i) => {
     box.append(make("button", { type: "button", role, id, text: words, onclick: () => choose(i),
@@ -211,7 +211,7 @@ function start() {
   const shapes = [...new Set(layers.map((layer) => `${layer.heads} heads of ${layer.size}`))];
   const cosine = DATA.shares ? ` · cosine ${DATA.cosine.toFixed(3)}` : "";
   $("model").textContent = `${layers.length} layers, ${shapes.join(" or ")} · pooling ${DATA.pooling.join(" + ")}${cosine}`;
-  $("foot").textContent = `minibert ${DATA.version}. Roots of weights are stored to within 1/510, q and k to within 1/254 of the largest number of their vector. Everything is in this file.`;
+  $("foot").textContent = `minibert ${DATA.version}. Square roots of weights are stored to within 1/510, q and k to within 1/254 of the largest number in their vector. Everything is in this file.`;
   choices($("tabs"), "tab", Object.entries(VIEWS).map(([name, [words]]) => [`tab-${name}`, words]), (i) => chooseView(Object.keys(VIEWS)[i]));
   if (TEXTS.length > 1) {
     $("texts").hidden = false;

@@ -1,4 +1,4 @@
-// The four views. Each fills the panel from what is chosen.
+// The four views. Each fills the panel with the chosen head of the chosen text.
 
 const MOST_LINES = 4000;
 
@@ -26,32 +26,23 @@ function linesView(panel) {
     context.clearRect(0, 0, wide, high * size);
     context.strokeStyle = css("--accent");
     context.lineCap = "round";
-    const groups = new Map(); // lines of one weight are one path: a few strokes, however many lines
-    const add = (i, j) => {
-      const byte = bytes[i * size + j];
-      const group = byte >> 2;
-      if (!groups.has(group)) groups.set(group, []);
-      groups.get(group).push([i, j]);
-    };
+    const paths = Array.from({ length: 64 }, () => new Path2D()); // one stroke for all lines of about one weight
     for (let i = 0; i < size; i++) {
       if (focus && focus.side === "from" && focus.at !== i) continue;
       for (let j = 0; j < size; j++) {
-        if (focus && focus.side === "to" && focus.at !== j) continue;
-        if (bytes[i * size + j] >= (focus ? 6 : heavy)) add(i, j);
+        const byte = bytes[i * size + j];
+        if (byte < (focus ? 6 : heavy) || (focus && focus.side === "to" && focus.at !== j)) continue;
+        const path = paths[byte >> 2], y = (i + 0.5) * high, z = (j + 0.5) * high;
+        path.moveTo(2, y);
+        path.bezierCurveTo(wide * 0.45, y, wide * 0.55, z, wide - 2, z);
       }
     }
-    for (const [group, lines] of [...groups].sort((a, b) => a[0] - b[0])) {
+    paths.forEach((path, group) => {
       const root = (group * 4 + 2) / 255;
       context.globalAlpha = Math.min(1, focus ? 0.12 + root * 0.9 : 0.03 + root * root * 0.95);
       context.lineWidth = focus ? 0.8 + 5 * root * root : 0.7 + 2.6 * root * root;
-      context.beginPath();
-      for (const [i, j] of lines) {
-        const y = (i + 0.5) * high, z = (j + 0.5) * high;
-        context.moveTo(2, y);
-        context.bezierCurveTo(wide * 0.45, y, wide * 0.55, z, wide - 2, z);
-      }
-      context.stroke();
-    }
+      context.stroke(path);
+    });
     const weight = { from: (j) => WEIGHT[bytes[focus.at * size + j]], to: (i) => WEIGHT[bytes[i * size + focus.at]] };
     for (const side of sides) {
       for (const item of side.children) {
@@ -85,11 +76,11 @@ function linesView(panel) {
   }, left, canvas, right);
   panel.append(box);
   draw(pinned());
-  if (heavy > 1) panel.append(note(`Of ${(size * size).toLocaleString("en")} lines the strongest are drawn, from ${percent(WEIGHT[heavy])} on; point at a token for all of its own.`));
+  if (heavy > 1) panel.append(note(`Only the strongest of ${(size * size).toLocaleString("en")} lines are drawn, from ${percent(WEIGHT[heavy])} up. Point at a token to see all of its lines.`));
   return { token: () => draw(pinned()) };
 }
 
-// The byte from which on at most MOST_LINES weights lie.
+// The lowest byte such that at most MOST_LINES weights are as high.
 function cutoff(bytes) {
   const count = new Uint32Array(256);
   for (const byte of bytes) count[byte]++;
@@ -100,7 +91,7 @@ function cutoff(bytes) {
 
 const note = (words) => make("p", { class: "note", text: words });
 
-// All weights of a head, a row for each token that looks.
+// All weights of a head, a row for each query.
 function matrixView(panel) {
   const { tokens, size } = text();
   const bytes = weights();
@@ -109,7 +100,7 @@ function matrixView(panel) {
   const labelled = cell >= 9;
   const edge = labelled ? named : 44;
   const [canvas, context] = board(edge + cell * size + 2, edge + cell * size + 2, {
-    id: "matrix", tabindex: 0, role: "img", "aria-label": "Matrix of weights: move with the arrow keys, the weight is said below",
+    id: "matrix", tabindex: 0, role: "img", "aria-label": "Matrix of weights: move with the arrow keys, the weight appears below",
   });
   const source = picture(size, size, (i) => palette.heat[bytes[i]]);
   let cursor = null;
@@ -166,7 +157,7 @@ function matrixView(panel) {
     draw();
     say(words(cursor));
   });
-  panel.append(canvas, note("A row is where one token looks, and adds to 100 %; a column is who looks at it."));
+  panel.append(canvas, note("A row shows where one token looks and sums to 100 %. A column shows which tokens look at it."));
   draw();
   return { token: draw };
 }
@@ -189,13 +180,13 @@ function neuronView(panel) {
   const strip = pixel * width;
   const x = { k: named, p: named + strip + 18, s: named + 2 * strip + 36, w: named + 2 * strip + 152 };
   const all = [x.w + 120, top + high * size + 4];
-  const [canvas, context] = board(...all, { role: "img", "aria-label": "Query against keys; the strongest are said below" });
+  const [canvas, context] = board(...all, { role: "img", "aria-label": "Query against keys; the strongest appear below" });
   const soft = { size: 11.5, colour: css("--soft") };
   write(context, `q of ${tokens[from]}`, x.k, 10, { ...soft, room: strip });
   context.drawImage(picture(width, 1, (i) => signColour(q[i], mostK)), x.k, 20, strip, 16);
   write(context, "k of each token", x.k, 58, soft);
   write(context, "q · k, number by number", x.p, 58, { ...soft, room: strip });
-  write(context, DATA.relative ? "score, less distance" : "score: sum / √" + width, x.s, 58, soft);
+  write(context, DATA.relative ? "score, without distance" : "score: sum / √" + width, x.s, 58, soft);
   write(context, "weight: softmax", x.w, 58, soft);
   const image = (rows, most) => picture(width, size, (i) => signColour(rows[Math.floor(i / width)][i % width], most));
   context.drawImage(image(keys, mostK), x.k, top, strip, high * size);
@@ -226,11 +217,11 @@ function neuronView(panel) {
   canvas.addEventListener("pointerleave", (event) => tip(event, null));
   panel.append(canvas, note(
     `${tokens[from]} was chosen in the text above. Blue is positive, orange negative.` +
-    (DATA.relative ? " This model adds a score for the distance, which the weights have in them." : "")));
+    (DATA.relative ? " This model adds a score for the distance, which the weights include." : "")));
   return { token: () => show() };
 }
 
-// Two texts: what each word gives to their cosine.
+// Two texts: the contribution of each word to their cosine.
 function wordsView(panel) {
   const words = TEXTS.map(({ tokens }, t) => {
     const whole = [];
@@ -257,7 +248,7 @@ function wordsView(panel) {
     });
     box.append(make("div", {}, make("h3", { text: `Text ${"AB"[t]}` }), make("p", {}, ...chips)));
   });
-  box.append(note("Blue words bring the texts together, orange ones hold them apart: integrated gradients of the cosine, summed over the pieces of a word. All words of a text together make the difference to the same text without its words."));
+  box.append(note("Blue words raise the cosine, orange ones lower it: integrated gradients, summed over the pieces of a word. The words of a text sum to the difference from the same text without words."));
   panel.append(box);
   return { token: () => {} };
 }

@@ -1,0 +1,134 @@
+"""Notice every change of a model: another part, a hook, a mode, a weight, an edit of the page's own code.
+
+`encode` asks before each call, so each question is one pass in C over lists made beforehand: microseconds for the
+hundred modules of a small BERT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.nn.modules.module import _has_any_global_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from .. import fused, model
+
+# Where torch keeps a module's hooks, its parts and its parameters.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+TABLES = (*HOOKS, "_modules", "_parameters")
+# Values of the page's modules that the stack reads and that are neither a module nor a parameter.
+SETTINGS = ("head_size", "formula", "eps", "max_norm")
+# Every class whose code the stack stands for, and what it relies on of torch's.
+PAGE = tuple(
+    kind
+    for source in (model, fused)
+    for kind in vars(source).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == source.__name__
+)
+CODE = [vars(kind) for kind in PAGE]
+FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)]
+DATA: Any = Tensor.data  # torch's own descriptor
+_forward = itemgetter("forward")
+_version = attrgetter("_version", "taken")
+
+
+class Snapshot:
+    """Everything that decides how a module is computed, at one time.
+
+    It refers to what is below the module and never to the module, which may therefore keep it without a cycle. After
+    a call the processor's caches hold weights, so each object looked at costs a memory access: as few as possible are.
+    """
+
+    def __init__(self, root: nn.Module, weights: Iterable[nn.Parameter], modes: Iterable[nn.Module]) -> None:
+        """Look at all below the root, at the weights' versions, and at the modes of those parts where they matter."""
+        self._parts = list(modules_in(root))[1:]
+        self._own = own = [part.__dict__ for part in self._parts]
+        tables = [root._modules, *(each[name] for each in own for name in TABLES)]
+        self._settings = [(each, name) for each in own for name in SETTINGS if each.get(name) is not None]
+        self._settings += [(part.__dict__, "training") for part in modes]
+        self._empty = [table for table in tables if not table]  # nearly all hooks, and most of the rest
+        self._filled = [table for table in tables if table]
+        self._weights = list(weights)
+        self._seen, self._versions = self._look(), versions(self._weights)
+        self._sizes = list(map(len, own))  # a `forward` set on a part is one entry more
+
+    def holds(self) -> bool:
+        """Return True if nothing has changed since."""
+        if any(self._empty) or list(map(len, self._own)) != self._sizes:
+            return False
+        now = self._look()
+        return (
+            len(now) == len(self._seen) and all(map(is_, now, self._seen)) and versions(self._weights) == self._versions
+        )
+
+    def _look(self) -> list[object]:
+        tables = chain.from_iterable(map(dict.values, self._filled))
+        settings = [own.get(name) for own, name in self._settings]
+        return [*tables, *map(type, self._parts), *settings, bool(_has_any_global_hook())]
+
+
+def modules_in(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the module and all below it, as `modules()` without names; a part in two places comes twice."""
+    rest = [module]
+    while rest:
+        part = rest.pop()
+        yield part
+        rest += [inner for inner in part._modules.values() if inner is not None]
+
+
+def page_code() -> list[object]:
+    """Return all that the page's classes consist of, so that a method patched in place is noticed."""
+    own = chain.from_iterable(code.values() for code in CODE)
+    return [*own, *map(_forward, FORWARDS), nn.Module.__call__]
+
+
+class TrackedParameter(nn.Parameter):
+    """Count how often `.data` was taken: the one way to write to a parameter that torch itself does not count."""
+
+    taken = 0
+
+    @property
+    def data(self) -> Tensor:
+        """Return torch's own `.data`."""
+        self.taken += 1
+        return DATA.__get__(self)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.taken += value is not self  # `module.to` assigns it where nothing has to move
+        DATA.__set__(self, value)
+
+
+def track(weights: Iterable[nn.Parameter]) -> None:
+    """Make changes of these parameters countable. They stay the objects that optimizers and users hold."""
+    _count_fused_steps()
+    for weight in weights:
+        if type(weight) is nn.Parameter:
+            weight.__class__ = TrackedParameter
+
+
+def versions(weights: Iterable[nn.Parameter]) -> list[tuple[int, int]]:
+    """Return numbers that change whenever a tracked parameter's values may have.
+
+    Noticed: assignment, loading, optimizers, anything in place, `.data`. Not noticed: a write through memory shared
+    with numpy or another process, and through a `.data` that was taken before a call and is written to after it.
+    """
+    return list(map(_version, weights))
+
+
+@cache
+def _count_fused_steps() -> None:
+    """Let torch count what optimizers with ``fused=True`` write; by itself it does not."""
+
+    def count(optimizer: Any, *_: object) -> None:
+        for group in optimizer.param_groups:
+            if group.get("fused"):
+                increment_version(group["params"])
+
+    register_optimizer_step_post_hook(count)

@@ -1,0 +1,126 @@
+"""Drop-in parts that compute the page's formulas by torch's fused kernels, for training and for GPUs.
+
+    fuse(model)         # print(model) shows FusedLayerNorm, FusedActivation, FusedAttention
+    unfuse(model)       # the page's own parts again
+
+They are put in by plain assignment and share the parameters of the parts they replace. Results equal the page's to
+rounding, gradients included. `encode` on the CPU needs none of them: it has a stack of its own (`fast`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
+
+from .model import Activation, LayerNorm, ScaledDotProductAttention
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+class FusedLayerNorm(LayerNorm):
+    """The page's layer norm in one pass instead of seven. (B, S, D) -> same"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; torch keeps the statistics in float32 at least, as the page does."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class FusedActivation(Activation):
+    """The page's GELU in one pass instead of four (tanh: eight). Any shape -> same"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activate; relu and silu are torch's own on the page already."""
+        if self.formula in (self.formulas["gelu"], self.formulas["gelu_new"]):
+            return functional.gelu(x, approximate="none" if self.formula is self.formulas["gelu"] else "tanh")
+        return self.formula(x)
+
+
+class FusedAttention(ScaledDotProductAttention):
+    """The page's attention in one kernel that never keeps the scores. q, k, v (B, H, S, K) -> (B, H, S, K)
+
+    The page itself computes where `scores` or `probs` are hooked or replaced, or dropout is on: only the page has
+    those values.
+    """
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Attend; mask and bias as on the page."""
+        if self.is_tapped():
+            return super().forward(q, k, v, mask, bias)
+        added = bias
+        if mask is not None:
+            # Added, not boolean: torch gives NaN to a row that is all padding, and the page gives the average.
+            added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
+            added = torch.where(mask, added, torch.finfo(q.dtype).min)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
+
+    def is_tapped(self) -> bool:
+        """Return True if someone needs values that only the page computes."""
+        taps = self.scores, self.probs, self.dropout
+        return (self.training and self.dropout.p > 0) or any(
+            type(tap) not in (nn.Identity, nn.Dropout) or "forward" in tap.__dict__ or has_hooks(tap) for tap in taps
+        )
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    LayerNorm: FusedLayerNorm,
+    Activation: FusedActivation,
+    ScaledDotProductAttention: FusedAttention,
+}
+
+
+def fuse(model: AnyModule) -> AnyModule:
+    """Put fused parts in the places of the page's own, in place, and return the model.
+
+    A part stays where it was replaced, derived from, hooked, or given a `forward` of its own.
+    """
+    return _exchange(model, FUSED)
+
+
+def unfuse(model: AnyModule) -> AnyModule:
+    """Put the page's own parts back in the places of fused ones, in place, and return the model."""
+    return _exchange(model, {kind: page for page, kind in FUSED.items()})
+
+
+@contextmanager
+def fused(model: nn.Module) -> Iterator[None]:
+    """Fuse a model for the duration of a `with`; parts that were fused before stay so."""
+    before = {part for part in model.modules() if type(part) in FUSED.values()}
+    fuse(model)
+    try:
+        yield
+    finally:
+        added = {part for part in model.modules() if type(part) in FUSED.values()} - before
+        _exchange(model, {kind: page for page, kind in FUSED.items()}, only=added)
+
+
+def has_hooks(*parts: nn.Module) -> bool:
+    """Return True if a hook would see the call of one of these."""
+    return bool(_has_any_global_hook()) or any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        for part in parts
+    )
+
+
+def _exchange(
+    model: AnyModule, kinds: dict[type[nn.Module], type[nn.Module]], only: set[nn.Module] | None = None
+) -> AnyModule:
+    new: dict[nn.Module, nn.Module] = {}  # a part in two places stays one
+    for owner in list(model.modules()):
+        for name, part in owner._modules.items():
+            if part is None or type(part) not in kinds or (only is not None and part not in only):
+                continue
+            if "forward" in part.__dict__ or has_hooks(part):
+                continue
+            if part not in new:
+                new[part] = kinds[type(part)].__new__(kinds[type(part)])
+                new[part].__dict__.update(part.__dict__)
+            setattr(owner, name, new[part])
+    return model

@@ -1,0 +1,99 @@
+"""Run one text with other word vectors, or without some of its tokens: the forwards that attribution compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..encoder import SentenceEncoder
+from ..model import ScaledDotProductAttention
+from ..text_model import evaluating
+from .catalogue import bert_in
+from .hooks import capture, patch
+
+BASELINES = ("pad", "mask", "zero")
+TOKENS_AT_ONCE = 2048  # in one forward: a long text at many steps would take gigabytes
+
+
+@contextmanager
+def double_backward(encoder: SentenceEncoder) -> Iterator[None]:
+    """Turn gradients on and dropout off, and attend as the page does: torch's fused kernel has no second derivative."""
+    with evaluating(encoder), torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
+        for part in encoder.modules():
+            if isinstance(part, ScaledDotProductAttention):  # hooked, it computes every step by itself
+                hooks.callback(part.scores.register_forward_hook(lambda *_: None).remove)
+        yield
+
+
+def prompt_of(encoder: SentenceEncoder, prompt: str | None) -> tuple[str, int]:
+    """Return the prompt that `encode` would use, and how many leading tokens the pooling leaves out because of it."""
+    prompt = encoder.choose_prompt(prompt)
+    return prompt, encoder._prompt_tokens(prompt)
+
+
+class PerturbedText:
+    """A tokenized text whose own tokens, all but [CLS] and [SEP], can be replaced or left out.
+
+    Raises:
+        ValueError: the text has no tokens of its own. TypeError: it is not a string.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, text: str, prompt: str | None, baseline: str = "zero") -> None:
+        prompt, self.prompt_length = prompt_of(encoder, prompt)
+        batch = encoder.tokenize([prompt + text if isinstance(text, str) else text])
+        self.encoder, self.bert, self.baseline = encoder, bert_in(encoder), baseline
+        self.ids, self.types = batch["input_ids"], batch["token_type_ids"]  # (1, S)
+        self.mask = batch["attention_mask"].bool()  # (1, S)
+        self.tokens = encoder.tokenizer.convert_ids_to_tokens(self.ids[0])  # S
+        special = torch.from_numpy(encoder.tokenizer.encode([""]).ids).to(self.ids)  # [CLS] and [SEP]
+        self.own = (~torch.isin(self.ids[0], special)).nonzero()[:, 0]  # positions of all other tokens
+        if not len(self.own):
+            raise ValueError(f"nothing to attribute to: {text!r:.80} has no tokens besides {' '.join(self.tokens)}")
+
+    @cached_property
+    def path(self) -> tuple[Tensor, Tensor]:
+        """The baseline's word vectors, and the text's less those, which is 0 at [CLS] and [SEP]. (1, S, D) both"""
+        ids = {"pad": self.encoder.tokenizer.pad_id, "mask": self.encoder.tokenizer.mask_id, "zero": self.ids[0, 0]}
+        if (number := ids[self.baseline]) is None:
+            raise ValueError(f"the vocabulary has no token for the baseline {self.baseline!r}: choose another")
+        with capture(self.bert, "embeddings.token") as values:
+            self.bert(torch.cat([self.ids, torch.full_like(self.ids, int(number))]), None, self.types.repeat(2, 1))
+        text, start = values["embeddings.token"].detach().unsqueeze(1)  # (1, S, D) both
+        own = torch.zeros_like(self.mask).index_fill(1, self.own, True).unsqueeze(-1)  # (1, S, 1)
+        start = torch.where(own, torch.zeros_like(start) if self.baseline == "zero" else start, text)
+        return start, text - start
+
+    def vectors(self, words: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return its vector with other word vectors (n, S, D), or with the tokens of a mask (n, S) alone. -> (n, D)"""
+        rows = max(len(given) for given in (self.ids, words, mask) if given is not None)
+        batch = [given.expand(rows, -1) for given in (self.ids, self.mask if mask is None else mask, self.types)]
+        with nullcontext() if words is None else patch(self.bert, "embeddings.token", words):
+            vectors: Tensor = self.encoder(*batch, prompt_length=self.prompt_length)
+        return vectors[:, : self.encoder.truncate_dim]
+
+    def ends(self, method: str) -> tuple[Tensor, Tensor]:
+        """Return its vector, and the baseline's. (1, D) both"""
+        if method == "leave_one_out":
+            return self.vectors(), self.vectors(mask=self.mask.index_fill(1, self.own, False))
+        return self.vectors(), self.vectors(self.path[0])
+
+    def along_path(self, points: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield word vectors (n, S, D) at points from 0, the baseline, to 1, the text, with their weights (n,)."""
+        start, way = self.path
+        at_once = self._rows_at_once()
+        for at, weight in zip(points.to(way).split(at_once), weights.to(way).split(at_once), strict=True):
+            yield (start + at[:, None, None] * way).requires_grad_(), weight
+
+    def each_left_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield positions (n,) and, for each, the vector without the token there (n, D): all own tokens in turn."""
+        for positions in self.own.split(self._rows_at_once()):
+            mask = self.mask.repeat(len(positions), 1)
+            mask[torch.arange(len(positions), device=positions.device), positions] = False
+            yield positions, self.vectors(mask=mask).detach()
+
+    def _rows_at_once(self) -> int:
+        return max(1, TOKENS_AT_ONCE // len(self.tokens))
