@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .batching.call import CallOptions, deliver
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -22,7 +23,7 @@ from .pooling import Pooling
 from .text_model import DOCUMENT, QUERY, TextModel
 from .tokenizer import Tokenizer, Tokens
 from .truncation import announce, check_mode
-from .vectors import PRECISIONS, SIMILARITIES, Vectors, quantize_embeddings, similarity, similarity_pairwise
+from .vectors import PRECISIONS, SIMILARITIES, Vectors, similarity, similarity_pairwise
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -30,31 +31,16 @@ if TYPE_CHECKING:
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 
 
-class EncodeOptions(TypedDict, total=False):
+class EncodeOptions(CallOptions, total=False):
     """The keywords of `encode` that do not change the type of its result.
 
     Keys:
-        prompt_name, prompt: Put this before each text: a prompt of the checkpoint by its name, or the words themselves.
-            None: the checkpoint's default prompt, if it has one.
-        batch_size: Texts a batch, at most. None: as many as are fast; batches are cut by tokens, not by texts.
-        show_progress_bar: On stderr. None: no.
         normalize_embeddings: Scale vectors to length 1, after ``truncate_dim``.
         truncate_dim: Keep the first so many dimensions, for models trained so (Matryoshka, arXiv 2205.13147).
-        truncation: As in `from_pretrained`, for this call. ``truncation_report`` has the figures.
-        batch_invariant: The same bits for a text alone, among others and in any order, on one machine with one number
-            of threads. Each text is computed by itself on one worker's cores, which takes longer.
-        fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
     """
 
-    prompt_name: str | None
-    prompt: str | None
-    batch_size: int | None
-    show_progress_bar: bool | None
     normalize_embeddings: bool
     truncate_dim: int | None
-    truncation: str | None
-    batch_invariant: bool
-    fast: bool | None
 
 
 class SentenceEncoder(TextModel):
@@ -213,17 +199,11 @@ class SentenceEncoder(TextModel):
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        truncation: str | None = None,
-        batch_size: int | None = None,
-        batch_invariant: bool = False,
-        show_progress_bar: bool | None = None,
-        fast: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> Any:
-        """Turn text into vectors, in the order given. ``EncodeOptions`` describes the other keywords.
+        """Turn text into vectors, in the order given.
 
         Args:
             sentences: One string, or any iterable of strings.
@@ -232,6 +212,8 @@ class SentenceEncoder(TextModel):
             precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``quantize_embeddings``).
             convert_to_numpy: numpy arrays, the default. False: a list of tensors (of arrays with a ``precision``).
             convert_to_tensor: One tensor, on the encoder's device.
+            normalize_embeddings, truncate_dim: See ``EncodeOptions``.
+            options: See ``CallOptions``: prompts, truncation, batches, progress, who computes.
 
         Returns:
             For n strings (n, D), for one string (D,), for none (0, D); float32, from a float64 model float64.
@@ -240,26 +222,18 @@ class SentenceEncoder(TextModel):
             TypeError: a text is not a string (its index is given), or a keyword is unknown.
             ValueError: another value is wrong. TooLongError (a ValueError): see ``truncation``.
         """
-        keep = self._check_options(output_value, precision, batch_size, truncate_dim)
-        words = self.choose_prompt(prompt, prompt_name)
-        tokens = self._tokenize(sentences, words)
-        self.truncation_report = tokens.truncation
-        announce(tokens.truncation, check_mode(truncation or self.truncation))
-        prompt_length = self._prompt_tokens(words)
-        results = self._compute(
-            tokens,
-            batch_size=batch_size,
-            batch_invariant=batch_invariant,
-            progress=show_progress_bar,
-            fast=fast,
+        if output_value not in OUTPUTS:
+            raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        single, keep = isinstance(sentences, str), self._kept_dimensions(truncate_dim)
+        tokens, results = self._run(
+            _as_list(sentences),
             device=self.device if convert_to_tensor else "cpu",
-            first_only=output_value == "sentence_embedding" and not prompt_length,
             per_token=output_value != "sentence_embedding",
-            prompt_length=prompt_length,
-            keep=keep,
-            normalize=normalize_embeddings,
+            reading={"keep": keep, "normalize": normalize_embeddings, "states": output_value != "sentence_embedding"},
+            **options,
         )
-        single = isinstance(sentences, str)
         if output_value != "sentence_embedding":
             parts = self._parts(tokens, results or [], everything=output_value is None)
             return parts[0] if single else parts
@@ -300,7 +274,7 @@ class SentenceEncoder(TextModel):
 
     def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
         """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self._tokenize(texts, "")
+        tokens = self.tokenizer.encode(_as_list(texts), limit=self.max_seq_length)
         announce(tokens.truncation, self.truncation)
         return self._pad(tokens, range(len(tokens.lengths)))
 
@@ -342,20 +316,20 @@ class SentenceEncoder(TextModel):
         self,
         output: EncoderOutput,
         mask: Tensor | None,
-        lengths: np.ndarray,
         *,
-        per_token: bool,
-        prompt_length: int = 0,
+        prompt_length: int,
         keep: int | None = None,
         normalize: bool = False,
+        states: bool = False,
         **_: Any,
     ) -> Any:
         x, vectors = self._pool(output, mask, prompt_length)
         vectors = vectors if keep is None else vectors[:, :keep]
         vectors = nn.functional.normalize(vectors, dim=-1) if normalize else vectors
-        if not per_token:
-            return vectors
-        return [(own[:length], vector) for own, length, vector in zip(x, lengths, vectors, strict=True)]
+        return (x, vectors) if states else vectors
+
+    def _split(self, values: tuple[Tensor, Tensor], lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        return [(x[:length], vector) for x, vector, length in zip(*values, lengths, strict=True)]
 
     def _readers(self) -> list[nn.Module]:
         return [self.pooling]
@@ -375,46 +349,22 @@ class SentenceEncoder(TextModel):
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         return torch.empty(0, self._width(), dtype=dtype)[:, :keep]
 
-    def _tokenize(self, texts: str | Iterable[str], prompt: str) -> Tokens:
-        single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
-        many: list[Any] = [texts] if single else list(texts)
-        if prompt:
-            many = [prompt + text if isinstance(text, str) else text for text in many]
-        return self.tokenizer.encode(many, limit=self.max_seq_length)
-
     def _width(self) -> int:
         """Return the numbers in a vector, before any are cut."""
         return vector_width(self.model.config.hidden_size, self.pooling, self.head)
 
-    def _check_options(
-        self, output_value: str | None, precision: str, batch_size: int | None, truncate_dim: int | None
-    ) -> int | None:
-        """Raise ValueError for an option of `encode` that is wrong; return the number of dimensions to keep."""
-        if output_value not in OUTPUTS:
-            raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    def _kept_dimensions(self, truncate_dim: int | None) -> int | None:
         keep = self.truncate_dim if truncate_dim is None else truncate_dim
         if keep is not None and keep < 1:
             raise ValueError(f"truncate_dim must be at least 1, not {keep}")
         return keep
 
     def _prompt_tokens(self, prompt: str) -> int:
-        """Count a prompt's tokens at the beginning of each text, with [CLS] and without [SEP]; 0 where they count."""
+        """Count them with [CLS] and without [SEP]; none where the pooling reads them too."""
         included = not isinstance(self.pooling, Pooling) or self.pooling.include_prompt
-        return 0 if not prompt or included else len(self.tokenizer.encode([prompt]).ids) - 1
+        return 0 if included else len(self.tokenizer.encode([prompt]).ids) - 1
 
 
-def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
-    """Convert vectors to the form that was asked for; a single text's without the first axis."""
-    vectors: Any = result
-    if precision != "float32":
-        vectors = quantize_embeddings(result.cpu().numpy(), precision)
-        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
-    elif as_numpy and not as_tensor:
-        vectors = result.numpy()
-    if not as_numpy and not as_tensor:
-        vectors = list(vectors)
-    return vectors[0] if single else vectors
+def _as_list(texts: str | Iterable[str]) -> list[Any]:
+    """Make a list of one text or many. What is neither stays in it, for the tokenizer to name."""
+    return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)

@@ -14,15 +14,16 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 # Room -> what it may import besides the standard library. A later room may import any earlier one.
 ROOMS = {
     "config": set(),
-    "model": {"torch"},
-    "fused": {"torch"},
     "pooling": {"torch"},
     "display": {"huggingface_hub"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
+    "model": {"torch"},
     "heads": {"torch"},
+    "fused": {"torch"},
     "truncation": set(),
     "tokenizer": {"tokenizers", "torch", "numpy"},
     "vectors": {"torch", "numpy"},
+    "batching": {"torch", "numpy"},
     "fast": {"torch", "numpy"},
     "text_model": {"torch", "numpy"},
     "encoder": {"torch", "numpy"},
@@ -122,6 +123,24 @@ def test_a_circle_of_rooms_would_be_noticed():
     ]
     with pytest.raises(CycleError, match="cycle"):
         TopologicalSorter(arrows((Path(path), source) for path, source in files)).prepare()
+
+
+def file_names(source: str) -> list[str]:
+    """Strings in the code (not parts of docstrings or messages) that name a file of a checkpoint."""
+    pattern = re.compile(r"[\w./]*(config\w*|modules|tokenizer|vocab|model)(\.index)?\.(json|txt|bin|safetensors)")
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return [node.value for node in nodes if isinstance(node.value, str) and pattern.fullmatch(node.value)]
+
+
+def test_only_the_checkpoint_room_knows_the_names_of_its_files():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] != "checkpoint":
+            assert file_names(path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize("name", ["config.json", "1_Pooling/config.json", "pytorch_model.bin", "vocab.txt"])
+def test_a_file_name_elsewhere_would_be_noticed(name):
+    assert file_names(f"files.first(('{name}', 'x'))") == [name]
 
 
 def test_every_room_is_in_the_table():

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..batching.plan import cpu_tokens, plan_batches
 from ..checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
-from ..fast.batches import cpu_tokens, plan_batches
 from ..heads import BertForMaskedLM, BertWithMaskedLM
 from ..model import Bert
 from ..tokenizer import Tokenizer, Tokens
