@@ -217,7 +217,7 @@ def test_the_best_model_before_survives_a_full_disk(tmp_path):
         fill_after(task, 5, fill)
         with pytest.raises(Exception, match=r"File too large|can't be written|error"):
             train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, evaluate_every=5)
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", fast=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
     assert (saved.encode(U) == vectors[0]).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model"]
 

@@ -286,6 +286,7 @@ def test_an_encoder_that_has_encoded_trains_as_the_page_and_encodes_with_the_new
     assert np.abs(after - used.model.encode(U, fast=False)).max() < 1e-4
 
 
+@pytest.mark.parametrize("wanted", [True, False])
 def test_parts_are_fused_during_the_training_only(wanted, monkeypatch):
     task, events = make_task(poisoned_at(2)), []
 
@@ -382,7 +383,7 @@ def test_the_log_has_a_line_of_json_for_every_step(tmp_path):
 def test_without_an_evaluator_the_last_model_is_saved(tmp_path):
     task = make_task(dtype=torch.float32)
     train(task, SETTINGS, folder=tmp_path)
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", fast=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
     assert np.array_equal(saved.encode(U), task.model.encode(U))
 
 
@@ -399,7 +400,7 @@ def test_the_best_model_is_saved_by_the_score_that_was_named(tmp_path):
 
     records = train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, score="best", evaluate_every=2)
     assert [(r["step"], r["scores"]["best"]) for r in records if "scores" in r] == [(2, 0.2), (4, 0.9), (6, 0.5)]
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", fast=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
     assert np.array_equal(saved.encode(U), vectors[1])
 
 

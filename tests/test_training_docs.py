@@ -43,4 +43,4 @@ def test_its_settings_are_taken(text, tmp_path):
     (tmp_path / "run.toml").write_text(text, encoding="utf-8")
     parser = argparse.ArgumentParser()
     add_flags(parser)
-    assert read_toml(parser, tmp_path / "run.toml")["scale"] == (0, 5)
+    assert read_toml(parser, tmp_path / "run.toml")["scale"] == [0, 5]

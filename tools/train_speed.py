@@ -3,15 +3,15 @@
     python tools/train_speed.py speed sts-train.csv
     python tools/train_speed.py seeds sts-train.csv sts-dev.csv
 
-`speed`: optimizer steps per second, and the peak memory; medians of interleaved rounds. `seeds`: the STS score
-(Spearman times 100) on the second file after training with several seeds, from the first layers of the checkpoint with
-CLS pooling; the two agree if their means differ by no more than seeds do. (The [CLS] of few layers says little, and in
-few steps it is chance whether training finds something better: there seeds differ by more than ten.)
+`speed` measures optimizer steps per second and peak memory: medians of interleaved rounds.
 
-The files: as the STS Benchmark publishes them. Every training runs in a process of its own. Both trainers: AdamW, the
-same rate with warm-up, weight decay, clipping, dropout and batch size; rows in an order of their own. minibert groups
-batches by length, as it does by default, and once more without. sentence-transformers' trainer needs
-`pip install minibert[train-bench]`.
+`seeds` measures the STS score (Spearman times 100) on the second file after training with several seeds, from the first
+layers of the checkpoint with CLS pooling. The trainers agree if their means differ no more than seeds do. (With few
+layers or few steps, the [CLS] vector may learn nothing, and seeds differ by more than ten.)
+
+The files are the STS Benchmark's, as published. Every training runs in its own process. Both trainers use AdamW and the
+same rate, warm-up, weight decay, clipping, dropout and batch size, but not the same order of rows. minibert runs with
+and without batches grouped by length. sentence-transformers' trainer needs `pip install minibert[train-bench]`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -129,27 +130,32 @@ def read_texts(options: argparse.Namespace) -> list[str]:
 # --- Files of examples
 
 
-def words(value: str | list[Any]) -> list[Any]:
-    """Split at commas; a TOML file's list is split already."""
-    return value.split(",") if isinstance(value, str) else value
+class Several:
+    """The type of a flag that takes values of one kind, with commas between them, or a list in a TOML file."""
+
+    def __init__(self, kind: Callable[[str], Any], count: int | None = None) -> None:
+        self.kind = kind
+        self.count = count
+        self.__name__ = f"{kind.__name__} list"  # for argparse's messages
+
+    def __call__(self, value: str | list[Any]) -> list[Any]:
+        """Convert each. Raises ValueError if one is not of the kind, or there are more or fewer than ``count``."""
+        values = [self.kind(str(item)) for item in (value.split(",") if isinstance(value, str) else value)]
+        if self.count not in (None, len(values)):
+            raise ValueError(f"must be {self.count} values")
+        return values
 
 
-def column(value: str | int) -> str | int:
+def column(value: str) -> str | int:
     """Take a column by its number, or else by its name."""
-    return int(value) if str(value).isdecimal() else value
-
-
-def columns(value: str | list[Any]) -> list[str | int]:
-    """Take several columns."""
-    return [column(name) for name in words(value)]
+    return int(value) if value.isdecimal() else value
 
 
 def add_columns(parser: argparse._ActionsContainer, prefix: str = "", more: str = "") -> None:
     """Add the flags for the columns of a file, with a prefix such as "dev-"."""
-    parser.add_argument(
-        f"--{prefix}texts", type=columns, metavar="COLUMNS", help=f"the texts', as 1,2 or question,answer{more}"
-    )
-    parser.add_argument(f"--{prefix}label", type=column, metavar="COLUMN", help="of the score, or of the class")
+    text = f"columns of the texts, as 1,2 or question,answer{more}"
+    parser.add_argument(f"--{prefix}texts", type=Several(column), metavar="COLUMNS", help=text)
+    parser.add_argument(f"--{prefix}label", type=column, metavar="COLUMN", help="column of the score or the class")
     forms = ("tsv", "csv", "jsonl", "parquet")
     parser.add_argument(f"--{prefix}format", choices=forms, help="of the file (default: from its name)")
 
@@ -160,15 +166,15 @@ def add_columns(parser: argparse._ActionsContainer, prefix: str = "", more: str 
 def add_settings(group: argparse._ActionsContainer) -> None:
     """Add a flag for each of the loop's `Settings`."""
     for field in fields(Settings):
-        flag, default, said = f"--{field.name.replace('_', '-')}", field.default, SETTINGS_HELP[field.name]
+        flag, default, text = f"--{field.name.replace('_', '-')}", field.default, SETTINGS_HELP[field.name]
         if isinstance(default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=said)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
         elif field.name == "autocast":
-            group.add_argument(flag, choices=AUTOCASTS, help=said)
+            group.add_argument(flag, choices=AUTOCASTS, help=text)
         else:
             kind = int if "int" in str(field.type) else float
-            said += "" if default is None else " (default: %(default)s)"
-            group.add_argument(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=said)
+            text += "" if default is None else " (default: %(default)s)"
+            group.add_argument(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -201,21 +207,21 @@ def read_toml(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: there is no setting {key!r} ({advice})")
         try:
             found[name] = _checked(flags[name], value)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {key} = {value!r}: {error}") from None
     return found
 
 
 def _checked(flag: argparse.Action, value: Any) -> Any:
-    """Return the value as the flag's type. Raises TypeError or ValueError if the flag does not take it."""
+    """Return the value as the flag's type. Raises ValueError if the flag does not take it."""
     if isinstance(value, bool) != isinstance(flag, argparse.BooleanOptionalAction):
         raise ValueError("true and false are for switches, which take nothing else")
     if isinstance(value, bool):
         return value
     kind: Any = flag.type or str
-    if isinstance(value, (list, dict)) and kind is str:
-        raise TypeError("must be a string")
-    value = kind(value if isinstance(value, (list, dict)) else str(value))
+    if isinstance(value, dict) or (isinstance(value, list) and not isinstance(kind, Several)):
+        raise ValueError("must be one value")
+    value = kind(value if isinstance(value, list) else str(value))
     if flag.choices and value not in flag.choices:
         raise ValueError(f"must be one of {', '.join(flag.choices)}")
     return value

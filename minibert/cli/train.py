@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .evaluate import SCORES, make_evaluator
-from .options import add_columns, add_model, add_settings, load_encoder, settings_of, words
+from .options import Several, add_columns, add_model, add_settings, load_encoder, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -83,15 +83,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("what to learn from")
     data.add_argument("-d", "--data", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also .gz) or .parquet")
     add_columns(data, more="; with numbers: the file has no header")
-    data.add_argument("--classes", type=words, metavar="WORDS", help="of softmax, in the order of their numbers")
-    data.add_argument("--scale", type=low_high, metavar="LOW,HIGH", help="of the scores, which become 0 to 1")
+    data.add_argument("--classes", type=Several(str), metavar="WORDS", help="of softmax, in the order of their numbers")
+    data.add_argument("--scale", type=Several(float, 2), metavar="LOW,HIGH", help="of the scores, which become 0 to 1")
 
     goal = parser.add_argument_group("what to learn")
     goal.add_argument("--objective", choices=OBJECTIVES, help="see below")
-    goal.add_argument("--terms", type=words, default="u,v,|u-v|", help="of softmax (default: %(default)s)")
+    goal.add_argument("--terms", type=Several(str), default="u,v,|u-v|", help="of softmax (default: %(default)s)")
     goal.add_argument("--margin", type=float, default=1.0, help="of triplet, Euclidean (default: %(default)s)")
     goal.add_argument("--temperature", type=float, default=0.05, help="of in-batch-negatives (default: %(default)s)")
-    goal.add_argument("--matryoshka", type=sizes, metavar="SIZES", help="learn at these widths too, as 384,128,32")
+    goal.add_argument(
+        "--matryoshka", type=Several(int), metavar="SIZES", help="learn at these widths too, as 384,128,32"
+    )
     goal.add_argument("--chunk-size", type=int, metavar="N", help="rows in memory at once, of a batch that is larger")
 
     add_settings(parser.add_argument_group("how"))
@@ -101,19 +103,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--dev-kind", choices=SCORES, help="kind of evaluation (default: as the objective)")
     add_columns(measure, "dev-", "; default: as in the data, for another kind sts: the STS Benchmark's")
     add_output(parser.add_argument_group("where to"))
-
-
-def low_high(value: str | list[Any]) -> tuple[float, float]:
-    """Take two numbers."""
-    numbers = [float(number) for number in words(value)]
-    if len(numbers) != 2:
-        raise ValueError("must be two numbers")
-    return numbers[0], numbers[1]
-
-
-def sizes(value: str | list[Any]) -> list[int]:
-    """Take whole numbers."""
-    return [int(str(number)) for number in words(value)]
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -191,7 +180,8 @@ def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator
         raise ValueError("--dev-kind nli needs the classifier that --objective softmax trains")
     texts, label, form = options.dev_texts, options.dev_label, options.dev_format
     if kind == OBJECTIVES[options.objective] and texts is None:
-        texts, label, form = options.texts, label or options.label, form or options.format
+        texts, form = options.texts, form or options.format
+        label = options.label if label is None else label
     classes = options.classes or NLI_CLASSES
     return make_evaluator(kind, options.dev, texts, label, form, softmax=softmax, classes=classes), SCORES[kind]
 

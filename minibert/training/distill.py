@@ -42,17 +42,26 @@ class TeacherVectors(Objective):
         self.metric = metric
         self.projection = None if widths is None else nn.Linear(*widths)
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
+    def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require a teacher's vector per row."""
         labels = want_labels(self, labels, "a teacher's vector (N, T)", ndim=2)
         if not labels.is_floating_point():
             raise ValueError(f"a teacher's vectors must be floating-point numbers, not {labels.dtype}")
+        return labels
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Vectors (B, D) per column, labels (B, T) -> scalar. Raises ValueError if the widths do not fit."""
-        self.check(len(vectors), labels)
-        assert labels is not None
-        x = project(torch.cat(list(vectors)), self.projection, labels.shape[-1])
+        labels = self.check(len(vectors), labels)
+        x = torch.cat(list(vectors))
+        if self.projection is not None:  # vectors that `Matryoshka` shortened use the first columns of the weights
+            weight = self.projection.weight[:, : x.shape[-1]]
+            x = functional.linear(x.to(weight.dtype), weight, self.projection.bias)
+        if x.shape[-1] != labels.shape[-1]:
+            raise ValueError(
+                f"the student's width is {x.shape[-1]}, the teacher's {labels.shape[-1]}: give the objective "
+                "widths=(student's, teacher's), so that it learns a projection, or compare similarities "
+                "(SimilarityMatrix)"
+            )
         target = labels.to(x.dtype).repeat(len(vectors), 1)
         if self.metric == "mse":
             return functional.mse_loss(x, target)
@@ -71,28 +80,9 @@ class SimilarityMatrix(TeacherVectors):
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Vectors (B, D) per column, labels (B, T) -> scalar"""
-        self.check(len(vectors), labels)
-        assert labels is not None
+        labels = self.check(len(vectors), labels)
         target = cosine(labels, labels).to(vectors[0].dtype)
         return torch.stack([functional.mse_loss(cosine(x, x), target) for x in vectors]).mean()
-
-
-def project(x: Tensor, projection: nn.Linear | None, width: int) -> Tensor:
-    """Apply the projection, if there is one. (..., D) -> (..., T)
-
-    Vectors that `Matryoshka` shortened use the first columns of the weights.
-
-    Raises:
-        ValueError: The result does not have the teacher's width.
-    """
-    if projection is not None:
-        x = functional.linear(x.to(projection.weight.dtype), projection.weight[:, : x.shape[-1]], projection.bias)
-    if x.shape[-1] != width:
-        raise ValueError(
-            f"the student's width is {x.shape[-1]}, the teacher's {width}: give the objective widths=(student's, "
-            "teacher's), so that it learns a projection, or compare similarities (SimilarityMatrix)"
-        )
-    return x
 
 
 class LayerTask(SentenceTask):

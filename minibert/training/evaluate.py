@@ -141,11 +141,11 @@ class RetrievalEvaluator:
         return cls({text: text for text in relevant}, {text: text for text in texts}, relevant, at=at, chunk=chunk)
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """Return means over queries, for each k:
+        """Return means over queries, for each k.
 
-        `accuracy@k` (a relevant document is among the first k), `recall@k` (the share of the relevant ones among them),
-        `mrr@k` (1 / rank of the first relevant one, or 0), and `ndcg@k` (each relevant one counts 1 / log2(1 + rank),
-        divided by the largest possible sum).
+        `accuracy@k`: a relevant document is among the first k. `recall@k`: the share of the relevant ones among them.
+        `mrr@k`: 1 / rank of the first relevant one, or 0. `ndcg@k`: each relevant one counts 1 / log2(1 + rank), and
+        the sum is divided by the largest possible one.
         """
         found = self._search(encoder)  # (Q, K) places in the corpus, best first
         hits = torch.tensor([[place in known for place in row] for row, known in self._rows(found)]).double()

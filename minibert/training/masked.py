@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..batching.plan import cpu_tokens, plan_batches
-from ..checkpoint.hub import CheckpointFiles, open_files
+from ..checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
@@ -28,6 +28,9 @@ from ..tokenizer import Tokenizer, Tokens
 from . import parallel
 from .masking import IGNORED, WholeWordMasking, cut_into_blocks, read_lines
 from .task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 HEAD = "cls.predictions"  # the prefix of the head's published names
 
@@ -73,7 +76,7 @@ class MaskedLMTask(Task):
         share: float = 0.15,
         seed: int = 0,
         device: str | torch.device | None = None,
-        **hub: Any,
+        **hub: Unpack[HubOptions],
     ) -> MaskedLMTask:
         """Make a task from a text file and the name of a checkpoint.
 
@@ -190,7 +193,7 @@ def masked_lm(
     fresh: bool = False,
     shape: dict[str, Any] | None = None,
     seed: int = 0,
-    **hub: Any,
+    **hub: Unpack[HubOptions],
 ) -> tuple[BertForMaskedLM, Tokenizer]:
     """Return a model to train, and its tokenizer.
 
@@ -200,7 +203,7 @@ def masked_lm(
         fresh: Use only its vocabulary and its config. All weights are new.
         shape: Fields that replace the config's, as ``{"num_hidden_layers": 2}``; only with ``fresh``.
         seed: Of the new weights.
-        hub: Keywords of `hub.open_files`.
+        hub: See `checkpoint.hub.HubOptions`.
 
     Raises:
         HubError: The model is not found. ConfigError: A file is damaged, or the shape is not valid.

@@ -21,8 +21,9 @@ class Objective(nn.Module):
     A subclass needs `forward`. Its `check` can refuse data before the first step.
     """
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
-        """Raise ValueError if the objective can't learn from such data, of a batch or of the whole training."""
+    def check(self, columns: int, labels: Tensor | None) -> Tensor | None:
+        """Return the labels. Raises ValueError if the objective can't learn from such data, of one batch or of all."""
+        return labels
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Return the loss."""
@@ -69,18 +70,17 @@ class Softmax(Objective):
         self.terms = tuple(terms)
         self.classifier = nn.Linear(len(self.terms) * width, num_labels)
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
+    def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require pairs, with a class from 0 to ``num_labels - 1`` each."""
         want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "a class per pair", ndim=1)
+        labels = want_labels(self, labels, "a class per pair")
         if labels.is_floating_point() or labels.dtype is torch.bool:
             raise ValueError(f"Softmax needs whole numbers as classes, not {labels.dtype}")
-        want_range(self, labels, 0, self.num_labels - 1)
+        return want_range(self, labels, 0, self.num_labels - 1)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), classes (B,) -> scalar"""
-        self.check(len(vectors), labels)
-        assert labels is not None
+        labels = self.check(len(vectors), labels)
         return functional.cross_entropy(self.logits(*vectors), labels.long())
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
@@ -95,18 +95,17 @@ class Softmax(Objective):
 class CosineRegression(Objective):
     """The similarity of a pair: the mean of (cos(u, v) - score)². Labels (B,): scores from -1 to 1, floating point."""
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
+    def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require pairs, with a score each."""
         want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "a score per pair", ndim=1)
+        labels = want_labels(self, labels, "a score per pair")
         if not labels.is_floating_point():
             raise ValueError(f"CosineRegression needs floating-point scores, not {labels.dtype}")
-        want_range(self, labels, -1, 1, "; divide them by the highest possible one")
+        return want_range(self, labels, -1, 1, "; divide them by the highest possible one")
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), scores (B,) -> scalar"""
-        self.check(len(vectors), labels)
-        assert labels is not None
+        labels = self.check(len(vectors), labels)
         u, v = vectors
         return functional.mse_loss(functional.cosine_similarity(u, v), labels.to(u.dtype))
 
@@ -233,12 +232,11 @@ class Combined(Objective):
 def want_columns(objective: nn.Module, columns: int, wanted: int, *, or_more: bool = False) -> None:
     """Raise ValueError for another number of text columns."""
     if columns < wanted or (columns > wanted and not or_more):
-        raise ValueError(
-            f"{type(objective).__name__} takes {wanted} columns of texts{' or more' * or_more}, not {columns}"
-        )
+        more = " or more" if or_more else ""
+        raise ValueError(f"{type(objective).__name__} takes {wanted} columns of texts{more}, not {columns}")
 
 
-def want_labels(objective: nn.Module, labels: Tensor | None, what: str, *, ndim: int) -> Tensor:
+def want_labels(objective: nn.Module, labels: Tensor | None, what: str, *, ndim: int = 1) -> Tensor:
     """Return the labels. Raises ValueError if there are none, or their number of dimensions is another."""
     if labels is None:
         raise ValueError(f"{type(objective).__name__} needs labels: {what}")
@@ -253,14 +251,11 @@ def want_no_labels(objective: nn.Module, labels: Tensor | None) -> None:
         raise ValueError(f"{type(objective).__name__} doesn't use labels, so leave them out")
 
 
-def want_range(objective: nn.Module, labels: Tensor, low: float, high: float, advice: str = "") -> None:
-    """Raise ValueError for the first label out of range. Labels on a GPU are not checked: that would stall it."""
-    if not labels.is_cpu or not len(labels):
-        return
+def want_range(objective: nn.Module, labels: Tensor, low: float, high: float, advice: str = "") -> Tensor:
+    """Return the labels. Raises ValueError for the first out of range. A GPU's are not checked: it would stall."""
     outside = ~((labels >= low) & (labels <= high))
-    if bool(outside.any()):
+    if labels.is_cpu and bool(outside.any()):
         row = int(outside.int().argmax())
-        raise ValueError(
-            f"{type(objective).__name__} takes labels from {low} to {high}, but row {row} has {labels[row].item()}"
-            f"{advice}"
-        )
+        found = f"row {row} has {labels[row].item()}"
+        raise ValueError(f"{type(objective).__name__} takes labels from {low} to {high}, but {found}{advice}")
+    return labels

@@ -12,39 +12,23 @@ AUTOCASTS = ("bfloat16", "float16")
 class Settings:
     """The defaults are Sentence-BERT's (arXiv 1908.10084, section 3.1), with AdamW's weight decay of 0.01.
 
-    Attributes:
-        epochs: Passes over the data. A fraction is allowed.
-        steps: Optimizer steps, in place of ``epochs``.
-        batch_size: Rows per batch, of all processes together.
-        accumulate: Batches per step, whose gradients are averaged. This differs from one large batch where rows are
-            compared with each other (in-batch negatives); `SentenceTask`'s ``chunk_size`` does not.
-        learning_rate: The highest one.
-        warmup: The fraction of all steps in which the rate rises linearly from 0. Then it falls linearly to 0.
-        weight_decay: AdamW's, for matrices. Biases and norms do not decay.
-        max_grad_norm: Scale all gradients down to this norm if theirs, as one vector, is larger. None: never.
-        autocast: Compute in "bfloat16" or (only on CUDA) "float16". None: in the weights' dtype.
-        gradient_checkpointing: Keep only each layer's input, and compute the layer again for its gradients.
-        fused: Let torch's fused norm, attention and activation compute in place of the page's parts.
-        by_length: Batches of similar text length, see `examples.epoch`.
-        seed: Of the order of the data and of dropout.
-
     Raises:
         ValueError: A value is out of range.
     """
 
-    epochs: float = 1
-    steps: int | None = None
-    batch_size: int = 16
-    accumulate: int = 1
-    learning_rate: float = 2e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float | None = 1.0
-    autocast: str | None = None
-    gradient_checkpointing: bool = False
-    fused: bool = True
-    by_length: bool = True
-    seed: int = 0
+    epochs: float = 1  # passes over the data; a fraction is allowed
+    steps: int | None = None  # optimizer steps, in place of epochs
+    batch_size: int = 16  # rows, of all processes together
+    accumulate: int = 1  # batches per step; unlike in `SentenceTask`'s chunks, rows of two batches are not compared
+    learning_rate: float = 2e-5  # the highest one
+    warmup: float = 0.1  # fraction of the steps in which the rate rises linearly from 0; then it falls linearly to 0
+    weight_decay: float = 0.01  # of matrices; biases and norms do not decay
+    max_grad_norm: float | None = 1.0  # of all gradients as one vector: larger ones are scaled down. None: never
+    autocast: str | None = None  # "bfloat16", or on CUDA "float16". None: compute in the weights' dtype
+    gradient_checkpointing: bool = False  # keep only each layer's input, compute the layer again for its gradients
+    fused: bool = True  # torch's fused norm, attention and activation compute in place of the page's parts
+    by_length: bool = True  # batches of similar text length, see `examples.epoch`
+    seed: int = 0  # of the order of the data and of dropout
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "batch_size", "accumulate", "learning_rate", "max_grad_norm"):
