@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
+from minibert.fast.arithmetic import ARITHMETICS
 from tiny_folder import TEXTS, write_encoder
 from torch import nn
 from torch.nn.utils import parametrize
 
 from minibert import Bert, SentenceEncoder
 from minibert.fast import arithmetic, attention, int8, linear
-from minibert.fast.arithmetic import ARITHMETICS
-from minibert.fast.linear import Product, Watched
 from minibert.fast.prepare import prepare, restore
+from minibert.fast.stack import Product, Watched
 from minibert.model import Activation
 
 # Rounding, relative to numbers of about 10.
@@ -446,7 +446,7 @@ def test_memory_that_was_freed_is_used_again():
     """In a process of its own, counted in pages that the system had to give."""
     program = """
 import resource, torch
-from minibert.fast.linear import keep_memory
+from minibert.fast.stack import keep_memory
 torch.set_num_threads(1)
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,7 +14,7 @@ from tiny_folder import write_cross_encoder, write_encoder
 from minibert import Bert, CrossEncoder, SentenceEncoder
 from minibert.checkpoint.tensors import CheckpointError
 from minibert.fast import loading
-from minibert.fast.linear import Product
+from minibert.fast.stack import Product
 
 TEXTS = ["A man is eating food.", "Someone has a meal.", "one"]
 DTYPES = ["float32", "bfloat16", "int8"]

@@ -13,8 +13,8 @@ from helpers import MINILM
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import Bert, SentenceEncoder
-from minibert.batching import workers
-from minibert.batching.workers import side_by_side, workers_for
+from minibert import batches as workers
+from minibert.batches import side_by_side, workers_for
 
 
 @pytest.fixture(autouse=True)

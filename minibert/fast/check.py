@@ -18,8 +18,7 @@ from ..model import Bert, EncoderLayer
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
 from .changes import page_code
-from .linear import PlainLinear
-from .stack import FastEmbeddings, FastLayer, Stack
+from .stack import FastEmbeddings, FastLayer, PlainLinear, Stack
 from .tokens import PackedTokens
 
 # In float64 the two differ by some 1e-15, and any edit by more.

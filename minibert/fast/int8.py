@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .linear import activate
+from .stack import activate
 
 
 class Int8Linear:
