@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,22 +25,23 @@ from .config import BertConfig
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Fitted on two cores of an Intel Xeon (48 to 160 gave the same speed): what a batch costs beside its tokens, in tokens.
+# The cost of a batch beside its tokens, in tokens (fitted, two cores of an Intel Xeon: 48 to 160 gave the same speed).
 OVERHEAD = 64
-# What padding costs beside a token where it is only looked up and passed over (fitted, two cores of an AMD EPYC).
+# The cost of padding beside a token's, where it is only pooled (fitted, two cores of an AMD EPYC).
 PADDING = 0.05
-# Tokens a batch at most: enough to keep the matrix units busy, few enough that the values between layers stay in cache
-# (512 to 1024 are as fast; the fewer, the less memory). Of small models more, because a batch costs its operators,
-# however little they have to compute.
+# Tokens a batch at most: enough to keep the matrix units busy, and few enough that values between layers stay in cache
+# (512 to 1024 are as fast; fewer take less memory). Small models get more, because each batch costs its operators.
 CPU_TOKENS = 768, 2048
 CPU_WORK = 6 * 2**30  # multiplications in the layers' products that are enough (fitted, two cores of an AMD EPYC)
 GPU_TOKENS = 32768
-# Fewer tokens than this in all are not worth being split among cores batch by batch.
+# With fewer tokens than this in all, a call is not worth being split among cores.
 LEAST_TOKENS = 128
+# Each worker holds the values of one batch. With many cores, fewer workers get several threads each.
+MOST_WORKERS = 8
 
 
 def cpu_tokens(config: BertConfig) -> int:
-    """Tokens that make a batch on the CPU, padding included."""
+    """Return the tokens of a batch on the CPU, padding included."""
     D, F = config.hidden_size, config.intermediate_size
     each = config.num_hidden_layers * D * (4 * D + 2 * F)
     fewest, most = CPU_TOKENS
@@ -75,23 +78,25 @@ def plan(
 
 
 def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None) -> list[np.ndarray]:
-    """Indices of the texts of each batch, longest first; every text is in exactly one.
+    """Plan batches where padding costs as much as tokens. The cheapest cuts are found by dynamic programming.
+
+    A batch of b texts costs b times its longest, and OVERHEAD. Batches come longest first.
 
     Args:
         lengths: Tokens of each text, (texts,).
         max_tokens: Texts times longest, at most; a single text may be longer.
-        max_texts: Texts a batch, at most; None: no bound of its own.
+        max_texts: Texts a batch, at most; None: no bound.
     """
     order = np.argsort(lengths, kind="stable")
-    distinct, counts = np.unique(lengths, return_counts=True)  # only between different lengths can a cut save padding
+    distinct, counts = np.unique(lengths, return_counts=True)  # a cut saves padding only between different lengths
     until = np.concatenate([[0], np.cumsum(counts)])  # texts shorter than distinct[i]
     per_batch = np.maximum(1, max_tokens // np.maximum(1, distinct))
     if max_texts is not None:
         per_batch = np.minimum(per_batch, max_texts)
-    best = np.zeros(len(distinct) + 1)  # best[i]: the least cost of all texts shorter than distinct[i]
+    best = np.zeros(len(distinct) + 1)  # best[i]: the least cost of texts shorter than distinct[i]
     start = np.zeros(len(distinct) + 1, dtype=np.int64)
     for end in range(1, len(distinct) + 1):
-        texts = until[end] - until[:end]  # in a group that begins at any earlier length and ends here
+        texts = until[end] - until[:end]  # of a group that begins at any earlier length and ends here
         batches = -(-texts // per_batch[end - 1])
         cost = best[:end] + batches * OVERHEAD + texts * distinct[end - 1]
         start[end] = np.argmin(cost)
@@ -100,18 +105,18 @@ def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None 
     end = len(distinct)
     while end:
         begin = start[end]
-        group = order[until[begin] : until[end]][::-1].copy()  # torch takes no arrays that run backwards
+        group = order[until[begin] : until[end]][::-1].copy()  # torch does not take arrays that run backwards
         plan += np.array_split(group, -(-len(group) // per_batch[end - 1]))
         end = begin
     return plan
 
 
 def plan_even(lengths: np.ndarray, *, count: int, max_texts: int | None = None) -> list[np.ndarray]:
-    """As `plan_batches`, for where padding costs little: batches of as many tokens each, so that workers end together.
+    """Plan batches where padding costs little: of as many tokens each, so that workers end together.
 
     Args:
         lengths: Tokens of each text, (texts,).
-        count: Batches; fewer where there are too few texts, more where padding would cost more than another batch.
+        count: Batches; fewer for too few texts, more where padding would cost more than another batch.
         max_texts: Texts a batch, at most; None: no bound.
     """
     order = np.argsort(-lengths, kind="stable")
@@ -126,12 +131,12 @@ def plan_even(lengths: np.ndarray, *, count: int, max_texts: int | None = None) 
 
 
 def _cut_where_padded(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Texts, longest first, cut wherever that saves more padding than a further batch costs."""
+    """Cut texts, longest first, wherever that saves more padding than another batch costs."""
     if not len(rows):
         return []
     ours = lengths[rows]
     sizes = np.arange(1, len(rows))
-    apart = sizes * ours[0] + (len(rows) - sizes) * ours[1:]  # positions of two batches, the first of so many texts
+    apart = sizes * ours[0] + (len(rows) - sizes) * ours[1:]  # positions of two batches, by the first one's texts
     if not len(apart) or PADDING * (len(rows) * ours[0] - apart.min()) <= OVERHEAD:
         return [rows]
     first = int(apart.argmin()) + 1
@@ -157,17 +162,14 @@ def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.de
     return result
 
 
-# Each worker holds the values of one batch between layers: on many cores, fewer workers with some threads each.
-MOST_WORKERS = 8
-
 _lock = threading.Lock()
 _pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}  # by process, workers, threads of each
 
 
 def workers_for(device: torch.device, *, hooked: bool) -> int:
-    """How many batches may run side by side: 1 where a thread of its own could change what is computed or seen.
+    """Return how many batches may run side by side.
 
-    Hooks fire in the thread that computes, and autocast holds in the thread that asked for it.
+    One where the thread matters: hooks fire in the thread that computes, and autocast holds in the caller's.
     """
     if device.type != "cpu" or torch.is_autocast_enabled("cpu") or hooked:
         return 1
@@ -177,39 +179,39 @@ def workers_for(device: torch.device, *, hooked: bool) -> int:
 def side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, even_one: bool = False
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with what the work makes of it, in the order of the items.
+    """Yield each item with the work's result, in the order of the items. Each item runs in the caller's context.
 
-    An exception of any of them comes out here; what was not begun by then is not done. A single item is split among
-    all cores (see `Lone`), unless ``even_one`` item is to have the numbers that it has among others.
+    An exception of any of them is raised here, and items that have not begun are dropped. A single item is split
+    among all cores (see `SingleBatch`), unless ``even_one``: it must get the numbers that it has among others.
     """
     if workers < 2:
         yield from ((item, work(item)) for item in items)
         return
     if len(items) < 2 and not even_one:
-        yield from ((item, lone.compute(partial(work, item))) for item in items)
+        yield from ((item, single.compute(partial(work, item))) for item in items)
         return
     pool = _the_pool(workers, max(1, torch.get_num_threads() // workers))
-    futures = [pool.submit(work, item) for item in items]
+    futures = deque(pool.submit(copy_context().run, work, item) for item in items)
     try:
-        for item, future in zip(items, futures, strict=True):
-            yield item, future.result()
+        for item in items:
+            yield item, futures.popleft().result()  # and its memory is free
     finally:
         for future in futures:
             future.cancel()
         wait(futures)  # nothing goes on behind the caller's back
 
 
-class Lone:
-    """Computes a batch that has no others beside it: on all cores, or on one while another process keeps some busy.
+class SingleBatch:
+    """Compute a batch without others beside it: on all cores, or on one while another process keeps some busy.
 
-    torch splits every product among its threads and waits for the last of them; where that one has to share its core,
-    all wait, many times a forward, and a call takes ten times as long. It shows in the processor time that this
-    process gets. After several crowded calls the next ones are computed on one core, and then it is tried again.
+    torch splits every product among its threads and waits for the last of them. If that one has to share its core, all
+    wait, many times a forward, and a call takes ten times as long. It shows in the processor time that this process
+    gets. After several crowded calls, the next ones run on one core, and then all cores are tried again.
     """
 
-    FREE = 0.82  # of the cores' time: idle cores give more to nine calls in ten, a shared one gives less to as many
-    TRIAL = 4  # calls in a row that are crowded: the first of a kind are, too, as oneDNN makes its programs
-    FIRST, MOST = 8, 128  # calls on one core before the next trial; twice as many after each that was crowded
+    FREE = 0.82  # of the cores' time: idle cores give more in nine calls of ten, a shared core gives less
+    TRIAL = 4  # crowded calls in a row; the first calls of a shape are crowded too, while oneDNN compiles
+    FIRST, MOST = 8, 128  # calls on one core before the next trial; twice as many after each crowded trial
 
     def __init__(self) -> None:
         self.crowded = 0
@@ -217,7 +219,7 @@ class Lone:
         self.patience = self.FIRST
 
     def compute(self, work: Callable[[], Result]) -> Result:
-        """What the work gives."""
+        """Return the work's result."""
         if self.on_one > 0:
             self.on_one -= 1
             return on_one_core(work)
@@ -227,7 +229,7 @@ class Lone:
         return result
 
     def learn(self, wall: float, busy: float, threads: int) -> None:
-        """Seconds that a call took, and seconds of all cores that it got."""
+        """Learn from a call: the seconds it took, and the seconds it got of all cores."""
         if busy > self.FREE * threads * wall:
             self.crowded, self.patience = 0, self.FIRST
             return
@@ -236,16 +238,16 @@ class Lone:
             self.on_one, self.crowded, self.patience = self.patience, 0, min(2 * self.patience, self.MOST)
 
 
-lone = Lone()
+single = SingleBatch()
 
 
 def on_one_core(work: Callable[[], Result]) -> Result:
-    """What the work gives, in a thread whose products are not split: a neighbour on another core is no hindrance."""
-    return _the_pool(1, 1).submit(work).result()
+    """Return the work's result, from a thread that does not split products and so needs one free core only."""
+    return _the_pool(1, 1).submit(copy_context().run, work).result()
 
 
 def _the_pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Workers that compute on so many threads each; kept, because to start them costs as much as a short batch."""
+    """Return workers with so many threads each. They are kept: starting them costs as much as a short batch."""
     key = os.getpid(), workers, threads  # a forked process has none of its parent's threads
     with _lock:
         if key not in _pools:
@@ -254,12 +256,12 @@ def _the_pool(workers: int, threads: int) -> ThreadPoolExecutor:
 
 
 def _start(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Torch's setting is each thread's own, except that the latest is also what new threads begin with: put it back."""
+    """Start workers. torch's setting is each thread's own, but new threads begin with the latest: put it back."""
     before = torch.get_num_threads()
     all_there = threading.Barrier(workers + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # the first use in a thread takes the process's setting; only then may it be changed
+        torch.get_num_threads()  # the first use in a thread takes the process's setting; only then can it be changed
         torch.set_num_threads(threads)
         all_there.wait()
 

@@ -28,8 +28,8 @@ def _two_threads():
 @pytest.fixture(autouse=True)
 def lone(monkeypatch):
     """A judge of lone batches with a history of its own, and where each batch was computed."""
-    fresh = workers.Lone()
-    monkeypatch.setattr(workers, "lone", fresh)
+    fresh = workers.SingleBatch()
+    monkeypatch.setattr(workers, "single", fresh)
     return fresh
 
 
