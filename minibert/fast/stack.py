@@ -6,10 +6,9 @@ hold it to the page, and so does a check in every process (`check.py`).
 
     B texts    S longest text    D hidden size    F intermediate size    T packed tokens, rounded up
 
-oneDNN multiplies faster when weights are stored in the order in which its kernels read them. It adds the bias and
-applies the activation while the result is in cache, and it uses bfloat16 instructions where there are some. torch's
-own compiler calls it by an operator that is not documented. `onednn_works` tries that operator on numbers first; where
-it is missing or wrong, torch's documented operators compute.
+Products are oneDNN's, with weights stored in the order in which it reads them. It adds the bias and activates while
+the result is in cache, and uses bfloat16 instructions. torch calls it by an operator that is not documented, so
+`onednn_works` tries it on numbers first; where it is missing or wrong, torch's documented operators compute.
 """
 
 from __future__ import annotations
@@ -62,63 +61,54 @@ class FastLayer:
         self.head_size = attention.head_size
         self.activation = activation_name(feed_forward.activation) or ""
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
-        # Equal to another's where both compute the same. Versions are read before anything is packed, so that a change
-        # meanwhile is noticed.
+        # Equal where the same is computed. Versions are read before packing, so that a change meanwhile is noticed.
         norms = [id(x) if isinstance(x, Tensor) else x for x in (*self.attention_norm, *self.feed_forward_norm)]
         self.key = [arithmetic, self.head_size, self.activation, *norms, *map(id, self.weights), versions(self.weights)]
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
-        return self._after_attention(x, attend(self.qkv(x), texts, self.head_size))
+        return self._after_attention(x, attend(self._qkv(x), texts, self.head_size))
 
     def first(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute each text's first token only; keys and values are needed of all tokens. (T, D) -> (B, D)"""
         B = texts.shape[0]
         filler = (0, round_up(B) - B)
         first = x.index_select(0, functional.pad(texts.first, filler))
-        attended = attend_first(self.query(first)[:B], self.key_value(x), texts, self.head_size)
+        attended = attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
         return self._after_attention(first, functional.pad(attended, (0, 0, *filler)))[:B]
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = torch.layer_norm(self.out.add(attended, x), *self.attention_norm)
-        return torch.layer_norm(self.down.add(self.up(x, self.activation), x), *self.feed_forward_norm)
+        x = torch.layer_norm(self._out.add(attended, x), *self.attention_norm)
+        return torch.layer_norm(self._down.add(self._up(x, self.activation), x), *self.feed_forward_norm)
 
     @cached_property
-    def qkv(self) -> PackedLinear:
-        """Query, key and value side by side. (T, D) -> (T, 3 D)"""
+    def _qkv(self) -> PackedLinear:  # side by side, (T, D) -> (T, 3 D)
         attention = self.layer.attention
         return pack(self.arithmetic, attention.query, attention.key, attention.value)
 
     @cached_property
-    def query(self) -> PackedLinear:
-        """The query alone, for `first`. (B, D) -> (B, D)"""
+    def _query(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.attention.query)
 
     @cached_property
-    def key_value(self) -> PackedLinear:
-        """Key and value side by side, for `first`. (T, D) -> (T, 2 D)"""
+    def _key_value(self) -> PackedLinear:  # side by side, (T, D) -> (T, 2 D)
         return pack(self.arithmetic, self.layer.attention.key, self.layer.attention.value)
 
     @cached_property
-    def out(self) -> PackedLinear:
-        """(T, D) -> (T, D)"""
+    def _out(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.attention.out)
 
     @cached_property
-    def up(self) -> PackedLinear:
-        """(T, D) -> (T, F)"""
+    def _up(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.feed_forward.up)
 
     @cached_property
-    def down(self) -> PackedLinear:
-        """(T, F) -> (T, D)"""
+    def _down(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.feed_forward.down)
 
     def pack(self, *, first: bool) -> None:
-        """Pack all weights now that a call will use; ``first`` as the last layer of CLS pooling does."""
-        for name in ("query", "key_value") if first else ("qkv",):
-            getattr(self, name)
-        _ = self.out, self.up, self.down
+        """Pack all weights now that calls will use, where ``first`` is the last layer of CLS pooling."""
+        _ = (self._query, self._key_value) if first else self._qkv, self._out, self._up, self._down
 
 
 class Stack:

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from ..tokenizer import Tokens
 
-# On the CPU the kernel's softmax takes keys 16 at a time and the rest one by one, and each text and head has a cost of
-# its own. So short texts are computed several at once, up to GROUP tokens, and the keys are filled up to a multiple of
-# LANES; with 23 tokens either halves the time (fitted, two cores of an Intel Xeon).
+# The kernel's softmax takes keys 16 at a time and the rest one by one, and each text and head has a cost of its own.
+# So short texts are attended several at once, up to GROUP tokens, with keys filled up to a multiple of LANES. With 23
+# tokens either halves the time (fitted, two cores of an Intel Xeon).
 LANES = 16
 GROUP = {torch.float32: 16, torch.bfloat16: 32}
 # For a single text so many keys beyond a multiple cost less than filling up (fitted, two cores of an AMD EPYC, Zen 4).
@@ -51,24 +51,16 @@ class PackedTokens:
 
     @property
     def first(self) -> Tensor:
-        """Where each text's first token is among the packed ones. (B,)"""
+        """The place of each text's first token among the packed ones. (B,)"""
         if self.equal:
-            return (
-                torch.arange(0, self.count, self.shape[1])
-                if self.count
-                else torch.zeros(self.shape[0], dtype=torch.int64)
-            )
+            return torch.arange(self.shape[0]) * self.shape[1]
         return torch.from_numpy(np.minimum(self._first, len(self.input_ids) - 1))
 
     @property
     def positions(self) -> Tensor:
-        """The place of each token in its own text, 0 for filler. (T,)"""
-        places = np.zeros(len(self.input_ids), np.int64)
-        if self.equal:
-            places[: self.count] = np.tile(np.arange(self.shape[1]), self.shape[0])
-        else:
-            places[: self.count] = np.arange(self.count) - np.repeat(self._first, self.lengths)
-        return torch.from_numpy(places)
+        """The place of each token in its own text, 0 for filler; where lengths differ. (T,)"""
+        places = np.arange(self.count) - np.repeat(self._first, self.lengths)
+        return _filled(places, len(self.input_ids) - self.count)
 
     @property
     def mask(self) -> Tensor | None:
@@ -103,10 +95,9 @@ def _filled(values: np.ndarray, filler: int) -> Tensor:
 
 
 def round_up(count: int) -> int:
-    """The number of rows that products are made of, at most 1/16 more.
+    """Return the number of rows that products are made of, at most 1/16 more.
 
-    oneDNN compiles a program for each number of rows: a millisecond, and half a megabyte that it keeps. Results of
-    ever other sizes also leave holes in memory.
+    oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
     """
     return count + -count % max(2, (1 << count.bit_length()) // 32)
 
@@ -155,13 +146,10 @@ def _merge(x: Tensor) -> Tensor:
 
 
 def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
-    """Attention of texts of one length, by the way that is fastest for it. (B, H, S, K) -> (B, H, S, K)
+    """Attend in texts of one length, the way that is fastest for it. (B, H, S, K) -> (B, H, S, K)
 
-    Short texts are computed several at once, with keys up to a multiple of LANES. Those that fill up are the rows that
-    come next in memory, masked out, so that nothing is copied but for the last texts, where too little comes next.
-
-    Args:
-        beyond: How many rows follow these in memory.
+    Keys that fill up are the rows that come next in memory, masked out. So nothing is copied, but for the last texts,
+    where too few rows (``beyond``) come next.
     """
     B, H, S, K = q.shape
     texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
