@@ -165,6 +165,10 @@ def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.de
 _lock = threading.Lock()
 _pools: dict[tuple[int, int, int], ThreadPoolExecutor] = {}  # by process, workers, threads of each
 
+# A forked process has none of its parent's threads. torch would wait for them for ever, so there it uses one.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
 
 def workers_for(device: torch.device, *, hooked: bool) -> int:
     """Return how many batches may run side by side.
@@ -191,7 +195,11 @@ def side_by_side(
         yield from ((item, single.compute(partial(work, item))) for item in items)
         return
     pool = _the_pool(workers, max(1, torch.get_num_threads() // workers))
-    futures = deque(pool.submit(copy_context().run, work, item) for item in items)
+    try:
+        futures = deque(pool.submit(copy_context().run, work, item) for item in items)
+    except RuntimeError:  # the interpreter is ending, and starts no more work in other threads
+        yield from ((item, work(item)) for item in items)
+        return
     try:
         for item in items:
             yield item, futures.popleft().result()  # and its memory is free
@@ -243,7 +251,12 @@ single = SingleBatch()
 
 def on_one_core(work: Callable[[], Result]) -> Result:
     """Return the work's result, from a thread that does not split products and so needs one free core only."""
-    return _the_pool(1, 1).submit(copy_context().run, work).result()
+    try:
+        return _the_pool(1, 1).submit(copy_context().run, work).result()
+    except RuntimeError as error:
+        if "cannot schedule new futures" not in str(error):
+            raise
+        return work()  # the interpreter is ending
 
 
 def _the_pool(workers: int, threads: int) -> ThreadPoolExecutor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -81,7 +81,13 @@ def current_batch() -> Batch | None:
 
 
 def as_list(texts: str | Iterable[str]) -> list[Any]:
-    """Make a list of one text or many. Anything else stays in it, for the tokenizer to name."""
+    """Make a list of one text or many; the tokenizer names what is not a text.
+
+    Raises:
+        TypeError: iterating would give keys, column names or lines, which are hardly meant.
+    """
+    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "readline"):
+        raise TypeError(f"expected a text or a list of texts, not {type(texts).__name__}: pick a column, or read lines")
     return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
 
 

@@ -83,8 +83,10 @@ class BertConfig:
         """K, the width of one attention head (the paper's d_k)."""
         return self.hidden_size // self.num_attention_heads
 
-    def check_batch(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> None:
+    def check_batch(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, *, values: bool = True) -> None:
         """Raise for a batch that a BERT of this shape can't compute, with the numbers in the message; see `Bert`.
+
+        Without ``values`` only shapes and dtypes are checked, as where torch traces and there are no numbers.
 
         Raises:
             ValueError: S is 0 or above max_position_embeddings, shapes disagree, or an id is out of its range.
@@ -105,10 +107,8 @@ class BertConfig:
                 raise ValueError(f"{name} {tuple(ids.shape)} does not fit input_ids {shape}")
             if str(ids.dtype) not in ("torch.int64", "torch.int32"):
                 raise TypeError(f"{name} must be int64 or int32, not {ids.dtype}")
-            here = ids.device.type == "cpu" and len(ids) > 0  # reading from elsewhere would make the device wait
-            lowest, highest = map(int, ids.aminmax()) if here else (0, 0)
-            if not 0 <= lowest <= highest < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {lowest} to {highest}")
+            if values and ids.device.type == "cpu" and len(ids):  # reading elsewhere would make the device wait
+                _check_range(name, ids, size)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -228,6 +228,15 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
+
+
+def _check_range(name: str, ids: Any, size: int) -> None:
+    try:
+        lowest, highest = map(int, ids.aminmax())
+    except RuntimeError:  # torch.vmap has no single number to give
+        return
+    if not 0 <= lowest <= highest < size:
+        raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {lowest} to {highest}")
 
 
 def _check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:

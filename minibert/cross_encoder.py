@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .call import CallOptions, PredictOptions
+from .call import CallOptions, PredictOptions, as_list
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -219,9 +219,10 @@ class CrossEncoder(TextModel):
             )
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {top_k}")
-        texts = list(documents)
+        texts = as_list(documents)
         scores = self.predict([(query, text) for text in texts], convert_to_tensor=True, **options).tolist()
-        best = sorted(range(len(texts)), key=scores.__getitem__, reverse=True)[:top_k]
+        order = [(score == score, score) for score in scores]  # what is not a number comes last
+        best = sorted(range(len(texts)), key=order.__getitem__, reverse=True)[:top_k]
         return [{"corpus_id": i, "score": scores[i]} | ({"text": texts[i]} if return_documents else {}) for i in best]
 
     @property
@@ -272,10 +273,14 @@ class CrossEncoder(TextModel):
 
 
 def _pairs(inputs: Iterable[Any]) -> tuple[list[Any], list[Any], bool]:
-    """The first texts, the second texts, and whether it was a single pair. Raises TypeError or ValueError if not."""
+    """Return the first texts, the second texts, and whether it was a single pair.
+
+    Raises:
+        TypeError: it is not a list. ValueError: something in it is not a pair.
+    """
     if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
         raise TypeError(f"expected a pair of texts or a list of pairs, not {type(inputs).__name__}")
-    rows = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+    rows = inputs.tolist() if isinstance(inputs, np.ndarray) else as_list(inputs)
     single = bool(rows) and isinstance(rows[0], str)
     rows = [rows] if single else rows
     for i, row in enumerate(rows):

@@ -172,8 +172,7 @@ class SentenceEncoder(TextModel):
                 None: a dict per text of everything computed.
             convert_to_numpy: numpy arrays, the default. False: a list of tensors (of arrays with a ``precision``).
             convert_to_tensor: One tensor, on the encoder's device.
-            precision, normalize_embeddings, truncate_dim: See ``EncodeOptions``.
-            options: See ``CallOptions``: prompts, truncation, batches, progress, who computes.
+            options: See ``EncodeOptions`` (precision, lengths) and ``CallOptions`` (prompts, truncation, batches).
 
         Returns:
             For n strings (n, D), for one string (D,), for none (0, D); float32, from a float64 model float64.
@@ -185,6 +184,8 @@ class SentenceEncoder(TextModel):
         if output_value not in OUTPUTS:
             raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
         check_precision(precision)
+        if output_value != "sentence_embedding" and precision != "float32":
+            raise ValueError(f"precision={precision!r} is for sentence vectors, not for output_value={output_value!r}")
         single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
         if keep is not None and keep < 1:
             raise ValueError(f"truncate_dim must be at least 1, not {keep}")
@@ -205,10 +206,7 @@ class SentenceEncoder(TextModel):
     def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
         """Yield the vectors of a window of texts at a time, in their order, for texts that need not fit in memory.
 
-        Errors and ``truncation_report`` count texts from the window's first.
-
-        Raises:
-            TypeError: a single string. ValueError: the window is not a positive number. As `encode`.
+        Errors and ``truncation_report`` count texts from the window's first. Raises as `encode`.
         """
         if isinstance(sentences, (str, bytes)):
             raise TypeError("a stream is of many texts, this is one: put it in a list, or use encode")

@@ -259,7 +259,8 @@ class Bert(nn.Module):
             ValueError: S is 0 or above max_position_embeddings, shapes disagree, or an id is out of its range.
             TypeError: ids that are not int64 or int32, a mask of floating-point numbers.
         """
-        self.config.check_batch(input_ids, attention_mask, token_type_ids)
+        traced = torch.compiler.is_compiling()
+        self.config.check_batch(input_ids, attention_mask, token_type_ids, values=not traced)
         mask = None
         if attention_mask is not None:
             mask = attention_mask.bool().unsqueeze(1)  # one mask for all heads

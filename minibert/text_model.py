@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -71,9 +72,10 @@ class TextModel(nn.Module):
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        whole = isinstance(length, (int, np.integer)) and not isinstance(length, bool)
+        if not whole or length < 1:
             raise ValueError(f"max_seq_length must be a whole number of tokens, at least 1, not {length!r}")
-        self._max_seq_length = min(length, self.model.config.max_position_embeddings)
+        self._max_seq_length = min(int(length), self.model.config.max_position_embeddings)
 
     def explain(self) -> str:
         """Return a table to print: for each part, whether the stack or the page computes it in a call, and why."""
@@ -195,6 +197,9 @@ class TextModel(nn.Module):
             return output, None if mask is None else mask.bool()
         texts = PackedTokens(tokens, rows)
         x = stack(texts, first_only=first_only)
+        if len(rows) > 1 and not math.isfinite(x.sum()):  # keep one text's NaN or infinity from its neighbours
+            alone = [stack(PackedTokens(tokens, row), first_only=first_only) for row in rows[:, None]]
+            x = torch.cat([nn.functional.pad(own, (0, 0, 0, x.shape[1] - own.shape[1])) for own in alone])
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
         mask = texts.mask

@@ -1,0 +1,98 @@
+"""Input that was hardly meant is refused, and what torch can do to the page works."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_folder import write_cross_encoder
+
+from minibert import Bert, CrossEncoder, SentenceEncoder
+
+
+class Frame:
+    """As a pandas DataFrame iterates: over the names of its columns."""
+
+    columns = ("text",)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+def no_list(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("a\nb\n", encoding="utf-8")
+    return [{"text": "a"}, Frame(), path.open(encoding="utf-8")]
+
+
+def test_mappings_tables_and_files_are_no_lists_of_texts(tmp_path):
+    encoder, cross = SentenceEncoder.from_pretrained(), CrossEncoder(write_cross_encoder(tmp_path / "cross", 1))
+    for what in no_list(tmp_path):
+        for call in (encoder.encode, encoder.tokenize, cross.predict, lambda x: cross.rank("q", x)):
+            with pytest.raises(TypeError, match="list of texts"):
+                call(what)
+        if hasattr(what, "close"):
+            what.close()
+
+
+def test_fewer_bytes_are_for_sentence_vectors_only():
+    encoder = SentenceEncoder.from_pretrained()
+    for output in ("token_embeddings", None):
+        with pytest.raises(ValueError, match="precision='ubinary' is for sentence vectors"):
+            encoder.encode("a", output_value=output, precision="ubinary")
+
+
+def test_a_length_may_be_a_number_of_numpy():
+    encoder = SentenceEncoder.from_pretrained()
+    encoder.max_seq_length = np.int64(16)
+    assert encoder.max_seq_length == 16
+    for wrong in (np.float64(16), True, 0, np.int64(-1)):
+        with pytest.raises(ValueError, match="max_seq_length"):
+            encoder.max_seq_length = wrong
+
+
+def test_scores_that_are_not_numbers_come_last(tmp_path):
+    cross = CrossEncoder(write_cross_encoder(tmp_path, 1))
+    texts = ["one two", "three", "four five six", "two"]
+    scores = cross.predict([("one", text) for text in texts])
+    cross.activation_fn = lambda x: torch.where((torch.sigmoid(x) - float(scores[2])).abs() < 1e-6, torch.nan, x)
+    ranked = [row["corpus_id"] for row in cross.rank("one", texts)]
+    assert ranked == [i for i in np.argsort(-scores, kind="stable").tolist() if i != 2] + [2]
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_what_is_no_number_in_one_text_stays_in_it(number, dtype):
+    encoder = SentenceEncoder.from_pretrained(dtype=dtype)
+    for word in ("winter", "[PAD]"):
+        with torch.no_grad():
+            encoder.model.embeddings.token.weight[encoder.tokenizer.get_vocab()[word]] = number
+    texts = [" ".join(["the dog is red now", "and it is new"][: 1 + i % 2]) for i in range(16)]
+    plain = SentenceEncoder.from_pretrained(dtype=dtype).encode(texts)
+    texts[7] = "the winter is red now"
+    vectors = encoder.encode(texts)
+    assert np.flatnonzero(~np.isfinite(vectors).all(1)).tolist() == [7]
+    rest = [i for i in range(16) if i != 7]
+    assert np.abs(vectors[rest] - plain[rest]).max() < {"float32": 1e-6, "bfloat16": 2e-3, "int8": 2e-2}[dtype]
+
+
+def test_gradients_of_each_text_by_vmap():
+    model = Bert.from_pretrained("minibert-tiny")
+    values = {name: value.detach() for name, value in model.named_parameters()}
+    ids = torch.randint(5, 1000, (3, 6), generator=torch.Generator().manual_seed(0))
+
+    def loss(values, row):
+        return torch.func.functional_call(model, values, (row.unsqueeze(0),)).last_hidden_state[0, 0].square().sum()
+
+    name = "layers.0.feed_forward.up.weight"
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, ids)[name]
+    loop = torch.stack([torch.func.grad(loss)(values, row)[name] for row in ids])
+    assert torch.allclose(each, loop, atol=1e-4 * float(loop.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_page_can_be_exported():
+    model = Bert.from_pretrained("minibert-tiny")
+    ids = torch.randint(5, 1000, (2, 12), generator=torch.Generator().manual_seed(0))
+    given = ids, torch.ones_like(ids), torch.zeros_like(ids)
+    with torch.no_grad():
+        program = torch.export.export(model, given, strict=False)
+        assert torch.allclose(program.module()(*given)[0], model(*given)[0], atol=1e-5)
