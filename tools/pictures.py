@@ -98,7 +98,7 @@ def take_view(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         page, shot = Path(folder) / "page.html", Path(folder) / "shot.png"
         subprocess.run([sys.executable, "-m", "minibert", "view", *TEXTS, "-o", str(page)], check=True)
-        arguments = [f"--user-data-dir={folder}/profile", f"--screenshot={shot}", "--window-size=1000,590"]
+        arguments = [f"--user-data-dir={folder}/profile", f"--screenshot={shot}", "--window-size=1000,612"]
         subprocess.run([browser, *QUIET.split(), *arguments, page.as_uri()], check=True, capture_output=True)
         shutil.copyfile(shot, target)
 
