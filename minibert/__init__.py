@@ -1,7 +1,7 @@
 """minibert: BERT on one page, published weights in, sentence vectors out.
 
-The public names are found when they are first used: `import minibert` by itself imports neither torch nor anything
-that could touch the network.
+Public names are imported on first use: `import minibert` alone imports neither torch nor anything that can reach the
+network.
 """
 
 from __future__ import annotations
@@ -10,68 +10,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint.hub import HubError
-    from .checkpoint.report import LoadReport
-    from .checkpoint.tensors import CheckpointError
-    from .config import BertConfig, ClassifierConfig, ConfigError
-    from .cross_encoder import CrossEncoder
-    from .encoder import SentenceEncoder
-    from .heads import (
-        BertForMaskedLM,
-        BertForNextSentencePrediction,
-        BertForPreTraining,
-        BertForSequenceClassification,
-        BertForTokenClassification,
-    )
-    from .model import Bert
-    from .tokenizer import Tokenizer
+    from .checkpoint.hub import HubError as HubError
+    from .checkpoint.load import WrongTensorsError as WrongTensorsError
+    from .checkpoint.report import LoadReport as LoadReport
+    from .checkpoint.tensors import CheckpointError as CheckpointError
+    from .config import BertConfig as BertConfig
+    from .config import ClassifierConfig as ClassifierConfig
+    from .config import ConfigError as ConfigError
+    from .cross_encoder import CrossEncoder as CrossEncoder
+    from .encoder import SentenceEncoder as SentenceEncoder
+    from .heads import BertForMaskedLM as BertForMaskedLM
+    from .heads import BertForNextSentencePrediction as BertForNextSentencePrediction
+    from .heads import BertForPreTraining as BertForPreTraining
+    from .heads import BertForSequenceClassification as BertForSequenceClassification
+    from .heads import BertForTokenClassification as BertForTokenClassification
+    from .model import Bert as Bert
+    from .tokenizer import Tokenizer as Tokenizer
+    from .truncation import TooLongError as TooLongError
+    from .vectors import quantize_embeddings as quantize_embeddings
+    from .vectors import similarity as similarity
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_ROOMS = {
-    "Bert": "model",
-    "BertConfig": "config",
-    "BertForMaskedLM": "heads",
-    "BertForNextSentencePrediction": "heads",
-    "BertForPreTraining": "heads",
-    "BertForSequenceClassification": "heads",
-    "BertForTokenClassification": "heads",
-    "CheckpointError": "checkpoint.tensors",
-    "ClassifierConfig": "config",
-    "ConfigError": "config",
-    "CrossEncoder": "cross_encoder",
-    "HubError": "checkpoint.hub",
-    "LoadReport": "checkpoint.report",
-    "SentenceEncoder": "encoder",
-    "Tokenizer": "tokenizer",
-}
-
-__all__ = [
-    "Bert",
-    "BertConfig",
-    "BertForMaskedLM",
-    "BertForNextSentencePrediction",
-    "BertForPreTraining",
-    "BertForSequenceClassification",
+_NAMES = {
+    "checkpoint.hub": "HubError",
+    "checkpoint.load": "WrongTensorsError",
+    "checkpoint.report": "LoadReport",
+    "checkpoint.tensors": "CheckpointError",
+    "config": "BertConfig ClassifierConfig ConfigError",
+    "cross_encoder": "CrossEncoder",
+    "encoder": "SentenceEncoder",
+    "heads": "BertForMaskedLM BertForNextSentencePrediction BertForPreTraining BertForSequenceClassification "
     "BertForTokenClassification",
-    "CheckpointError",
-    "ClassifierConfig",
-    "ConfigError",
-    "CrossEncoder",
-    "HubError",
-    "LoadReport",
-    "SentenceEncoder",
-    "Tokenizer",
-]
+    "model": "Bert",
+    "tokenizer": "Tokenizer",
+    "truncation": "TooLongError",
+    "vectors": "quantize_embeddings similarity",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _HOMES:
         raise AttributeError(f"module 'minibert' has no attribute {name!r}")
-    value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *_HOMES])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .batching.call import CallOptions, PredictOptions, deliver
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -22,41 +24,15 @@ from .checkpoint.cross_encoders import (
 from .checkpoint.hub import HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .config import ClassifierConfig
-from .encoder import deliver
 from .fast.prepare import choose
 from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
 from .text_model import TextModel
 from .tokenizer import Tokenizer
-from .truncation import announce, check_mode
+from .truncation import check_mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-
-class PredictOptions(TypedDict, total=False):
-    """The keywords of `predict` that do not change the type of its result.
-
-    Keys:
-        prompt_name, prompt: Put this before each first text; see ``EncodeOptions``.
-        batch_size: Pairs a batch, at most. None: as many as are fast; batches are cut by tokens, not by pairs.
-        show_progress_bar: On stderr. None: no.
-        activation_fn: For the logits of each batch, (B, L) -> (B, L) or (B,), for this call.
-        apply_softmax: After the activation, let each pair's scores sum to 1; without effect where L is 1.
-        truncation: As in `from_pretrained`, for this call. ``truncation_report`` has the figures.
-        batch_invariant: The same bits for a pair alone, among others and in any order; see ``EncodeOptions``.
-        fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
-    """
-
-    prompt_name: str | None
-    prompt: str | None
-    batch_size: int | None
-    show_progress_bar: bool | None
-    activation_fn: Activation | None
-    apply_softmax: bool
-    truncation: str | None
-    batch_invariant: bool
-    fast: bool | None
 
 
 class CrossEncoder(TextModel):
@@ -156,17 +132,10 @@ class CrossEncoder(TextModel):
 
     @overload
     def predict(
-        self,
-        inputs: Iterable[Any],
-        *,
-        convert_to_tensor: Literal[True],
-        convert_to_numpy: bool = ...,
-        **options: Unpack[PredictOptions],
+        self, inputs: Iterable[Any], *, convert_to_tensor: Literal[True], **options: Unpack[PredictOptions]
     ) -> Tensor: ...
     @overload
-    def predict(
-        self, inputs: Iterable[Any], *, convert_to_numpy: Literal[True] = ..., **options: Unpack[PredictOptions]
-    ) -> np.ndarray: ...
+    def predict(self, inputs: Iterable[Any], **options: Unpack[PredictOptions]) -> np.ndarray: ...
     @overload
     def predict(
         self,
@@ -183,22 +152,18 @@ class CrossEncoder(TextModel):
         *,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
         activation_fn: Activation | None = None,
         apply_softmax: bool = False,
-        truncation: str | None = None,
-        batch_size: int | None = None,
-        batch_invariant: bool = False,
-        show_progress_bar: bool | None = None,
-        fast: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> Any:
-        """Turn pairs of texts into scores, in the order given. ``PredictOptions`` describes the other keywords.
+        """Turn pairs of texts into scores, in the order given.
 
         Args:
             inputs: One pair of strings, or any iterable of pairs.
             convert_to_numpy: A numpy array, the default. False: a list of tensors.
             convert_to_tensor: One tensor, on the encoder's device.
+            activation_fn, apply_softmax: See ``PredictOptions``.
+            options: See ``CallOptions``: prompts, truncation, batches, progress, who computes.
 
         Returns:
             For n pairs (n, L), or (n,) where L is 1; for one pair (L,), or a number. float32, from a float64 model
@@ -209,25 +174,13 @@ class CrossEncoder(TextModel):
             ValueError: something is not a pair (its index is given), or another value is wrong.
             TooLongError (a ValueError): see ``truncation``.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        words = self.choose_prompt(prompt, prompt_name)
         firsts, seconds, single = _pairs(inputs)
-        if words:
-            firsts = [words + text if isinstance(text, str) else text for text in firsts]
-        tokens = self.tokenizer.encode(firsts, seconds, limit=self.max_seq_length)
-        self.truncation_report = tokens.truncation
-        announce(tokens.truncation, check_mode(truncation or self.truncation))
-        scores = self._compute(
-            tokens,
-            batch_size=batch_size,
-            batch_invariant=batch_invariant,
-            progress=show_progress_bar,
-            fast=fast,
+        _, scores = self._run(
+            firsts,
+            seconds,
             device=self.device if convert_to_tensor else "cpu",
-            first_only=True,
-            activation=activation_fn or self.activation_fn,
-            softmax=apply_softmax,
+            reading={"activation": activation_fn or self.activation_fn, "softmax": apply_softmax},
+            **options,
         )
         scores = self._no_scores() if scores is None else scores
         scores = scores.squeeze(-1) if scores.shape[1] == 1 else scores
@@ -289,7 +242,9 @@ class CrossEncoder(TextModel):
             do_lower_case=self._do_lower_case,
         )
         self.model.save_pretrained(folder, **old_settings(modules))
-        self.tokenizer.save_pretrained(folder)
+        tokenizer = copy(self.tokenizer)
+        tokenizer.max_length = self.max_seq_length  # where the reference looks for it
+        tokenizer.save_pretrained(folder)
         write_cross_modules(modules, Path(folder))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -298,20 +253,10 @@ class CrossEncoder(TextModel):
         else:
             super().__setattr__(name, value)
 
-    def _read(
-        self,
-        output: HeadOutput,
-        mask: Tensor | None,
-        lengths: np.ndarray,
-        *,
-        per_token: bool,
-        activation: Activation = torch.sigmoid,
-        softmax: bool = False,
-        **_: Any,
-    ) -> Tensor:
+    def _read(self, output: HeadOutput, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Any, Tensor]:
         logits = self._logits(output)
-        scores = activation(logits).reshape(len(logits), -1)
-        return scores.softmax(-1) if softmax and scores.shape[1] > 1 else scores
+        scores = reading["activation"](logits).reshape(len(logits), -1)
+        return output.last_hidden_state, scores.softmax(-1) if reading["softmax"] and scores.shape[1] > 1 else scores
 
     def _logits(self, output: HeadOutput) -> Tensor:
         """Return logits (B, L), in float32 at least."""

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .batching.call import CallOptions, EncodeOptions, as_list, deliver
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -22,39 +23,12 @@ from .pooling import Pooling
 from .text_model import DOCUMENT, QUERY, TextModel
 from .tokenizer import Tokenizer, Tokens
 from .truncation import announce, check_mode
-from .vectors import PRECISIONS, SIMILARITIES, Vectors, quantize_embeddings, similarity, similarity_pairwise
+from .vectors import PRECISIONS, SIMILARITIES, Vectors, similarity, similarity_pairwise
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
-
-
-class EncodeOptions(TypedDict, total=False):
-    """The keywords of `encode` that do not change the type of its result.
-
-    Keys:
-        prompt_name, prompt: Put this before each text: a prompt of the checkpoint by its name, or the words themselves.
-            None: the checkpoint's default prompt, if it has one.
-        batch_size: Texts a batch, at most. None: as many as are fast; batches are cut by tokens, not by texts.
-        show_progress_bar: On stderr. None: no.
-        normalize_embeddings: Scale vectors to length 1, after ``truncate_dim``.
-        truncate_dim: Keep the first so many dimensions, for models trained so (Matryoshka, arXiv 2205.13147).
-        truncation: As in `from_pretrained`, for this call. ``truncation_report`` has the figures.
-        batch_invariant: The same bits for a text alone, among others and in any order, on one machine with one number
-            of threads. Each text is computed by itself on one worker's cores, which takes longer.
-        fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
-    """
-
-    prompt_name: str | None
-    prompt: str | None
-    batch_size: int | None
-    show_progress_bar: bool | None
-    normalize_embeddings: bool
-    truncate_dim: int | None
-    truncation: str | None
-    batch_invariant: bool
-    fast: bool | None
 
 
 class SentenceEncoder(TextModel):
@@ -74,9 +48,9 @@ class SentenceEncoder(TextModel):
         truncation: str = "warn",
         **options: Any,
     ) -> None:
-        """Put an encoder together from its parts; or load one by its name, with the options of `from_pretrained`.
+        """Put an encoder together from its parts, or load one by its name with the options of `from_pretrained`.
 
-        Without ``modules``: mean pooling and nothing after it, so the vectors are not of length 1.
+        Without ``modules``: mean pooling and nothing after it.
 
         Raises:
             ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
@@ -95,10 +69,9 @@ class SentenceEncoder(TextModel):
         self.similarity_fn_name = settings.similarity_fn_name
         self.truncate_dim = settings.truncate_dim
         if self.similarity_fn_name not in SIMILARITIES:
-            raise ConfigError(
-                f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, not {self.similarity_fn_name!r}"
-            )
-        self._width()
+            known = ", ".join(SIMILARITIES)
+            raise ConfigError(f"similarity_fn_name must be one of {known}, not {self.similarity_fn_name!r}")
+        self._no_vectors(None)  # raises where their widths differ
 
     @classmethod
     def from_pretrained(
@@ -112,22 +85,18 @@ class SentenceEncoder(TextModel):
         fast: bool | None = None,
         **hub: Unpack[HubOptions],
     ) -> Self:
-        """Load a checkpoint with its tokenizer, its pooling and all that modules.json names.
+        """Load a checkpoint, its tokenizer and its modules, in eval mode; ``report`` accounts for every tensor.
 
         Args:
             name: A folder, a hub id, or nothing for the model inside the package.
             device: None: a GPU (cuda, mps) if there is one, otherwise the CPU.
-            dtype: float32, float64, bfloat16, float16, int8. In the stack on the CPU, bfloat16 and int8 are what
-                products are computed in, with the errors that docs/speed.md states. Pooling is in float32 at least.
-            pooling: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, or several in a list, instead of
-                the checkpoint's own; what follows the pooling stays.
+            dtype: float32, float64, bfloat16, float16, int8. On the CPU, bfloat16 and int8 are what the stack's
+                products are computed in, with the errors that docs/speed.md states.
+            pooling: A name of `pooling.POOLINGS`, or several in a list, instead of the checkpoint's own.
             truncation: For text that is too long: "warn" (truncate, one warning a call), "report" (truncate, see
                 ``truncation_report``), "silent", or "error" (refuse).
             fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
             hub: See ``HubOptions``.
-
-        Returns:
-            An encoder in eval mode; ``report`` accounts for every tensor and default.
 
         Raises:
             HubError: the model can't be had.
@@ -143,8 +112,8 @@ class SentenceEncoder(TextModel):
         inner, place = files.below(modules.transformer), find_device(device)
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=Bert, dtype=dtype)
-        encoder = cls(model, Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case), modules)
-        encoder.truncation = truncation
+        tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
+        encoder = cls(model, tokenizer, modules, truncation=truncation)
         return encoder._prepare(inner, place, arithmetic, fast, modules.notes)
 
     def forward(
@@ -167,39 +136,17 @@ class SentenceEncoder(TextModel):
         self, sentences: Iterable[str], *, output_value: Literal["token_embeddings"], **options: Unpack[EncodeOptions]
     ) -> list[Tensor]: ...
     @overload
-    def encode(  # type: ignore[overload-overlap]
-        self, sentences: str, *, output_value: None, **options: Unpack[EncodeOptions]
-    ) -> dict[str, Tensor]: ...
-    @overload
     def encode(
-        self, sentences: Iterable[str], *, output_value: None, **options: Unpack[EncodeOptions]
-    ) -> list[dict[str, Tensor]]: ...
-    @overload
-    def encode(
-        self,
-        sentences: str | Iterable[str],
-        *,
-        convert_to_tensor: Literal[True],
-        precision: str = ...,
-        convert_to_numpy: bool = ...,
-        **options: Unpack[EncodeOptions],
+        self, sentences: str | Iterable[str], *, convert_to_tensor: Literal[True], **options: Unpack[EncodeOptions]
     ) -> Tensor: ...
     @overload
-    def encode(
-        self,
-        sentences: str | Iterable[str],
-        *,
-        convert_to_numpy: Literal[True] = ...,
-        precision: str = ...,
-        **options: Unpack[EncodeOptions],
-    ) -> np.ndarray: ...
+    def encode(self, sentences: str | Iterable[str], **options: Unpack[EncodeOptions]) -> np.ndarray: ...
     @overload
     def encode(
         self,
         sentences: str | Iterable[str],
         *,
         output_value: str | None = ...,
-        precision: str = ...,
         convert_to_numpy: bool = ...,
         convert_to_tensor: bool = ...,
         **options: Unpack[EncodeOptions],
@@ -213,25 +160,20 @@ class SentenceEncoder(TextModel):
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        truncation: str | None = None,
-        batch_size: int | None = None,
-        batch_invariant: bool = False,
-        show_progress_bar: bool | None = None,
-        fast: bool | None = None,
+        **options: Unpack[CallOptions],
     ) -> Any:
-        """Turn text into vectors, in the order given. ``EncodeOptions`` describes the other keywords.
+        """Turn text into vectors, in the order given.
 
         Args:
             sentences: One string, or any iterable of strings.
             output_value: "sentence_embedding"; "token_embeddings": a tensor (tokens, D) per text, without padding;
                 None: a dict per text of everything computed.
-            precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``quantize_embeddings``).
             convert_to_numpy: numpy arrays, the default. False: a list of tensors (of arrays with a ``precision``).
             convert_to_tensor: One tensor, on the encoder's device.
+            precision, normalize_embeddings, truncate_dim: See ``EncodeOptions``.
+            options: See ``CallOptions``: prompts, truncation, batches, progress, who computes.
 
         Returns:
             For n strings (n, D), for one string (D,), for none (0, D); float32, from a float64 model float64.
@@ -240,36 +182,31 @@ class SentenceEncoder(TextModel):
             TypeError: a text is not a string (its index is given), or a keyword is unknown.
             ValueError: another value is wrong. TooLongError (a ValueError): see ``truncation``.
         """
-        keep = self._check_options(output_value, precision, batch_size, truncate_dim)
-        words = self.choose_prompt(prompt, prompt_name)
-        tokens = self._tokenize(sentences, words)
-        self.truncation_report = tokens.truncation
-        announce(tokens.truncation, check_mode(truncation or self.truncation))
-        prompt_length = self._prompt_tokens(words)
-        results = self._compute(
-            tokens,
-            batch_size=batch_size,
-            batch_invariant=batch_invariant,
-            progress=show_progress_bar,
-            fast=fast,
+        if output_value not in OUTPUTS:
+            raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
+        if keep is not None and keep < 1:
+            raise ValueError(f"truncate_dim must be at least 1, not {keep}")
+        tokens, results = self._run(
+            as_list(sentences),
             device=self.device if convert_to_tensor else "cpu",
-            first_only=output_value == "sentence_embedding" and not prompt_length,
             per_token=output_value != "sentence_embedding",
-            prompt_length=prompt_length,
-            keep=keep,
-            normalize=normalize_embeddings,
+            reading={"keep": keep, "normalize": normalize_embeddings},
+            **options,
         )
-        single = isinstance(sentences, str)
         if output_value != "sentence_embedding":
-            parts = self._parts(tokens, results or [], everything=output_value is None)
+            pairs = enumerate(results or [])
+            parts = [self._all_of(tokens, i, x, y) if output_value is None else x for i, (x, y) in pairs]
             return parts[0] if single else parts
         vectors = self._no_vectors(keep) if results is None else results
         return deliver(vectors, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
 
     def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
-        """Yield the vectors of so many texts at a time, in their order, for texts that need not fit in memory.
+        """Yield the vectors of a window of texts at a time, in their order, for texts that need not fit in memory.
 
-        Batches are cut within a window. Errors and ``truncation_report`` count texts from the window's first.
+        Errors and ``truncation_report`` count texts from the window's first.
 
         Raises:
             TypeError: a single string. ValueError: the window is not a positive number. As `encode`.
@@ -300,7 +237,7 @@ class SentenceEncoder(TextModel):
 
     def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
         """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self._tokenize(texts, "")
+        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
         announce(tokens.truncation, self.truncation)
         return self._pad(tokens, range(len(tokens.lengths)))
 
@@ -312,8 +249,7 @@ class SentenceEncoder(TextModel):
         """Write a folder that sentence-transformers and transformers load to the same vectors.
 
         Raises:
-            CheckpointError, ConfigError: a part has no published form (it is named); nothing is written.
-            OSError: the folder can't be written.
+            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written.
         """
         settings = SentenceModules(
             after=[self.pooling, *self.head],
@@ -339,82 +275,27 @@ class SentenceEncoder(TextModel):
         return x, self.head(self.pooling(x, mask, prompt_length))
 
     def _read(
-        self,
-        output: EncoderOutput,
-        mask: Tensor | None,
-        lengths: np.ndarray,
-        *,
-        per_token: bool,
-        prompt_length: int = 0,
-        keep: int | None = None,
-        normalize: bool = False,
-        **_: Any,
-    ) -> Any:
+        self, output: EncoderOutput, mask: Tensor | None, prompt_length: int, **reading: Any
+    ) -> tuple[Any, Tensor]:
         x, vectors = self._pool(output, mask, prompt_length)
-        vectors = vectors if keep is None else vectors[:, :keep]
-        vectors = nn.functional.normalize(vectors, dim=-1) if normalize else vectors
-        if not per_token:
-            return vectors
-        return [(own[:length], vector) for own, length, vector in zip(x, lengths, vectors, strict=True)]
+        vectors = vectors[:, : reading["keep"]]
+        return x, nn.functional.normalize(vectors, dim=-1) if reading["normalize"] else vectors
 
     def _readers(self) -> list[nn.Module]:
         return [self.pooling]
 
-    def _parts(self, tokens: Tokens, results: list[tuple[Tensor, Tensor]], *, everything: bool) -> list[Any]:
-        """Return each text's token vectors, or a dict of everything computed for it."""
-        if not everything:
-            return [x for x, _ in results]
-        parts: list[Any] = []
-        for i, (x, vector) in enumerate(results):
-            own = {name: value[0] for name, value in self._pad(tokens, [i]).items()}
-            parts.append({**own, "token_embeddings": x, "sentence_embedding": vector})
-        return parts
+    def _all_of(self, tokens: Tokens, i: int, x: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        """Return everything that was computed for a text, by the names of sentence-transformers."""
+        batch = {name: value[0] for name, value in self._pad(tokens, [i]).items()}
+        return {**batch, "token_embeddings": x, "sentence_embedding": vector}
 
     def _no_vectors(self, keep: int | None) -> Tensor:
         """Return the vectors of no texts, (0, D), cut to the first ``keep`` dimensions."""
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        return torch.empty(0, self._width(), dtype=dtype)[:, :keep]
-
-    def _tokenize(self, texts: str | Iterable[str], prompt: str) -> Tokens:
-        single = isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable)
-        many: list[Any] = [texts] if single else list(texts)
-        if prompt:
-            many = [prompt + text if isinstance(text, str) else text for text in many]
-        return self.tokenizer.encode(many, limit=self.max_seq_length)
-
-    def _width(self) -> int:
-        """Return the numbers in a vector, before any are cut."""
-        return vector_width(self.model.config.hidden_size, self.pooling, self.head)
-
-    def _check_options(
-        self, output_value: str | None, precision: str, batch_size: int | None, truncate_dim: int | None
-    ) -> int | None:
-        """Raise ValueError for an option of `encode` that is wrong; return the number of dimensions to keep."""
-        if output_value not in OUTPUTS:
-            raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        keep = self.truncate_dim if truncate_dim is None else truncate_dim
-        if keep is not None and keep < 1:
-            raise ValueError(f"truncate_dim must be at least 1, not {keep}")
-        return keep
+        width = vector_width(self.model.config.hidden_size, self.pooling, self.head)
+        return torch.empty(0, width, dtype=dtype)[:, :keep]
 
     def _prompt_tokens(self, prompt: str) -> int:
-        """Count a prompt's tokens at the beginning of each text, with [CLS] and without [SEP]; 0 where they count."""
+        """Count them with [CLS] and without [SEP]; none where the pooling reads them too."""
         included = not isinstance(self.pooling, Pooling) or self.pooling.include_prompt
-        return 0 if not prompt or included else len(self.tokenizer.encode([prompt]).ids) - 1
-
-
-def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
-    """Convert vectors to the form that was asked for; a single text's without the first axis."""
-    vectors: Any = result
-    if precision != "float32":
-        vectors = quantize_embeddings(result.cpu().numpy(), precision)
-        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
-    elif as_numpy and not as_tensor:
-        vectors = result.numpy()
-    if not as_numpy and not as_tensor:
-        vectors = list(vectors)
-    return vectors[0] if single else vectors
+        return 0 if included else len(self.tokenizer.encode([prompt]).ids) - 1

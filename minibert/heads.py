@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .checkpoint.hub import HubOptions
 from .checkpoint.load import load_bert
 from .checkpoint.names import NEEDED
 from .checkpoint.save import save_model
@@ -25,8 +26,6 @@ from .model import Activation, Bert, EncoderOutput, LayerNorm
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-    from .checkpoint.hub import HubOptions
 
 
 class HeadOutput(NamedTuple):
@@ -67,21 +66,22 @@ class BertWithHead(nn.Module):
     """The base of all models below: a Bert, its call, and loading and saving.
 
     `from_pretrained` needs the head's weights in the files. To put a new head on a published Bert, build the model
-    from a config and assign `bert`.
+    from a config and assign `bert`. A derived class says if its head reads the pooler (`reads_pooler`).
 
     Raises:
         TypeError: the config is not of the model's class (`config_class`).
     """
 
     config_class: ClassVar[type[BertConfig]] = BertConfig
+    reads_pooler: ClassVar[bool] = False
     report: Any = None  # the LoadReport, after from_pretrained
 
-    def __init__(self, config: BertConfig, *, pooler: bool) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         if not isinstance(config, self.config_class):
             raise TypeError(f"{type(self).__name__} needs a {self.config_class.__name__}, not {type(config).__name__}")
         self.config = config
-        self.bert = Bert(config, pooler=pooler)
+        self.bert = Bert(config, pooler=self.reads_pooler)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -96,7 +96,7 @@ class BertWithHead(nn.Module):
     @classmethod
     def for_checkpoint(cls, config: BertConfig, names: Collection[str]) -> Self:
         """Build the model that a checkpoint with tensors of these names fills."""
-        return cls(config)  # type: ignore[call-arg]  # each model below knows whether its head reads the pooler
+        return cls(config)
 
     @classmethod
     def from_pretrained(
@@ -111,14 +111,10 @@ class BertWithHead(nn.Module):
         return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
 
     def save_pretrained(self, folder: str | os.PathLike[str], **settings: Any) -> None:
-        """Write config.json and model.safetensors as transformers reads them.
-
-        Args:
-            folder: Created if needed.
-            settings: Further fields of config.json.
+        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`.
 
         Raises:
-            CheckpointError, OSError: see `checkpoint.save.save_model`; or transformers does not have the model's class.
+            CheckpointError, OSError: as there. CheckpointError: transformers does not have the model's class.
         """
         kind: Any = next((kind for kind in type(self).__mro__ if kind.__name__ in NEEDED), None)
         if kind is None:
@@ -129,8 +125,8 @@ class BertWithHead(nn.Module):
 class BertWithMaskedLM(BertWithHead):
     """The base of the two models with the masked-LM head."""
 
-    def __init__(self, config: BertConfig, *, pooler: bool) -> None:
-        super().__init__(config, pooler=pooler)
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
         self.masked_lm = MaskedLMHead(config).apply(self.bert.initialise)
 
     def to_vocabulary(self, x: Tensor) -> Tensor:
@@ -141,9 +137,6 @@ class BertWithMaskedLM(BertWithHead):
 class BertForMaskedLM(BertWithMaskedLM):
     """Predict the tokens behind [MASK]. (B, S) -> HeadOutput, logits (B, S, V)"""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, pooler=False)
-
     def read(self, out: EncoderOutput) -> HeadOutput:
         """Score every token at every position. States (B, S, D) -> logits (B, S, V)"""
         return HeadOutput(self.to_vocabulary(out.last_hidden_state), out.last_hidden_state)
@@ -152,8 +145,10 @@ class BertForMaskedLM(BertWithMaskedLM):
 class BertForNextSentencePrediction(BertWithHead):
     """Tell if the second text followed the first (label 0) or not (label 1). (B, S) -> HeadOutput, logits (B, 2)"""
 
+    reads_pooler = True
+
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, pooler=True)
+        super().__init__(config)
         self.next_sentence = nn.Linear(config.hidden_size, 2).apply(self.bert.initialise)
 
     def read(self, out: EncoderOutput) -> HeadOutput:
@@ -164,8 +159,10 @@ class BertForNextSentencePrediction(BertWithHead):
 class BertForPreTraining(BertWithMaskedLM):
     """Do both training tasks at once, as in the first published checkpoints. (B, S) -> PreTrainingOutput"""
 
+    reads_pooler = True
+
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, pooler=True)
+        super().__init__(config)
         self.next_sentence = nn.Linear(config.hidden_size, 2).apply(self.bert.initialise)
 
     def read(self, out: EncoderOutput) -> PreTrainingOutput:
@@ -180,8 +177,8 @@ class BertWithClassifier(BertWithHead):
     config_class = ClassifierConfig
     config: ClassifierConfig
 
-    def __init__(self, config: ClassifierConfig, *, pooler: bool) -> None:
-        super().__init__(config, pooler=pooler)
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__(config)
         own = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if own is None else own)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels).apply(self.bert.initialise)
@@ -190,8 +187,7 @@ class BertWithClassifier(BertWithHead):
 class BertForSequenceClassification(BertWithClassifier):
     """Score the labels of a text, or of a pair of texts. (B, S) -> HeadOutput, logits (B, L)"""
 
-    def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__(config, pooler=True)
+    reads_pooler = True
 
     def read(self, out: EncoderOutput) -> HeadOutput:
         """Score the labels. Pooler's vectors (B, D) -> logits (B, L)"""
@@ -200,9 +196,6 @@ class BertForSequenceClassification(BertWithClassifier):
 
 class BertForTokenClassification(BertWithClassifier):
     """Score the labels of each token. (B, S) -> HeadOutput, logits (B, S, L)"""
-
-    def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__(config, pooler=False)
 
     def read(self, out: EncoderOutput) -> HeadOutput:
         """Score the labels at every position. States (B, S, D) -> logits (B, S, L)"""

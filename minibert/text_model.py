@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from threading import Lock
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .batching.call import Batch, evaluating, in_batch, put
+from .batching.plan import plan
+from .batching.workers import side_by_side, workers_for
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
 from .config import BertConfig
 from .display import progress_bar
-from .fast.batches import plan
 from .fast.decide import Decision, decide
 from .fast.prepare import pack_at_loading
 from .fast.tokens import PackedTokens
-from .fast.workers import side_by_side, workers_for
 from .fused import fuse
 from .model import EncoderOutput
 from .tokenizer import Tokenizer, Tokens
-from .truncation import TruncationReport, check_mode
+from .truncation import TruncationReport, announce, check_mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Prompts by the kind of text: the first of these names that a checkpoint has.
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One batch of one call, for hooks: batches are cut by length, so values come in another order than texts."""
-
-    call: object  # the same for all batches of the call
-    count: int  # texts in the whole call
-    rows: np.ndarray  # which of them are in this batch, row by row
-    lengths: np.ndarray  # tokens of each row, without padding
-
-
-_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
-
-
-def current_batch() -> Batch | None:
-    """Return the batch that is being computed for `encode` or `predict`; None outside of them."""
-    return _batch.get()
 
 
 class TextModel(nn.Module):
@@ -120,32 +100,65 @@ class TextModel(nn.Module):
             fuse(self.model)
         return self.to(device)
 
-    def _compute(
+    def _run(
         self,
-        tokens: Tokens,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
         *,
-        fast: bool | None,
-        batch_size: int | None,
-        batch_invariant: bool,
-        progress: bool | None,
         device: torch.device | str,
-        first_only: bool,
+        reading: Mapping[str, Any],
         per_token: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Compute all texts: a tensor with a row for each, or a list ``per_token``; None where there are no texts."""
-        count = len(tokens.lengths)
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncation: str | None = None,
+        batch_size: int | None = None,
+        batch_invariant: bool = False,
+        show_progress_bar: bool | None = None,
+        fast: bool | None = None,
+    ) -> tuple[Tokens, Any]:
+        """Compute texts, or pairs of texts: the whole of `encode` and `predict` but for the form of their results.
+
+        Args:
+            texts, pairs: The texts, and the second texts of pairs.
+            device: Of the result.
+            reading: Options for `_read`.
+            per_token: The results are a list of (states, result) for each text, and not rows of one tensor.
+            prompt_name: This and all that follow are described in ``CallOptions``.
+
+        Returns:
+            The tokens; and the results in the order of the texts, None where there are no texts.
+        """
+        mode = check_mode(truncation or self.truncation)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        words = self.choose_prompt(prompt, prompt_name)
+        if words:
+            texts = [words + text if isinstance(text, str) else text for text in texts]
+        tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
+        self.truncation_report = tokens.truncation
+        announce(tokens.truncation, mode, stacklevel=4)
+        prompt_length = self._prompt_tokens(words) if words else 0
+
+        count, result = len(tokens.lengths), None
         forced = self._why_page(fast)
         current = self._decision is not None and self._decision.holds()
-        with evaluating(self, known=current and not forced), progress_bar(count, self.unit, bool(progress)) as bar:
+        with (
+            evaluating(self, known=current and not forced),
+            progress_bar(count, self.unit, bool(show_progress_bar)) as bar,
+        ):
             decision = self._decide(fast, forced, current=current)
-            call, handed_out = object(), per_token
+            call, first_only = object(), decision.reads_first and not per_token and not prompt_length
 
             def compute(rows: np.ndarray) -> Any:
-                # Tensors that are handed out may go into training, which those of inference mode may not.
-                with torch.no_grad() if handed_out else torch.inference_mode(), _in_batch(decision, call, tokens, rows):
-                    output, mask = self._forward(tokens, rows, decision, first_only=first_only and decision.reads_first)
-                    return self._read(output, mask, tokens.lengths[rows], per_token=per_token, **options)
+                lengths = tokens.lengths[rows]
+                watched = in_batch(Batch(call, count, rows, lengths)) if decision.hooked else nullcontext()
+                # Results per token may go into training, which tensors of inference mode may not.
+                with torch.no_grad() if per_token else torch.inference_mode(), watched:
+                    output, mask = self._forward(tokens, rows, decision, first_only=first_only)
+                    states, values = self._read(output, mask, prompt_length, **reading)
+                if not per_token:
+                    return values
+                return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
 
             workers = workers_for(decision.device, hooked=decision.hooked)
             batches = plan(
@@ -156,11 +169,10 @@ class TextModel(nn.Module):
                 padding=decision.padding,
                 alone=batch_invariant,
             )
-            result: Any = None
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
-                result = _put(result, count, rows, values, device)
+                result = put(result, count, rows, values, device)
                 bar.update(len(rows))
-        return result
+        return tokens, result
 
     def _forward(
         self, tokens: Tokens, rows: np.ndarray, decision: Decision, *, first_only: bool
@@ -185,9 +197,20 @@ class TextModel(nn.Module):
             mask = mask[:, :1] if not lengths.min() else None
         return output if self.model is stack.bert else self.model.read(output), mask
 
-    def _read(self, output: Any, mask: Tensor | None, lengths: np.ndarray, *, per_token: bool, **options: Any) -> Any:
-        """Make a batch's results from the model's output; ``mask`` (B, S) is None where nothing is padded."""
+    def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states (B, S, D) and the results (B, ...) of a batch.
+
+        Args:
+            output: The model's.
+            mask: True at tokens, (B, S); None where nothing is padded.
+            prompt_length: Tokens at the beginning of each text that are not read.
+            reading: The call's own options.
+        """
         raise NotImplementedError
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """Count the prompt's tokens at the beginning of each text that are not read."""
+        return 0
 
     def _readers(self) -> list[nn.Module]:
         """Return the modules that read the last hidden state."""
@@ -250,65 +273,3 @@ class TextModel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
         return {**self.__dict__, "_decision": None}
-
-
-class evaluating:
-    """Turn dropout off in a module, as long as any thread is in here, and back on at the end where it was on."""
-
-    lock = Lock()
-    inside: ClassVar[dict[int, tuple[int, list[nn.Module]]]] = {}  # by id: threads in here, parts to turn back on
-
-    def __init__(self, module: nn.Module, *, known: bool = False) -> None:
-        self.module, self.known = module, known  # known to be off
-
-    def __enter__(self) -> None:
-        with self.lock:
-            threads, training = self.inside.get(id(self.module), (0, []))
-            if not self.known:
-                found = [part for part in self.module.modules() if part.training]
-                training = training + found
-                for part in found:
-                    part.training = False
-            self.inside[id(self.module)] = threads + 1, training
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            threads, training = self.inside.pop(id(self.module))
-            if threads > 1:
-                self.inside[id(self.module)] = threads - 1, training
-                return
-            for part in training:
-                part.training = True
-
-
-@contextmanager
-def _in_batch(decision: Decision, call: object, tokens: Tokens, rows: np.ndarray) -> Iterator[None]:
-    """Let hooks know which texts are being computed."""
-    if not decision.hooked:
-        yield
-        return
-    before = _batch.set(Batch(call, len(tokens.lengths), rows, tokens.lengths[rows]))
-    try:
-        yield
-    finally:
-        _batch.reset(before)
-
-
-def _put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.device | str) -> Any:
-    """Put a batch's results in their texts' places; with the first, make room for all."""
-    if isinstance(values, list):
-        result = [None] * count if result is None else result
-        for row, value in zip(rows, values, strict=True):
-            result[row] = value
-        return result
-    if result is None:
-        # Only now is the width known, whatever stands after the pooling.
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        if count == 1:
-            return values.to(device=device, dtype=dtype, copy=True)
-        result = torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
-    if result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
-        result.numpy()[rows] = values.to(result).numpy()
-    else:
-        result[torch.from_numpy(rows).to(result.device)] = values.to(result)
-    return result

@@ -1,4 +1,4 @@
-"""Text that is too long loses its end. What was lost is always counted, and said unless the user asked for silence."""
+"""Truncate long texts. The tokens cut off are always counted, and reported unless the user asks for silence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MODES = ("warn", "error", "report", "silent")
 
 
 class TooLongError(ValueError):
-    """Text does not fit, and ``truncation="error"`` was asked for. ``report`` says which texts, and by how much."""
+    """A text is too long, and ``truncation="error"`` was given. ``report`` lists the texts and their excess tokens."""
 
     def __init__(self, report: TruncationReport) -> None:
         first = next(iter(report.lost))
@@ -18,15 +18,15 @@ class TooLongError(ValueError):
         self.report = report
 
     def __reduce__(self) -> tuple[type[TooLongError], tuple[TruncationReport]]:
-        return TooLongError, (self.report,)  # so that it gets whole out of another process
+        return TooLongError, (self.report,)  # for pickling, from another process
 
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """What a call cut off.
+    """The tokens that one call cut off.
 
-    ``limit`` is in tokens, with the special ones, None where nothing limits; ``lost`` maps the index of each text
-    that was cut to the number of its tokens that were dropped.
+    ``limit`` counts tokens, special ones included; None means no limit. ``lost`` maps the index of each text that was
+    cut to its number of dropped tokens.
     """
 
     limit: int | None = None
@@ -34,12 +34,12 @@ class TruncationReport:
 
     @property
     def texts(self) -> int:
-        """How many texts were cut."""
+        """The number of texts that were cut."""
         return len(self.lost)
 
     @property
     def tokens(self) -> int:
-        """How many tokens were lost, in all of them."""
+        """The number of tokens that were dropped, in all texts."""
         return sum(self.lost.values())
 
     def __str__(self) -> str:
@@ -47,29 +47,28 @@ class TruncationReport:
 
 
 def announce(report: TruncationReport, mode: str, stacklevel: int = 3) -> None:
-    """Warn once for the whole call, raise, or keep quiet.
+    """Warn once for the whole call, raise, or stay silent.
 
     Raises:
-        TooLongError: something was cut and the mode is "error".
+        TooLongError: a text was cut and the mode is "error".
     """
     if not report.lost:
         return
     if mode == "error":
         raise TooLongError(report)
     if mode == "warn":
-        warnings.warn(
-            f'{report} (truncation="report" or "silent" stops this warning, "error" refuses such texts)',
-            stacklevel=stacklevel,
-        )
+        advice = 'truncation="report" or "silent" stops this warning, "error" refuses such texts'
+        warnings.warn(f"{report} ({advice})", stacklevel=stacklevel)
 
 
 def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[int]:
-    """Which tokens stay when ``limit`` may: the special ones, and of each text its beginning (side "left": its end).
+    """Choose the tokens to keep: special ones, and the beginning of each text (side "left": its end).
 
-    ``sequences`` says of each token to which text it belongs: 0, 1, or None for a special one. Of a pair the longer
-    text is cut first, until both are alike: "longest_first", as in transformers. The `tokenizers` library could do it
-    too, but it keeps what it cuts off, and of a pair every piece of one text with every piece of the other: two texts
-    of 3000 words each, cut to 16 tokens, took gigabytes.
+    The longer text of a pair is cut first, until both are equal: "longest_first", as in transformers. The `tokenizers`
+    library isn't asked to truncate, because it keeps the overflow. For a pair it keeps every combination of pieces:
+    two texts of 3000 words, cut to 16 tokens, took gigabytes.
+
+    ``sequences`` has the text of each token: 0, 1, or None for a special token.
     """
     special = [place for place, text in enumerate(sequences) if text is None]
     first, second = ([place for place, text in enumerate(sequences) if text == i] for i in (0, 1))
@@ -82,7 +81,7 @@ def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[
 
 
 def check_mode(mode: str) -> str:
-    """Give back a known mode. Raises ValueError for another."""
+    """Return the mode. Raise ValueError if it is unknown."""
     if mode not in MODES:
         raise ValueError(f"truncation must be one of {', '.join(MODES)}, not {mode!r}")
     return mode

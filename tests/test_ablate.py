@@ -13,21 +13,21 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 from torch import nn
 
 from minibert import Bert, BertConfig, CheckpointError, ConfigError, SentenceEncoder
-from minibert.cli.inspection import describe
+from minibert.cli.inspect import describe
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.research import ablate_heads, capture, mask_heads, prune_heads
 
 BATCH = random_batch(TINY, (9, 5, 1))
 HEADS = {0: [2], 1: [3, 0]}
 every_position_type = pytest.mark.parametrize("kind", POSITION_TYPES)
-prepared_or_not = pytest.mark.parametrize("prepared", [False, True])
+fused_or_not = pytest.mark.parametrize("fused", [False, True])
 
 
-def wide(prepared=False, **changes):
+def wide(fused=False, **changes):
     model = widen(Bert(dataclasses.replace(TINY, **changes))).double().eval()
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     return model
 
 
@@ -36,7 +36,7 @@ def apart(one, other):
 
 
 def without_columns(model, heads):
-    """The same by hand: the columns of `out` that read these heads are 0."""
+    """Return the same by hand: the columns of `out` that read these heads are 0."""
     other = copy.deepcopy(model)
     for layer, numbers in heads.items():
         for head in numbers:
@@ -51,10 +51,10 @@ def hooks_on(model):
 # Masks.
 
 
-@prepared_or_not
+@fused_or_not
 @every_position_type
-def test_a_mask_of_ones_is_no_mask_and_zeros_switch_off(kind, prepared):
-    model = wide(prepared, position_embedding_type=kind)
+def test_a_mask_of_ones_changes_nothing_and_zeros_switch_off(kind, fused):
+    model = wide(fused, position_embedding_type=kind)
     before = model(**BATCH)
     mask = torch.ones(2, 4)
     with mask_heads(model, mask):
@@ -119,7 +119,7 @@ def test_a_mask_may_be_plain_numbers():
         assert apart(model(**BATCH), without_columns(model, HEADS)(**BATCH)) < 1e-10
 
 
-def test_masks_hold_in_encode(tmp_path):
+def test_masks_act_in_encode(tmp_path):
     encoder = SentenceEncoder.from_pretrained(write_encoder(tmp_path, ("Pooling", MEAN)), device="cpu")
     before = encoder.encode(TEXTS)
     with ablate_heads(encoder, HEADS):
@@ -188,10 +188,10 @@ def test_an_attention_without_a_core_is_refused():
 # Pruning.
 
 
-@prepared_or_not
+@fused_or_not
 @every_position_type
-def test_pruned_equals_ablated_with_smaller_matrices(kind, prepared):
-    model = wide(prepared, position_embedding_type=kind)
+def test_pruned_equals_ablated_with_smaller_matrices(kind, fused):
+    model = wide(fused, position_embedding_type=kind)
     with ablate_heads(model, HEADS):
         expected = model(**BATCH)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -212,15 +212,14 @@ def test_pruned_equals_ablated_with_smaller_matrices(kind, prepared):
     assert values["layers.1.attention.core.probs"].shape == (3, 2, 9, 9)
 
 
-def test_pruned_then_prepared_and_masked():
+def test_pruned_then_fused_and_masked():
     page = wide()
     prune_heads(page, HEADS)
-    fast = copy.deepcopy(page)
-    prepare(fast)
-    assert apart(fast(**BATCH), page(**BATCH)) < 1e-10
+    fused = fuse(copy.deepcopy(page))
+    assert apart(fused(**BATCH), page(**BATCH)) < 1e-10
     mask = [torch.tensor([1.0, 0, 0.5]), torch.tensor([2.0, 1])]
-    with mask_heads(fast, mask), mask_heads(page, mask):
-        assert apart(fast(**BATCH), page(**BATCH)) < 1e-10
+    with mask_heads(fused, mask), mask_heads(page, mask):
+        assert apart(fused(**BATCH), page(**BATCH)) < 1e-10
     with (
         pytest.raises(ValueError, match=r"\[\(3,\), \(2,\)\], and it has \[\(4,\), \(4,\)\]"),
         mask_heads(page, torch.ones(2, 4)),
@@ -228,11 +227,11 @@ def test_pruned_then_prepared_and_masked():
         pass
 
 
-def test_heads_are_counted_among_those_that_are_left():
+def test_heads_are_numbered_among_those_left():
     once, twice = wide(), wide()
     prune_heads(once, {1: [0, 2, 3]})
     prune_heads(twice, {1: [2]})
-    prune_heads(twice, {1: [0, 2]})  # born as 0 and 3
+    prune_heads(twice, {1: [0, 2]})  # originally 0 and 3
     assert twice.config.pruned_heads == once.config.pruned_heads == {1: [0, 2, 3]}
     assert apart(twice(**BATCH), once(**BATCH)) == 0
     with pytest.raises(ValueError, match="layer 1 has no head 1, only 0 to 0"):
@@ -240,7 +239,7 @@ def test_heads_are_counted_among_those_that_are_left():
 
 
 def test_heads_may_come_as_a_tensor():
-    """As they do from `importance[layer].topk(2, largest=False).indices`."""
+    """As from `importance[layer].topk(2, largest=False).indices`."""
     one, other = wide(), wide()
     prune_heads(one, {0: torch.tensor([2, 1]), 1: torch.tensor(3)})
     prune_heads(other, {0: np.array([1, 2]), 1: 3})
@@ -248,7 +247,7 @@ def test_heads_may_come_as_a_tensor():
     assert apart(one(**BATCH), other(**BATCH)) == 0
 
 
-def test_nothing_to_cut_cuts_nothing():
+def test_no_heads_to_prune_changes_nothing():
     model = wide()
     prune_heads(model, {0: []})
     prune_heads(model, {})
@@ -263,7 +262,7 @@ def test_one_head_must_stay():
     assert model.layers[0].attention.query.out_features == 32
 
 
-def test_a_part_that_is_no_linear_layer_is_refused_and_nothing_is_cut():
+def test_a_part_that_is_not_a_linear_layer_is_refused_and_nothing_is_pruned():
     model = wide()
     model.layers[1].attention.value = nn.Sequential(model.layers[1].attention.value)
     with pytest.raises(ValueError, match=r"can't prune layers.1.attention.value: it is not an nn.Linear of \(32, 32\)"):
@@ -324,14 +323,14 @@ def test_a_pruned_encoder_is_saved_and_loads_again(tmp_path):
     assert f"{attention:,}" in shown
 
 
-def test_a_bert_is_born_whole_whatever_its_config_has_lost():
+def test_a_new_bert_has_all_heads_whatever_its_config_says():
     born = Bert(wide_pruned().config)
     assert {layer.attention.query.out_features for layer in born.layers} == {32}
     with pytest.raises(RuntimeError, match="size mismatch"):
         born.load_state_dict(wide_pruned().state_dict())
 
 
-def test_a_model_that_lost_nothing_is_saved_as_ever(tmp_path):
+def test_a_model_without_pruned_heads_is_saved_as_before(tmp_path):
     wide().save_pretrained(tmp_path)
     assert "pruned_heads" not in json.loads((tmp_path / "config.json").read_text())
 
@@ -364,10 +363,10 @@ def test_the_form_of_transformers_4_is_read():
 
 
 WRONG_CONFIGS = [
-    ([0, 1], r"pruned_heads must be \{layer: heads that it has lost\}, but is \[0, 1\]"),
-    ({"2": [0]}, "pruned_heads is for layers 0 to 1, and not '2'"),
-    ({"-1": [0]}, "pruned_heads is for layers 0 to 1, and not '-1'"),
-    ({"first": [0]}, "pruned_heads is for layers 0 to 1, and not 'first'"),
+    ([0, 1], r"pruned_heads must be \{layer: removed heads\}, but is \[0, 1\]"),
+    ({"2": [0]}, "pruned_heads is for layers 0 to 1, not '2'"),
+    ({"-1": [0]}, "pruned_heads is for layers 0 to 1, not '-1'"),
+    ({"first": [0]}, "pruned_heads is for layers 0 to 1, not 'first'"),
     ({"0": [4]}, r"pruned_heads of layer 0 must be heads from 0 to 3, but is \[4\]"),
     ({"0": 1}, "pruned_heads of layer 0 must be heads from 0 to 3, but is 1"),
     ({"0": ["1"]}, r"pruned_heads of layer 0 must be heads from 0 to 3, but is \['1'\]"),
@@ -376,6 +375,6 @@ WRONG_CONFIGS = [
 
 
 @pytest.mark.parametrize(("pruned", "words"), WRONG_CONFIGS)
-def test_a_config_that_can_not_be_is_refused(pruned, words):
+def test_an_impossible_config_is_refused(pruned, words):
     with pytest.raises(ConfigError, match=words):
         BertConfig.from_dict(TINY.to_dict() | {"pruned_heads": pruned})

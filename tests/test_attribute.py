@@ -1,4 +1,4 @@
-"""Shares that add up, against formulas by hand, brute force and whole Jacobians; for every pooling."""
+"""Scores that add up, against formulas by hand, brute force and full Jacobians, for every pooling."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from minibert import Bert, SentenceEncoder, Tokenizer
 from minibert.checkpoint.sentence_transformers import SentenceModules
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Encoder
 from minibert.pooling import POOLINGS, Dense, Normalize, Pooling
 from minibert.research import patch
@@ -39,7 +39,7 @@ def encoder(tokenizer):
 
 
 def tiny(tokenizer, pooling="mean", **settings):
-    """With a head that bends, in float64; every parameter wide."""
+    """Return an encoder with a non-linear head, in float64, with every parameter wide."""
     head = widen(Dense(TINY.hidden_size, 7), seed=1)
     modules = SentenceModules(after=[Pooling(pooling), head, Normalize()], **settings)
     return SentenceEncoder(widen(Bert(TINY)), tokenizer, modules).double().eval()
@@ -55,7 +55,7 @@ def unit(encoder, ids, mask, types):
 
 
 def baseline_words(encoder, text, number):
-    """The text's word vectors, and those of the baseline: by the table itself."""
+    """Return the text's word vectors and the baseline's, from the embedding table itself."""
     ids = batch_of(encoder, text)[0]
     table = encoder.model.embeddings.token.weight.detach()
     start = torch.zeros_like(table[ids]) if number is None else table[torch.full_like(ids, number)]
@@ -81,7 +81,7 @@ def test_integrated_gradients_are_complete_in_float64(tokenizer, pooling, baseli
     assert found.value == pytest.approx(float(cosine_similarity(*torch.from_numpy(encoder.encode([A, B])), dim=0)))
 
 
-def test_max_pooling_comes_to_it_with_more_steps(tokenizer):
+def test_max_pooling_is_complete_with_more_steps(tokenizer):
     encoder = tiny(tokenizer, "max")
     assert attribute(encoder, A, B, steps=4000).error < 1e-3
 
@@ -109,13 +109,13 @@ def test_fewer_steps_show_a_larger_error(encoder):
     assert attribute(encoder, A, B, steps=2).error > 100 * attribute(encoder, A, B, steps=64).error
 
 
-# The same numbers by other ways.
+# The same numbers by other methods.
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_x_input"])
 @pytest.mark.parametrize(("baseline", "number"), [("pad", 0), ("mask", 4), ("zero", None)])
 def test_a_linear_model_by_hand(tokenizer, method, baseline, number):
-    """The mean of word, position and type, and a fixed direction: each word's share is its own part of the product."""
+    """For the mean of word, position and type, each word's score is its part of the product with a fixed direction."""
     encoder = SentenceEncoder(widen(Bert(TINY)), tokenizer).double().eval()
     encoder.model.layers, encoder.model.embeddings.norm = Encoder(), nn.Identity()
     direction = torch.randn(TINY.hidden_size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -146,8 +146,8 @@ def test_leave_one_out_is_brute_force(tokenizer, pooling):
     assert found.baseline == pytest.approx(float(unit(encoder, ids, nothing, types) @ target), abs=1e-12)
 
 
-def test_what_is_left_out_counts_for_nothing(encoder):
-    """Whatever stands at the place that is left out, what is left is the same."""
+def test_a_left_out_token_does_not_matter(encoder):
+    """Whatever token is left out at a position, the value without it is the same."""
     scores = [attribute(encoder, text, B, "leave_one_out") for text in ("the cat sat.", "the dog sat.")]
     left = [found.value - found.scores[2].item() for found in scores]
     assert left[0] == pytest.approx(left[1], abs=1e-12)
@@ -156,7 +156,7 @@ def test_what_is_left_out_counts_for_nothing(encoder):
 
 @every_method
 @every_pooling
-def test_the_pair_has_the_scores_of_either_text(tokenizer, pooling, method):
+def test_the_pair_has_the_scores_of_both_texts(tokenizer, pooling, method):
     encoder = tiny(tokenizer, pooling)
     pair = attribute_pair(encoder, A, B, method, steps=5)
     for mine, alone in ((pair.first, attribute(encoder, A, B, method, steps=5)),
@@ -167,7 +167,7 @@ def test_the_pair_has_the_scores_of_either_text(tokenizer, pooling, method):
 
 
 @every_pooling
-def test_the_matrix_is_that_of_whole_jacobians(tokenizer, pooling):
+def test_the_matrix_equals_that_of_full_jacobians(tokenizer, pooling):
     encoder, steps = tiny(tokenizer, pooling), 3
     found = attribute_pair(encoder, A, B, steps=steps)
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -206,7 +206,7 @@ def test_the_value_of_any_function(encoder):
     found = attribute(encoder, A, lambda vector: vector[3] ** 2, steps=400)
     assert found.value == pytest.approx(encoder.encode(A)[3] ** 2)
     assert found.error < 1e-8
-    plain = attribute(encoder, A, lambda vector: float(vector.numpy()[3]), "leave_one_out")  # not of torch
+    plain = attribute(encoder, A, lambda vector: float(vector.numpy()[3]), "leave_one_out")  # without torch
     by_torch = attribute(encoder, A, lambda vector: vector[3], "leave_one_out")
     torch.testing.assert_close(plain.scores, by_torch.scores)
 
@@ -242,18 +242,18 @@ def test_a_prompt_that_is_not_pooled(tokenizer):
 
 
 @every_method
-def test_prepared_or_not_and_whatever_is_on_outside(tokenizer, method):
-    page, prepared = tiny(tokenizer).float(), tiny(tokenizer).float()
-    prepare(prepared.model)
+def test_with_fused_parts_or_without_and_in_any_gradient_mode(tokenizer, method):
+    page, fused = tiny(tokenizer).float(), tiny(tokenizer).float()
+    fuse(fused.model)
     expected = attribute_pair(page, A, B, method, steps=3)
     one_sided = attribute(page, A, B, method, steps=3)
     for outside in (torch.no_grad(), torch.inference_mode(), torch.enable_grad()):
         with outside:
             torch.testing.assert_close(
-                attribute_pair(prepared, A, B, method, steps=3).matrix, expected.matrix, rtol=0, atol=1e-4
+                attribute_pair(fused, A, B, method, steps=3).matrix, expected.matrix, rtol=0, atol=1e-4
             )
             torch.testing.assert_close(
-                attribute(prepared, A, B, method, steps=3).scores, one_sided.scores, rtol=0, atol=1e-4
+                attribute(fused, A, B, method, steps=3).scores, one_sided.scores, rtol=0, atol=1e-4
             )
 
 
@@ -278,11 +278,11 @@ def test_dropout_is_off(encoder):
 # Rollout.
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_rollout_against_numpy(tokenizer, prepared):
+@pytest.mark.parametrize("fused", [False, True])
+def test_rollout_against_numpy(tokenizer, fused):
     encoder = tiny(tokenizer, "cls")
-    if prepared:
-        prepare(encoder.model)
+    if fused:
+        fuse(encoder.model)
     probs = []
     hooks = [
         layer.attention.core.probs.register_forward_hook(lambda _part, _args, output: probs.append(output[0].numpy()))
@@ -294,8 +294,8 @@ def test_rollout_against_numpy(tokenizer, prepared):
         hook.remove()
     expected = np.eye(len(probs[0][0]))
     for layer in probs:
-        mixed = layer.mean(0) + np.eye(len(expected))
-        expected = mixed / mixed.sum(-1, keepdims=True) @ expected
+        weights = layer.mean(0) + np.eye(len(expected))
+        expected = weights / weights.sum(-1, keepdims=True) @ expected
     found = rollout(encoder, A)
     np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.scores, expected[0], rtol=0, atol=1e-12)
@@ -310,7 +310,7 @@ def test_rollout_is_pooled_as_the_encoder_pools(tokenizer, pooling):
     torch.testing.assert_close(found.scores, pooled / pooled.sum())
 
 
-def test_rollout_of_heads_that_look_at_themselves_or_all_at_one():
+def test_rollout_of_heads_that_attend_to_themselves_or_all_to_one():
     eye = torch.eye(3).expand(2, 3, 3)
     assert torch.equal(attention_rollout([eye, eye]), torch.eye(3))
     first = torch.zeros(2, 3, 3)
@@ -318,7 +318,7 @@ def test_rollout_of_heads_that_look_at_themselves_or_all_at_one():
     torch.testing.assert_close(attention_rollout([first])[1], torch.tensor([0.5, 0.5, 0]))
 
 
-# What can't be done is said.
+# Errors.
 
 
 def test_a_text_without_words(encoder):
@@ -344,7 +344,7 @@ def test_unknown_arguments(encoder):
 
 
 @every_method
-def test_a_function_that_gives_no_single_number(encoder, method):
+def test_a_function_must_return_a_single_number(encoder, method):
     with pytest.raises(ValueError, match=r"one number for a vector, not a tensor \(7,\)"):
         attribute(encoder, A, lambda vector: 2 * vector, method, steps=2)
 
@@ -364,7 +364,7 @@ def test_a_vocabulary_without_a_mask(tmp_path):
         attribute(encoder, "the", lambda vector: vector[0], baseline="mask")
 
 
-def test_embeddings_of_somebody_elses(encoder):
+def test_custom_embeddings(encoder):
     class Embeddings(nn.Module):
         def forward(self, ids, types):
             return torch.zeros(*ids.shape, TINY.hidden_size, dtype=torch.float64)
@@ -380,7 +380,7 @@ def test_rollout_needs_probs_of_every_layer(encoder):
         rollout(encoder, A)
 
 
-# How it looks.
+# Tables.
 
 
 def test_tables(encoder):

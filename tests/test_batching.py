@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minibert.batching.plan import CPU_TOKENS, GPU_TOKENS, OVERHEAD, cpu_tokens, plan_batches, plan_even
 from minibert.config import BertConfig
-from minibert.fast.batches import CPU_TOKENS, GPU_TOKENS, OVERHEAD, cpu_tokens, plan_batches, plan_even
 
 some_lengths = st.lists(st.integers(1, 60), max_size=40).map(np.array)
 bounds = {"max_tokens": st.integers(1, 200), "max_texts": st.none() | st.integers(1, 10)}

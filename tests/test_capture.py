@@ -1,4 +1,4 @@
-"""Every value has a name, is what its row of the catalogue says, and is the same under the fast path."""
+"""Each value has a name, is what its row of the catalogue says, and is the same with fused parts and in `encode`."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Encoder, FeedForward
 from minibert.research import CATALOGUE, capture, patch
 
@@ -35,7 +35,7 @@ def everything(model, **batch):
 
 
 def expected(kind="absolute", pooler=True):
-    """Name -> shape, by the catalogue, in a tiny Bert."""
+    """Return name -> shape, by the catalogue, in a tiny Bert."""
     names = {}
     for value in CATALOGUE:
         absent = {"embeddings.position"} if kind != "absolute" else {"layers.{}.attention.relative"}
@@ -84,13 +84,13 @@ def test_the_code_in_the_docs_runs_and_prints_what_is_shown(capsys):
         assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("pooler", [False, True])
 @every_position_type
-def test_everything_is_what_the_catalogue_names_in_the_shape_it_says(kind, pooler, prepared):
+def test_capture_finds_the_names_of_the_catalogue_in_their_shapes(kind, pooler, fused):
     model = widen(Bert(dataclasses.replace(TINY, position_embedding_type=kind), pooler=pooler)).double().eval()
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values = everything(model)
     assert {name: tuple(value.shape) for name, value in values.items()} == expected(kind, pooler)
 
@@ -101,13 +101,55 @@ def test_values_come_in_the_order_of_the_catalogue():
 
 
 def test_no_part_of_the_page_is_left_out():
-    """Whatever the page calls has its row, dropout aside; a part that it gains one day is missed here."""
+    """Every module that the page calls has a row, except dropout. A new module without a row fails here."""
     model, called = wide(), []
     for name, part in model.named_modules():
         part.register_forward_hook(lambda *_, name=name: called.append(name))
     model(**random_batch(TINY, LENGTHS))
     left = {name for name in called if not name.endswith("dropout")} - {""}
     assert left == {name for name in expected() if name.rsplit(".", 1)[-1] not in ("before", "q", "k", "v")}
+
+
+def check_layer(values, i, layer, kind, real):
+    """Compare every value of a layer with the formula, from the layer's input on."""
+    x = values[f"layers.{i - 1}" if i else "embeddings"]
+    a, f = f"layers.{i}.attention", f"layers.{i}.feed_forward"
+    for part, short in (("query", "q"), ("key", "k"), ("value", "v")):
+        close(
+            values[f"{a}.{part}"],
+            x @ layer.attention.get_submodule(part).weight.T + getattr(layer.attention, part).bias,
+        )
+        for head in range(4):
+            close(values[f"{a}.{short}"][:, head], values[f"{a}.{part}"][..., 8 * head : 8 * head + 8])
+    q, k, v = (values[f"{a}.{short}"] for short in "qkv")
+    scores = q @ k.mT / math.sqrt(8)
+    if kind != "absolute":
+        apart = torch.arange(9)[:, None] - torch.arange(9)
+        distance = layer.attention.relative.distance.weight[apart + 39]
+        close(values[f"{a}.relative.distance"], distance)
+        bias = (q[..., None, :] * distance).sum(-1)
+        if kind == "relative_key_query":
+            bias = bias + (k[..., None, :, :] * distance).sum(-1)
+        close(values[f"{a}.relative"], bias / math.sqrt(8), 1e-10)
+        scores = scores + values[f"{a}.relative"]
+    close(values[f"{a}.core.scores"], scores)
+    close(values[f"{a}.core.probs"], scores.masked_fill(~real[:, None, None], -torch.inf).softmax(-1))
+    close(values[f"{a}.core"], values[f"{a}.core.probs"] @ v)
+    side_by_side = torch.cat([values[f"{a}.core"][:, head] for head in range(4)], dim=-1)
+    close(values[f"{a}.out"], side_by_side @ layer.attention.out.weight.T + layer.attention.out.bias)
+    close(values[a], values[f"{a}.out"])
+    close(values[f"{a}_norm.before"], x + values[a])
+    close(values[f"{a}_norm"], layer.attention_norm(x + values[a]))
+    close(values[f"{f}.up"], values[f"{a}_norm"] @ layer.feed_forward.up.weight.T + layer.feed_forward.up.bias)
+    close(values[f"{f}.activation"], nn.functional.gelu(values[f"{f}.up"]))
+    close(
+        values[f"{f}.down"],
+        values[f"{f}.activation"] @ layer.feed_forward.down.weight.T + layer.feed_forward.down.bias,
+    )
+    close(values[f], values[f"{f}.down"])
+    close(values[f"{f}_norm.before"], values[f"{a}_norm"] + values[f])
+    close(values[f"{f}_norm"], layer.feed_forward_norm(values[f"{f}_norm.before"]))
+    close(values[f"layers.{i}"], values[f"{f}_norm"])
 
 
 @every_position_type
@@ -128,46 +170,8 @@ def test_each_value_is_what_its_words_say(kind):
     close(values[f"{e}.norm"], model.embeddings.norm(total))
     close(values[e], values[f"{e}.norm"])
 
-    x = values[e]
     for i, layer in enumerate(model.layers):
-        a, f = f"layers.{i}.attention", f"layers.{i}.feed_forward"
-        for part, short in (("query", "q"), ("key", "k"), ("value", "v")):
-            close(
-                values[f"{a}.{part}"],
-                x @ layer.attention.get_submodule(part).weight.T + getattr(layer.attention, part).bias,
-            )
-            for head in range(4):
-                close(values[f"{a}.{short}"][:, head], values[f"{a}.{part}"][..., 8 * head : 8 * head + 8])
-        q, k, v = (values[f"{a}.{short}"] for short in "qkv")
-        scores = q @ k.mT / math.sqrt(8)
-        if kind != "absolute":
-            apart = torch.arange(9)[:, None] - torch.arange(9)
-            distance = layer.attention.relative.distance.weight[apart + 39]
-            close(values[f"{a}.relative.distance"], distance)
-            bias = (q[..., None, :] * distance).sum(-1)
-            if kind == "relative_key_query":
-                bias = bias + (k[..., None, :, :] * distance).sum(-1)
-            close(values[f"{a}.relative"], bias / math.sqrt(8), 1e-10)
-            scores = scores + values[f"{a}.relative"]
-        close(values[f"{a}.core.scores"], scores)
-        close(values[f"{a}.core.probs"], scores.masked_fill(~real[:, None, None], -torch.inf).softmax(-1))
-        close(values[f"{a}.core"], values[f"{a}.core.probs"] @ v)
-        side_by_side = torch.cat([values[f"{a}.core"][:, head] for head in range(4)], dim=-1)
-        close(values[f"{a}.out"], side_by_side @ layer.attention.out.weight.T + layer.attention.out.bias)
-        close(values[a], values[f"{a}.out"])
-        close(values[f"{a}_norm.before"], x + values[a])
-        close(values[f"{a}_norm"], layer.attention_norm(x + values[a]))
-        close(values[f"{f}.up"], values[f"{a}_norm"] @ layer.feed_forward.up.weight.T + layer.feed_forward.up.bias)
-        close(values[f"{f}.activation"], nn.functional.gelu(values[f"{f}.up"]))
-        close(
-            values[f"{f}.down"],
-            values[f"{f}.activation"] @ layer.feed_forward.down.weight.T + layer.feed_forward.down.bias,
-        )
-        close(values[f], values[f"{f}.down"])
-        close(values[f"{f}_norm.before"], values[f"{a}_norm"] + values[f])
-        close(values[f"{f}_norm"], layer.feed_forward_norm(values[f"{f}_norm.before"]))
-        close(values[f"layers.{i}"], values[f"{f}_norm"])
-        x = values[f"layers.{i}"]
+        check_layer(values, i, layer, kind, real)
     output = model(**batch)
     close(values["layers"], output.last_hidden_state)
     close(
@@ -176,44 +180,44 @@ def test_each_value_is_what_its_words_say(kind):
     close(values["pooler"], output.pooler_output)
 
 
-# Under the fast path.
+# With fused parts.
 
 
 @every_position_type
-def test_under_the_fast_path_every_value_is_the_pages(kind):
+def test_with_fused_parts_every_value_is_the_pages(kind):
     page = wide(position_embedding_type=kind)
-    fast = copy.deepcopy(page)
-    prepare(fast)
+    fused = fuse(copy.deepcopy(page))
     batch = random_batch(TINY, LENGTHS)
     every = everything(page, **batch)
-    for name, value in everything(fast, **batch).items():
+    for name, value in everything(fused, **batch).items():
         close(value, every[name], 1e-10)
-    for name in every:  # each by itself too: what is watched decides what may be skipped
-        with capture(fast, name) as values:
-            output = fast(**batch)
+    for name in every:  # each by itself too: fewer hooks leave more to torch's kernels
+        with capture(fused, name) as values:
+            output = fused(**batch)
         close(values[name], every[name], 1e-10)
         close(output.last_hidden_state, every["layers"], 1e-10)
 
 
 def test_real_weights_within_1e_5_of_the_page():
-    page, fast = SentenceEncoder.from_pretrained(MINILM, prepared=False), SentenceEncoder.from_pretrained(MINILM)
+    page, with_fused = (SentenceEncoder.from_pretrained(MINILM, fast=False) for _ in range(2))
+    fuse(with_fused.model)
     batch = page.tokenize(["Short.", "A sentence of middling length, with a comma.", "and so on " * 60])
     real = batch["attention_mask"].bool()
     with torch.no_grad():
-        slow, quick = (everything(encoder.model, **batch) for encoder in (page, fast))
+        slow, quick = (everything(encoder.model, **batch) for encoder in (page, with_fused))
     assert len(slow) == len(quick) > 6 * 20
     for name, value in slow.items():
         apart = (quick[name] - value).abs()
         if value.shape[:2] == real.shape:
             apart = apart[real]
-        elif value.shape[-2:] == (real.shape[1],) * 2:  # (B, H, S, S): what padding computes, nobody reads
+        elif value.shape[-2:] == (real.shape[1],) * 2:  # (B, H, S, S): rows and columns of padding are never read
             apart = apart * real[:, None, :, None] * real[:, None, None, :]
         assert apart.max() < 1e-5 * max(1, value.abs().max().item()), name
 
 
-def test_the_fast_path_is_fast_again_afterwards():
+def test_no_hook_is_left_on_fused_parts():
     model = wide()
-    prepare(model)
+    fuse(model)
     everything(model)
     assert hooks_on(model) == []
 
@@ -256,7 +260,7 @@ def test_the_latest_call_of_encode_is_kept(encoder):
         assert values["layers.1"].shape[0] == 3
 
 
-def test_what_encode_gave_can_be_computed_with(encoder):
+def test_values_from_encode_can_take_part_in_computations(encoder):
     with capture(encoder, "layers.1") as values:
         encoder.encode(TEXTS)
     weight = torch.ones(32, requires_grad=True)
@@ -266,13 +270,13 @@ def test_what_encode_gave_can_be_computed_with(encoder):
     assert values["layers.1"][0]._base is None  # a copy: it doesn't keep the whole batch in memory
 
 
-def test_the_vectors_are_the_same_while_watched(encoder):
+def test_the_vectors_are_the_same_under_capture(encoder):
     before = encoder.encode(TEXTS)
     with capture(encoder, "**"):
         assert np.abs(encoder.encode(TEXTS) - before).max() < 1e-5
 
 
-def test_a_module_of_one_s_own_gives_a_row_for_each_text_or_is_refused(encoder):
+def test_a_custom_module_has_a_row_for_each_text_or_is_refused(encoder):
     class Twice(FeedForward):
         def __init__(self):
             super().__init__(TINY)
@@ -347,7 +351,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("pattern", REFUSED)
-def test_a_pattern_that_fits_nothing_is_an_error_that_says_why(pattern):
+def test_a_pattern_that_matches_nothing_is_an_error_that_says_why(pattern):
     model = wide()
     with (
         pytest.raises(ValueError, match=f"no value is called .*{REFUSED[pattern]}"),
@@ -357,7 +361,7 @@ def test_a_pattern_that_fits_nothing_is_an_error_that_says_why(pattern):
     assert hooks_on(model) == []
 
 
-def test_a_value_that_the_model_has_lost_is_an_error_that_says_where():
+def test_a_value_that_the_model_lacks_is_an_error_that_says_where():
     model = wide(position_embedding_type="relative_key")
     with (
         pytest.raises(ValueError, match="embeddings is an Embeddings, which has no 'position'"),
@@ -404,7 +408,7 @@ def test_nothing_computed_is_an_error():
     assert hooks_on(model) == []
 
 
-def test_a_name_that_was_not_captured_is_a_key_error_that_lists_what_was():
+def test_a_name_that_was_not_captured_is_a_key_error_that_lists_the_nearest():
     model = wide()
     with capture(model, "layers.*") as values:
         model(**random_batch(TINY, LENGTHS))
@@ -414,7 +418,7 @@ def test_a_name_that_was_not_captured_is_a_key_error_that_lists_what_was():
         values["layers.2"]
 
 
-# What is kept, and for how long.
+# Which values are kept, and for how long.
 
 
 def test_hooks_are_removed_also_after_an_exception():
@@ -440,14 +444,14 @@ def test_hooks_of_others_stay():
     assert seen == [1, 1]
 
 
-def test_watching_changes_no_number():
+def test_capture_changes_no_number():
     model, batch = wide(), random_batch(TINY, LENGTHS)
     before = model(**batch).last_hidden_state
     with capture(model, "**"):
         assert torch.equal(model(**batch).last_hidden_state, before)
 
 
-def test_gradients_flow_through_what_was_captured():
+def test_gradients_flow_through_captured_values():
     model = wide()
     with capture(model, "layers.0.attention.core.probs") as values:
         output = model(**random_batch(TINY, LENGTHS)).last_hidden_state
@@ -463,12 +467,12 @@ def test_in_training_too():
     with capture(model, "**") as values:
         output = model(**random_batch(TINY, LENGTHS))
     assert torch.equal(values["layers"], output.last_hidden_state)
-    dropped = values["layers.0.attention_norm.before"] - values["embeddings"]  # what attention adds, after dropout
+    dropped = values["layers.0.attention_norm.before"] - values["embeddings"]  # attention's contribution, after dropout
     assert (dropped == 0).any()
     assert not (values["layers.0.attention"] == 0).any()
 
 
-def test_the_latest_forward_is_kept_and_nothing_of_those_before():
+def test_only_the_latest_forward_is_kept():
     class Now(nn.Module):
         on = True
 
@@ -490,7 +494,7 @@ def test_the_latest_forward_is_kept_and_nothing_of_those_before():
         assert values["layers.0"].shape == (2, 4, 32)
 
 
-def test_a_part_called_by_itself_is_watched_too():
+def test_a_part_called_by_itself_is_captured_too():
     model = wide()
     x = torch.randn(2, 5, 32, dtype=torch.float64)
     with capture(model, "layers.0.attention.core.probs") as values:
@@ -509,7 +513,7 @@ def test_a_module_in_two_places_can_not_be_told_apart():
         pass
 
 
-def test_a_value_that_comes_twice_in_a_forward_is_an_error():
+def test_a_value_computed_twice_in_a_forward_is_an_error():
     class Again(Encoder):
         def forward(self, x, mask=None):
             for _ in range(2):
@@ -522,7 +526,7 @@ def test_a_value_that_comes_twice_in_a_forward_is_an_error():
         model(**random_batch(TINY, LENGTHS))
 
 
-def test_parts_of_one_s_own_go_by_their_names():
+def test_custom_parts_go_by_their_names():
     model = wide()
     model.layers[0].feed_forward = nn.Sequential(nn.Linear(32, 3), nn.ReLU(), nn.Linear(3, 32)).double()
     values = everything(model)
@@ -531,7 +535,7 @@ def test_parts_of_one_s_own_go_by_their_names():
     assert "layers.0.feed_forward.up" not in values
 
 
-def test_what_is_no_tensor_is_refused():
+def test_a_value_that_is_not_a_tensor_is_refused():
     class Pair(nn.Module):
         def forward(self, x):
             return x, x

@@ -113,7 +113,7 @@ def test_old_names_become_modern_ones(old: str, modern: str) -> None:
 
 def test_two_old_names_for_one_tensor_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"x\.LayerNorm\.gamma and bert\.x\.LayerNorm\.weight"):
-        by_canonical_name(["x.LayerNorm.gamma", "bert.x.LayerNorm.weight"])
+        by_canonical_name({"x.LayerNorm.gamma": 1, "bert.x.LayerNorm.weight": 1})
 
 
 # --- What published files look like

@@ -171,7 +171,7 @@ def test_an_activation_that_is_not_on_the_list_is_refused_and_never_imported(tmp
         write_json(tmp_path, "modules.json", [{"type": "Transformer", "path": ""}])
         write_json(tmp_path, "config_sentence_transformers.json", {"activation_fn": dotted})
     with pytest.raises(
-        ConfigError, match=r"the activation \(or pass activation_fn=...\) .* is none of torch\.nn\.Ident"
+        ConfigError, match=r"the activation \(or pass activation_fn=...\) .* is not one of torch\.nn\.Ident"
     ):
         CrossEncoder(tmp_path)
     assert CrossEncoder(tmp_path, activation_fn=torch.exp).activation_fn is torch.exp

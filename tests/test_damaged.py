@@ -415,7 +415,7 @@ def test_a_pickle_of_anything_but_a_dict_of_tensors_is_named(
     refused(folder, str(folder / PICKLE))
 
 
-ODD = {"sparse": torch.ones(32).to_sparse(), "without numbers": torch.empty(32, device="meta")}
+ODD = {"sparse": torch.ones(32).to_sparse(), "meta": torch.empty(32, device="meta")}
 
 
 @pytest.mark.parametrize("kind", ODD)

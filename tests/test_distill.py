@@ -8,7 +8,7 @@ from tokenizers.normalizers import Replace
 
 from minibert import SentenceEncoder
 from minibert.training import Examples, LayerTask, SentenceTask, Settings, TeacherVectors, Triplet, train
-from minibert.training.checkpointing import layers_checkpointed
+from minibert.training.loop import layers_checkpointed
 
 ROWS = 12
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -71,7 +71,7 @@ def test_the_student_learns_and_the_teacher_stays(width, tmp_path):
     ]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     assert all(torch.equal(value, before[name]) for name, value in task.teacher[0].state_dict().items())
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype="float64", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", dtype="float64", fast=False)
     assert np.abs(saved.encode(U) - task.model.encode(U)).max() < 1e-12  # a plain encoder, without projections
 
 
@@ -80,7 +80,7 @@ def test_layers_can_be_checkpointed_while_they_are_imitated():
     task.loss(np.arange(ROWS)).backward()
     plain = [value.grad.clone() for value in task.parameters() if value.grad is not None]
     task.zero_grad()
-    with layers_checkpointed(task, wanted=True):
+    with layers_checkpointed(task):
         task.loss(np.arange(ROWS)).backward()
     again = [value.grad for value in task.parameters() if value.grad is not None]
     for one, other in zip(plain, again, strict=True):
@@ -96,7 +96,7 @@ def test_a_teachers_vectors_train_a_student_without_the_teacher_at_hand():
 
 @pytest.mark.parametrize("layers", [{2: 0}, {-1: 0}, {0: 3}])
 def test_a_layer_that_does_not_exist_is_named(layers):
-    with pytest.raises(ValueError, match=r"there are layers from 0 to [12], and so not (-1|2|3)"):
+    with pytest.raises(ValueError, match=r"there are layers from 0 to [12], but no layer (-1|2|3)"):
         make_task(layers)
 
 

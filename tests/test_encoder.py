@@ -656,7 +656,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, "float16"])
 def test_half_precision_gives_float32_vectors_that_are_near(folder, shared, dtype):
-    encoder = SentenceEncoder.from_pretrained(folder, dtype=dtype, device="cpu", prepared=False)
+    encoder = SentenceEncoder.from_pretrained(folder, dtype=dtype, device="cpu", fast=False)
     assert encoder.model.embeddings.token.weight.dtype in (torch.bfloat16, torch.float16)
     found, expected = encoder.encode(TEXTS), shared.encode(TEXTS)
     assert found.dtype == np.float32
@@ -665,7 +665,7 @@ def test_half_precision_gives_float32_vectors_that_are_near(folder, shared, dtyp
 
 def test_pooling_is_computed_in_float32_however_the_bert_is(folder):
     """Averages in half precision lose a digit of the three that there are."""
-    encoder = SentenceEncoder.from_pretrained(folder, dtype="bfloat16", device="cpu", prepared=False)
+    encoder = SentenceEncoder.from_pretrained(folder, dtype="bfloat16", device="cpu", fast=False)
     tokens = encoder.model(**encoder.tokenize(TEXTS[0])).last_hidden_state[0]
     assert tokens.dtype == torch.bfloat16
     close(encoder.encode(TEXTS[0]), tokens.detach().float().mean(0))

@@ -26,7 +26,7 @@ from minibert import (
 from minibert.checkpoint.names import HEAD_NAMES, NEEDED, PUBLISHED_NAMES, RELATIVE_NAMES, published_name
 from minibert.checkpoint.tensorflow import read_tf1
 from minibert.config import MOST_LABELS
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.heads import BertWithHead
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tf1"
@@ -120,7 +120,7 @@ def test_padding_changes_nothing(kind):
 @every_head
 def test_prepared_equals_the_page(kind):
     page, fast = wide(kind).double(), wide(kind).double()
-    prepare(fast)
+    fuse(fast)
     for mine, reference in zip(fast(**BATCH), page(**BATCH), strict=True):
         assert (mine - reference).abs().max() < 1e-10
 
@@ -197,8 +197,7 @@ def test_a_replaced_part_is_refused_by_name(tmp_path, kind):
 
 def test_a_head_of_ones_own_has_no_published_form(tmp_path):
     class Mine(BertWithHead):
-        def __init__(self, config):
-            super().__init__(config, pooler=False)
+        reads_pooler = False
 
     with pytest.raises(CheckpointError, match=r"Mine has no published form: keep it with torch\.save"):
         Mine(TINY).save_pretrained(tmp_path / "model")
@@ -412,7 +411,7 @@ def test_in_a_file_the_names_go_before_the_number():
         ({"problem_type": "ranking"}, "problem_type 'ranking' is unknown"),
         ({"classifier_dropout": 1.5}, "classifier_dropout must be null or a probability"),
         ({"classifier_dropout": "0.1"}, "classifier_dropout must be null or a probability"),
-        ({"hidden_size": 33}, "hidden_size 33 can't be shared out"),
+        ({"hidden_size": 33}, "hidden_size 33 must be a multiple"),
     ],
     ids=str,
 )

@@ -515,7 +515,9 @@ def test_a_model_without_owner_is_found_on_the_hub(hub: LoopbackHub) -> None:
 def test_a_misspelt_keyword_is_refused_for_folders_and_ids_alike(hub: LoopbackHub, kind: Any, name: str) -> None:
     with pytest.raises(TypeError, match="unexpected keyword: local_file_only, revison"):
         kind.from_pretrained(name, revison="main", local_file_only=True)
-    assert hub.fetched() == []
+    with pytest.raises(TypeError, match="owner"):
+        kind.from_pretrained(name, owner="cross-encoder")
+    assert not hub.fetched()
 
 
 def test_pin_fixes_the_commit_of_all_files(hub: LoopbackHub) -> None:

@@ -1,4 +1,4 @@
-"""Fill-mask and the logit lens, without the reference: what must hold whatever the weights are."""
+"""Fill-mask and the logit lens, without the reference: properties that hold for any weights."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_each_mask_gets_its_guesses(model, tokenizer):
             )
 
 
-def test_all_guesses_together_are_certain(model, tokenizer):
+def test_the_probabilities_of_all_tokens_sum_to_1(model, tokenizer):
     (guesses,) = fill_mask(model, tokenizer, "[MASK]", top_k=99)
     assert sum(guess.score for guess in guesses) == pytest.approx(1)
     assert {guess.token_str for guess in guesses} == set(VOCABULARY)
@@ -73,7 +73,7 @@ def test_another_mask_token(model, tmp_path):
 
 
 @pytest.mark.parametrize("top_k", [0, 100, -1])
-def test_top_k_out_of_its_range(model, tokenizer, top_k):
+def test_top_k_out_of_range(model, tokenizer, top_k):
     for ask in (fill_mask, words_by_layer):
         with pytest.raises(ValueError, match=f"top_k must be from 1 to 99, not {top_k}"):
             ask(model, tokenizer, "the [MASK]", top_k=top_k)
@@ -95,7 +95,7 @@ def test_the_lens_begins_with_the_embeddings_and_ends_with_the_model(model):
     assert (lens[2] - lens[1]).abs().min() > 0
 
 
-def test_the_lens_takes_its_arguments_in_beRTs_order(model):
+def test_the_lens_takes_its_arguments_in_berts_order(model):
     assert torch.equal(logit_lens(model, *BATCH.values()), logit_lens(model, **BATCH))
     ids = BATCH["input_ids"][:1]
     assert torch.equal(logit_lens(model, ids)[-1], model(ids)[0])

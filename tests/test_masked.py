@@ -13,9 +13,8 @@ from minibert import Bert, BertForMaskedLM, CheckpointError, ConfigError, Senten
 from minibert.research.lens import fill_mask
 from minibert.training import ResumeError, Settings, train
 from minibert.training import masked as masked_module
-from minibert.training.blocks import cut_into_blocks, read_lines
-from minibert.training.masked import MaskedLMEvaluator, MaskedLMTask, hide, masked_lm
-from minibert.training.masking import IGNORED, WholeWordMasking
+from minibert.training.masked import MaskedLMEvaluator, MaskedLMTask, mask_words, masked_lm
+from minibert.training.masking import IGNORED, WholeWordMasking, cut_into_blocks, read_lines
 
 
 def id_of(piece):
@@ -218,11 +217,11 @@ def hidden_in(monkeypatch, task, **settings):
     seen = []
 
     def watch(*arguments):
-        batch, labels = hide(*arguments)
+        batch, labels = mask_words(*arguments)
         seen.append((batch["input_ids"].tolist(), labels.tolist()))
         return batch, labels
 
-    monkeypatch.setattr(masked_module, "hide", watch)
+    monkeypatch.setattr(masked_module, "mask_words", watch)
     train(task, Settings(**settings))
     return seen
 
@@ -321,7 +320,7 @@ def test_a_checkpoint_without_a_head_goes_on_with_a_new_one(folder, text):
     stored = Bert.from_pretrained(folder).state_dict()
     for name, value in task.model.bert.state_dict().items():
         assert torch.equal(value, stored[name])
-    assert task.model.report.notes == ("the masked-LM head is new, for the checkpoint has none",)
+    assert task.model.report.notes == ("the masked-LM head is new, because the checkpoint has none",)
     again, other = (masked_lm(folder, seed=seed)[0].masked_lm.dense.weight for seed in (0, 1))
     assert torch.equal(task.model.masked_lm.dense.weight, again)
     assert not torch.equal(again, other)
@@ -387,5 +386,5 @@ def test_an_empty_text_can_not_be_trained_on(folder, tmp_path):
 
 def test_a_vocabulary_of_another_checkpoint_is_refused(tokenizer):
     small = BertForMaskedLM(dataclasses.replace(TINY, vocab_size=50))
-    with pytest.raises(ConfigError, match="not of the same checkpoint"):
+    with pytest.raises(ConfigError, match="98, the model knows 50 tokens"):
         MaskedLMTask(small, tokenizer, cut_into_blocks(tokenizer, LINES, 20))

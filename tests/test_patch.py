@@ -1,4 +1,4 @@
-"""What is put in the place of a value goes on from there, and only there; what can't be is refused by name."""
+"""A patch changes everything that follows and nothing else, and an impossible one is refused by name."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import POSITION_TYPES
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.research import capture, patch
 
 LENGTHS = (9, 5, 1)
@@ -48,16 +48,16 @@ def encoder(folder):
     return SentenceEncoder.from_pretrained(folder, device="cpu").double()
 
 
-# It has its effect, and no other.
+# A patch has its effect, and no other.
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @every_position_type
-def test_every_value_can_be_put_back_and_can_be_changed(kind, prepared):
+def test_every_value_can_be_put_back_and_can_be_changed(kind, fused):
     page = wide(position_embedding_type=kind)
     model = copy.deepcopy(page)
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     values, before = captured(page, A)
     for name in values:
         with patch(model, name, values):
@@ -70,7 +70,7 @@ def test_every_value_can_be_put_back_and_can_be_changed(kind, prepared):
     assert apart(model(**A), before) < 1e-10
 
 
-def test_what_comes_after_a_patch_is_of_the_other_text_and_what_comes_before_is_not():
+def test_values_after_a_patch_are_of_the_other_text_and_those_before_are_not():
     model = wide()
     clean, there = captured(model, A)
     with patch(model, "layers.0", clean), capture(model, "**") as values:
@@ -82,14 +82,14 @@ def test_what_comes_after_a_patch_is_of_the_other_text_and_what_comes_before_is_
         assert torch.equal(values[name], (own if before else clean)[name]), name
 
 
-def test_all_values_of_another_text_make_its_output():
+def test_with_all_values_of_another_text_the_output_is_its_own():
     model = wide()
     clean, there = captured(model, A)
     with patch(model, "**", clean):
         assert apart(model(**B), there) == 0
 
 
-def test_q_is_patched_in_the_query_that_all_that_follows_sees():
+def test_a_patch_of_q_changes_query_and_everything_after_it():
     model = wide(position_embedding_type="relative_key_query")
     clean, _ = captured(model, A)
     with patch(model, "layers.0.attention.[qk]", clean), capture(model, "layers.0.**") as values:
@@ -101,7 +101,7 @@ def test_q_is_patched_in_the_query_that_all_that_follows_sees():
 # Positions, heads, rows.
 
 
-def test_only_the_positions_that_are_named():
+def test_only_the_given_positions_change():
     model = wide()
     clean, _ = captured(model, A)
     own, _ = captured(model, B)
@@ -112,7 +112,7 @@ def test_only_the_positions_that_are_named():
     assert torch.equal(values["layers.0"], expected)
 
 
-def test_positions_of_texts_of_other_lengths_are_paired():
+def test_positions_of_texts_of_different_lengths_are_paired():
     model = wide()
     clean, _ = captured(model, random_batch(TINY, (12, 12, 12), seed=3))
     own, _ = captured(model, B)
@@ -136,7 +136,7 @@ def test_positions_in_scores_are_those_of_the_queries():
 
 
 @pytest.mark.parametrize("name", ["attention.q", "attention.v", "attention.core.probs", "attention.core"])
-def test_only_the_heads_that_are_named_and_both_together(name):
+def test_only_the_given_heads_change_and_both_together(name):
     model = wide()
     name = f"layers.1.{name}"
     clean, _ = captured(model, A)
@@ -151,7 +151,7 @@ def test_only_the_heads_that_are_named_and_both_together(name):
         assert torch.equal(values[name], expected)
 
 
-def test_a_function_is_held_to_the_positions_and_heads_too():
+def test_a_function_is_limited_to_the_positions_and_heads_too():
     model = wide()
     name = "layers.1.attention.core"
     own, _ = captured(model, B)
@@ -174,7 +174,7 @@ def test_row_by_row_and_one_row_for_all():
         assert torch.equal(values["layers.0"][row], clean["layers.0"][1])
 
 
-def test_patches_come_one_after_another():
+def test_patches_act_one_after_another():
     model = wide()
     with (
         patch(model, "layers.1", torch.zeros_like),
@@ -187,7 +187,7 @@ def test_patches_come_one_after_another():
 # Gradients.
 
 
-def test_gradients_flow_through_what_was_put_in_and_through_what_stayed():
+def test_gradients_flow_through_new_values_and_through_those_that_stayed():
     model = wide()
     new = torch.randn(3, 9, 32, dtype=torch.float64, requires_grad=True)
     with patch(model, "layers.0", new, positions=[2]):
@@ -201,7 +201,7 @@ def test_gradients_flow_through_what_was_put_in_and_through_what_stayed():
 def test_gradients_of_a_function():
     model = wide().train()
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    with patch(model, "**.core", lambda mixed: mixed * scale):
+    with patch(model, "**.core", lambda attended: attended * scale):
         model(**A).last_hidden_state.square().sum().backward()
     assert scale.grad.abs() > 1e-6
 
@@ -226,7 +226,7 @@ OTHER = [
 ]
 
 
-def test_encode_gives_each_text_what_its_text_had(encoder):
+def test_encode_gives_each_text_the_values_of_its_counterpart(encoder):
     with capture(encoder, "layers.0") as clean:
         expected = encoder.encode(ONE, batch_size=2)
     with patch(encoder, "layers.0", clean):
@@ -281,7 +281,7 @@ def test_encode_with_values_that_are_the_same_for_all_texts(encoder):
     assert np.abs(encoder.encode(ONE) - expected).max() > 0.01
 
 
-# What can't be done is refused by name.
+# Impossible patches are refused by name.
 
 
 def refused(model, name, new, words, batch=B, error=ValueError, **where):

@@ -1,4 +1,4 @@
-"""Token vectors -> one vector: each way against a slow loop, whatever lies in the padding; Dense and Normalize."""
+"""Token vectors -> one vector: each mode against a slow loop, for any padding; Dense and Normalize."""
 
 import math
 import pickle
@@ -14,29 +14,29 @@ from minibert import CrossEncoder
 from minibert.pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
 
 D = 5
-# One dimension of one text: its numbers x, and the places p of its tokens, 1 for the first -> one number.
+# One dimension of one text: its numbers x and the positions p of its tokens, from 1 -> one number.
 LOOPS = {
     "cls": lambda x, p: x[0],
     "max": lambda x, p: max(x),
     "mean": lambda x, p: sum(x) / len(x),
     "mean_sqrt_len_tokens": lambda x, p: sum(x) / math.sqrt(len(x)),
-    "weightedmean": lambda x, p: sum(place * number for place, number in zip(p, x, strict=True)) / sum(p),
+    "weightedmean": lambda x, p: sum(position * number for position, number in zip(p, x, strict=True)) / sum(p),
     "lasttoken": lambda x, p: x[-1],
 }
-every_way = pytest.mark.parametrize("way", LOOPS)
+every_mode = pytest.mark.parametrize("mode", LOOPS)
 GARBAGE = (0.0, 1e30, -1e30, math.nan, math.inf, -math.inf)
 
 
-def slowly(way, text, prompt=0):
-    """Token vectors of one text (tokens, D) -> (D,), by loops; the first `prompt` tokens do not count."""
+def slowly(mode, text, prompt=0):
+    """Pool one text by loops, without its first `prompt` tokens. (tokens, D) -> (D,)"""
     if len(text) <= prompt:
         return torch.zeros(D, dtype=torch.float64)
     places = range(prompt + 1, len(text) + 1)
-    return torch.tensor([LOOPS[way](text[prompt:, d].tolist(), places) for d in range(D)], dtype=torch.float64)
+    return torch.tensor([LOOPS[mode](text[prompt:, d].tolist(), places) for d in range(D)], dtype=torch.float64)
 
 
-def lay(texts, sides, garbage=0.0, width=None):
-    """Texts side by side, (B, S, D) and mask (B, S), each padded on its side with garbage."""
+def pad(texts, sides, garbage=0.0, width=None):
+    """Return texts as (B, S, D) and mask (B, S), each padded on its side with garbage."""
     width = width or max(map(len, texts))
     x = torch.full((len(texts), width, D), garbage, dtype=torch.float64)
     mask = torch.zeros(len(texts), width, dtype=torch.bool)
@@ -51,12 +51,12 @@ def random_texts(*lengths):
     return [torch.randn(length, D, generator=generator, dtype=torch.float64) for length in lengths]
 
 
-@every_way
+@every_mode
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_each_way_is_what_a_slow_loop_computes(way, side):
+def test_each_mode_is_what_a_slow_loop_computes(mode, side):
     texts = random_texts(7, 1, 4, 2)
-    found = POOLINGS[way](*lay(texts, [side] * 4))
-    torch.testing.assert_close(found, torch.stack([slowly(way, text) for text in texts]), rtol=0, atol=1e-14)
+    found = POOLINGS[mode](*pad(texts, [side] * 4))
+    torch.testing.assert_close(found, torch.stack([slowly(mode, text) for text in texts]), rtol=0, atol=1e-14)
 
 
 def test_there_are_these_six():
@@ -66,76 +66,76 @@ def test_there_are_these_six():
 padded_texts = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["left", "right"])), min_size=1, max_size=4)
 
 
-@every_way
+@every_mode
 @given(texts=padded_texts, garbage=st.sampled_from(GARBAGE), more=st.integers(0, 3), prompt=st.integers(0, 4))
 @settings(deadline=None, derandomize=True, max_examples=60)
-def test_padding_changes_nothing_wherever_it_is_and_whatever_lies_in_it(way, texts, garbage, more, prompt):
+def test_padding_changes_nothing_on_either_side_and_with_any_content(mode, texts, garbage, more, prompt):
     lengths, sides = zip(*texts, strict=True)
     rows = random_texts(*lengths)
-    x, mask = lay(rows, sides, garbage, width=max(1, *lengths, 0) + more)
-    expected = torch.stack([slowly(way, row, prompt) for row in rows])
-    torch.testing.assert_close(Pooling(way, include_prompt=False)(x, mask, prompt), expected, rtol=0, atol=1e-14)
+    x, mask = pad(rows, sides, garbage, width=max(1, *lengths, 0) + more)
+    expected = torch.stack([slowly(mode, row, prompt) for row in rows])
+    torch.testing.assert_close(Pooling(mode, include_prompt=False)(x, mask, prompt), expected, rtol=0, atol=1e-14)
 
 
-@every_way
-def test_a_row_of_padding_alone_gives_zeros(way):
-    x, mask = lay(random_texts(3, 0), ["right", "right"], garbage=math.nan)
-    assert torch.equal(POOLINGS[way](x, mask)[1], torch.zeros(D, dtype=torch.float64))
+@every_mode
+def test_a_row_of_padding_alone_gives_zeros(mode):
+    x, mask = pad(random_texts(3, 0), ["right", "right"], garbage=math.nan)
+    assert torch.equal(POOLINGS[mode](x, mask)[1], torch.zeros(D, dtype=torch.float64))
 
 
-@every_way
-def test_numbers_in_padding_get_no_gradient_and_the_rest_does(way):
-    x, mask = lay(random_texts(4, 2), ["right", "left"], garbage=math.nan)
+@every_mode
+def test_padding_gets_no_gradient_and_tokens_do(mode):
+    x, mask = pad(random_texts(4, 2), ["right", "left"], garbage=math.nan)
     x.requires_grad_()
-    POOLINGS[way](x, mask).sum().backward()
+    POOLINGS[mode](x, mask).sum().backward()
     assert torch.equal(x.grad[~mask], torch.zeros_like(x.grad[~mask]))
     for row in (0, 1):
         assert x.grad[row].abs().sum() > 0
 
 
-@every_way
-def test_gradients_are_those_of_finite_differences(way):
-    x, mask = lay(random_texts(4, 2), ["right", "left"])
-    assert torch.autograd.gradcheck(lambda x: POOLINGS[way](x, mask), x.requires_grad_())
+@every_mode
+def test_gradients_are_those_of_finite_differences(mode):
+    x, mask = pad(random_texts(4, 2), ["right", "left"])
+    assert torch.autograd.gradcheck(lambda x: POOLINGS[mode](x, mask), x.requires_grad_())
 
 
 @pytest.mark.parametrize(
     "modes", [("mean", "cls"), ("cls", "mean"), ("max", "max"), tuple(LOOPS), tuple(reversed(LOOPS))]
 )
-def test_several_ways_lie_side_by_side_in_the_order_given(modes):
-    x, mask = lay(random_texts(4, 2), ["right", "right"])
+def test_several_modes_are_concatenated_in_the_order_given(modes):
+    x, mask = pad(random_texts(4, 2), ["right", "right"])
     found = Pooling(modes)(x, mask)
     assert torch.equal(found, torch.cat([POOLINGS[mode](x, mask) for mode in modes], dim=1))
 
 
 def test_cls_is_the_raw_first_vector():
-    x, mask = lay(random_texts(4, 2), ["right", "right"])
+    x, mask = pad(random_texts(4, 2), ["right", "right"])
     assert torch.equal(Pooling("cls")(x, mask), x[:, 0])
 
 
-def test_a_mask_of_numbers_counts_as_one_of_truths():
-    x, mask = lay(random_texts(4, 2), ["right", "left"])
-    for way in LOOPS:
-        assert torch.equal(Pooling(way)(x, mask.long()), Pooling(way)(x, mask))
+def test_a_mask_of_numbers_equals_one_of_booleans():
+    x, mask = pad(random_texts(4, 2), ["right", "left"])
+    for mode in LOOPS:
+        assert torch.equal(Pooling(mode)(x, mask.long()), Pooling(mode)(x, mask))
 
 
-def test_the_prompt_counts_unless_it_is_said_not_to():
-    x, mask = lay(random_texts(6, 5), ["right", "right"])
+def test_the_prompt_is_pooled_unless_excluded():
+    x, mask = pad(random_texts(6, 5), ["right", "right"])
     assert torch.equal(Pooling("mean")(x, mask, 3), Pooling("mean")(x, mask))
     assert torch.equal(Pooling("mean", include_prompt=False)(x, mask), Pooling("mean")(x, mask))
     assert not torch.equal(Pooling("mean", include_prompt=False)(x, mask, 3), Pooling("mean")(x, mask))
 
 
-@every_way
-def test_half_precision_stays_what_it_is(way):
-    x, mask = lay(random_texts(4, 2), ["right", "right"])
-    found = POOLINGS[way](x.bfloat16(), mask)
+@every_mode
+def test_half_precision_stays_half_precision(mode):
+    x, mask = pad(random_texts(4, 2), ["right", "right"])
+    found = POOLINGS[mode](x.bfloat16(), mask)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), POOLINGS[way](x, mask), rtol=0, atol=0.03)
+    torch.testing.assert_close(found.double(), POOLINGS[mode](x, mask), rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("modes", ["average", "Mean", "", ["mean", "nothing"], []])
-def test_an_unknown_way_is_refused_with_the_known_ones(modes):
+def test_an_unknown_mode_is_refused_with_the_known_ones(modes):
     with pytest.raises(ValueError, match="cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"):
         Pooling(modes)
 

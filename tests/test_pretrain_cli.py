@@ -10,6 +10,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import BertForMaskedLM
 from minibert.cli import _parser, main
+from minibert.cli.pretrain import EXAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_text_makes_a_model_that_is_measured(pretrain, text, capsys):
     assert status == 0
     said = capsys.readouterr()
     assert said.err == (
-        "minibert: blocks 5, steps 4\nminibert: the masked-LM head is new, for the checkpoint has none\n"
+        "minibert: blocks 5, steps 4\nminibert: the masked-LM head is new, because the checkpoint has none\n"
     )
     assert re.match(rf"{folder}/model: the best model, of step [1-4]: perplexity \d+\.\d\d, accuracy \d", said.out)
     assert BertForMaskedLM.from_pretrained(folder / "model").report.complete
@@ -89,6 +90,19 @@ def test_an_empty_text_is_one_line(pretrain, text, capsys):
     open(text, "w").close()
     assert pretrain()[0] == 1
     assert re.fullmatch(r"minibert: .*text\.txt: the file is empty.*\n", capsys.readouterr().err)
+
+
+def test_the_examples_of_the_help_are_true(tmp_path, monkeypatch, capsys):
+    """Each is run, for one step."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("text.txt", "held-out.txt"):
+        (tmp_path / name).write_text("A man is eating food.\nSomeone has lunch.", encoding="utf-8")
+    commands = re.findall(r"^  minibert (pretrain \S+.*?)(?:   .*)?$", EXAMPLES, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert main([*shlex.split(command), "--steps", "1", "--batch-size", "1", "--device", "cpu"]) == 0, command
+    config = BertForMaskedLM.from_pretrained("runs/new/model").config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 128, 4)
 
 
 def test_the_commands_in_the_docs_can_be_typed():

@@ -15,18 +15,18 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 ROOMS = {
     "config": set(),
     "pooling": {"torch"},
-    "underway": {"numpy"},
     "display": {"huggingface_hub"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
     "model": {"torch"},
     "heads": {"torch"},
+    "fused": {"torch"},
     "truncation": set(),
     "tokenizer": {"tokenizers", "torch", "numpy"},
     "vectors": {"torch", "numpy"},
+    "batching": {"torch", "numpy"},
     "fast": {"torch", "numpy"},
-    "encoding": {"torch", "numpy"},
-    "prompts": set(),
-    "encoder": {"torch"},
+    "text_model": {"torch", "numpy"},
+    "encoder": {"torch", "numpy"},
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
@@ -125,6 +125,24 @@ def test_a_circle_of_rooms_would_be_noticed():
         TopologicalSorter(arrows((Path(path), source) for path, source in files)).prepare()
 
 
+def file_names(source: str) -> list[str]:
+    """Strings in the code (not parts of docstrings or messages) that name a file of a checkpoint."""
+    pattern = re.compile(r"[\w./]*(config\w*|modules|tokenizer|vocab|model)(\.index)?\.(json|txt|bin|safetensors)")
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return [node.value for node in nodes if isinstance(node.value, str) and pattern.fullmatch(node.value)]
+
+
+def test_only_the_checkpoint_room_knows_the_names_of_its_files():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] != "checkpoint":
+            assert file_names(path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize("name", ["config.json", "1_Pooling/config.json", "pytorch_model.bin", "vocab.txt"])
+def test_a_file_name_elsewhere_would_be_noticed(name):
+    assert file_names(f"files.first(('{name}', 'x'))") == [name]
+
+
 def test_every_room_is_in_the_table():
     there = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert there - {"__init__", "__pycache__"} == set(ROOMS)
@@ -142,7 +160,19 @@ def test_importing_minibert_imports_neither_torch_nor_the_network():
     assert modules_after("import minibert").isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})
 
 
-@pytest.mark.parametrize("command", [[], ["embed"], ["train"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["embed"],
+        ["similarity"],
+        ["view"],
+        ["inspect"],
+        ["train"],
+        ["pretrain"],
+        ["evaluate"],
+    ],
+)
 def test_the_command_line_shows_its_help_without_torch(command):
     code = f"from minibert.cli import main\ntry: main({[*command, '--help']})\nexcept SystemExit: pass"
     assert modules_after(code).isdisjoint({"torch", "numpy", "tokenizers", "huggingface_hub"})

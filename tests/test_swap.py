@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import minibert.model
 from minibert import Bert, CheckpointError, SentenceEncoder
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.model import Embeddings, EncoderLayer, LayerNorm
 from minibert.research import capture
 
@@ -267,9 +267,9 @@ def test_prepared_before_or_after_it_computes_the_same(swap):
     page, batch = swapped(swap), random_batch(TINY, (9, 5, 1))
     expected = page(**batch).last_hidden_state
     after = copy.deepcopy(page)
-    prepare(after)
+    fuse(after)
     before = wide()
-    prepare(before)
+    fuse(before)
     put(swap, before)
     before.load_state_dict(page.state_dict())
     for fast in (after, before):
@@ -280,7 +280,7 @@ def test_prepared_before_or_after_it_computes_the_same(swap):
 def test_everything_in_it_can_be_captured(swap):
     page, batch = swapped(swap), random_batch(TINY, (9, 5, 1))
     fast = copy.deepcopy(page)
-    prepare(fast)
+    fuse(fast)
     with capture(page, "**") as values, capture(fast, "**") as same:
         page(**batch)
         fast(**batch)
@@ -310,10 +310,10 @@ def test_a_training_step_reaches_every_parameter_that_is_to_be_trained(swap):
         assert sum("experts" in name and name.endswith("up.weight") for name in reached) > 4  # of 8
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("fast", [False, None])
 @every_swap
-def test_an_encoder_encodes_with_it(swap, prepared, folder):
-    encoder = SentenceEncoder.from_pretrained(folder, device="cpu", prepared=prepared).double()
+def test_an_encoder_encodes_with_it(swap, fast, folder):
+    encoder = SentenceEncoder.from_pretrained(folder, device="cpu", fast=fast).double()
     before = encoder.encode(TEXTS)
     put(swap, encoder.model)
     widen(encoder.model, seed=1)

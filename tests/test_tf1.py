@@ -262,7 +262,7 @@ def flipped(data: bytes, at: int) -> bytes:
         pytest.param(lambda data: table([rows_of([(b"", header(0))])]), "number of data files", id="no data files"),
         pytest.param(lambda data: table([rows_of([(b"", header(-1))])]), "number of data files", id="-1 data files"),
         pytest.param(lambda data: table([rows_of([(b"", header(1, 1))])]), "big-endian", id="big-endian"),
-        pytest.param(lambda data: table([rows_of([(b"", b"\x0b")])]), "no protocol buffer", id="foreign value"),
+        pytest.param(lambda data: table([rows_of([(b"", b"\x0b")])]), "not a protocol buffer", id="foreign value"),
         pytest.param(lambda data: table([rows_of([(b"", header())])] * 2), "not in order", id="one key twice"),
         pytest.param(lambda data: table([b"\x01\x00\x00"]), "shares more", id="key shares with none"),
         pytest.param(lambda data: table([rows_of([(b"k" * 513, b"")])]), "longer than 512", id="long key"),

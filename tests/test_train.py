@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,8 @@ from helpers import TINY
 from tiny_training import make_encoder, make_texts
 from torch import nn
 
-from minibert import SentenceEncoder
-from minibert.fast.linear import Watched
-from minibert.fast.prepare import restore
-from minibert.model import Encoder
+from minibert import BertForSequenceClassification, ClassifierConfig, CrossEncoder, SentenceEncoder
+from minibert.fast.changes import TrackedParameter
 from minibert.training import (
     Combined,
     CosineRegression,
@@ -29,7 +28,7 @@ from minibert.training import (
     loop,
     train,
 )
-from minibert.training.batches import epoch
+from minibert.training.examples import epoch
 
 ROWS = 24
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -143,8 +142,9 @@ def test_chunks_give_the_gradients_of_the_whole_batch(objective, columns, chunk_
     assert gradients(chunked, ROWS)[0] != gradients(make_task(objective, columns), ROWS)[0]  # dropout was on
 
 
-def kept_bytes(task):
-    """Of all that the gradients will be computed from."""
+@contextmanager
+def kept_bytes():
+    """Gives a function: the bytes of the tensors that gradients were computed from, model and optimizer included."""
     seen = {}
 
     def keep(value):
@@ -152,27 +152,87 @@ def kept_bytes(task):
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        yield lambda task: sum(
+            size
+            for place, size in seen.items()
+            if place not in {value.untyped_storage().data_ptr() for value in task.parameters()}
+        )
+
+
+def kept_by_loss(task):
+    with kept_bytes() as kept:
         task.loss(np.arange(ROWS))
-    own = {value.untyped_storage().data_ptr() for value in task.parameters()}
-    return sum(size for place, size in seen.items() if place not in own)
+        return kept(task)
 
 
 def test_chunks_and_checkpointed_layers_keep_less_in_memory():
-    whole = kept_bytes(make_task())
-    assert kept_bytes(make_task(chunk_size=4)) < whole / 10
+    whole = kept_by_loss(make_task())
+    assert kept_by_loss(make_task(chunk_size=4)) < whole / 10
     task = make_task()
-    with loop.layers_checkpointed(task, wanted=True):
-        assert kept_bytes(task) < whole / 4
+    with loop.layers_checkpointed(task):
+        assert kept_by_loss(task) < whole / 4
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Loads the encoder that users have: by name, with every default but the device."""
+    folder = tmp_path_factory.mktemp("published")
+    make_encoder(dtype=torch.float32, layers=3).save_pretrained(folder)
+    return lambda: SentenceEncoder.from_pretrained(folder, device="cpu")
+
+
+def test_gradient_checkpointing_keeps_less_of_an_encoder_that_was_loaded_by_name(published):
+    """Counted in `train` itself: an encoder's default form once hid its layers from the setting."""
+    kept, norms, calls = {}, {}, {}
+    for wanted in (False, True):
+        task = SentenceTask(published(), Triplet(), Examples((U, V, W)))
+        counted = calls[wanted] = []
+        task.model.model.layers[1].attention.register_forward_hook(lambda *_, counted=counted: counted.append(1))
+        with kept_bytes() as bytes_of:
+            (record,) = train(task, replace(SETTINGS, steps=1, gradient_checkpointing=wanted))
+            kept[wanted] = bytes_of(task)
+        norms[wanted] = record["norm"]
+    assert kept[True] < kept[False] / 3
+    assert norms[True] == pytest.approx(norms[False], rel=1e-4)
+    assert (len(calls[False]), len(calls[True])) == (3, 6)  # one call for each column, and one more in backward
+
+
+def test_a_cross_encoders_layers_are_checkpointed_too():
+    classifier = BertForSequenceClassification(ClassifierConfig(**asdict(TINY)))
+    model = CrossEncoder(classifier, make_encoder().tokenizer)
+    layers = model.model.bert.layers
+    with loop.layers_checkpointed(model):
+        assert all("forward" in layer.__dict__ for layer in layers)
+    assert not any("forward" in layer.__dict__ for layer in layers)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpointed_layers_give_the_same_gradients(dropout):
-    task = make_task(dropout=dropout)
+@pytest.mark.parametrize("fused", [False, True])
+def test_checkpointed_layers_give_the_same_gradients(dropout, fused):
+    task = make_task(dropout=dropout, fused=fused)
     plain = gradients(task, ROWS)
-    with loop.layers_checkpointed(task, wanted=True):
-        assert type(task.model.model.layers) is not Encoder
+    with loop.layers_checkpointed(task):
         assert_same_gradients(gradients(task, ROWS), plain)
-    assert type(task.model.model.layers) is Encoder
+
+
+def test_after_an_error_no_layer_is_checkpointed_and_a_forward_of_ones_own_is_back():
+    task = make_task()
+    first, second = task.model.model.layers
+    own = first.forward = lambda x, mask=None: x
+    with pytest.raises(KeyError), loop.layers_checkpointed(task):
+        raise KeyError
+    assert first.forward is own
+    assert "forward" not in second.__dict__
+
+
+def test_a_layer_in_two_places_is_checkpointed_once():
+    task = make_task()
+    layers = task.model.model.layers
+    layers[1] = layers[0]
+    plain = gradients(task, ROWS)
+    with loop.layers_checkpointed(task):
+        assert_same_gradients(gradients(task, ROWS), plain)
+    assert "forward" not in layers[0].__dict__
 
 
 def test_gradient_checkpointing_trains_the_same_weights():
@@ -185,9 +245,9 @@ def test_gradient_checkpointing_trains_the_same_weights():
 
 def test_bfloat16_is_close_to_float32_and_the_weights_stay_float32():
     curves = []
-    for precision in ("float32", "bfloat16"):
+    for autocast in (None, "bfloat16"):
         task = make_task(dtype=torch.float32)
-        curves.append(losses(train(task, replace(SETTINGS, precision=precision))))
+        curves.append(losses(train(task, replace(SETTINGS, autocast=autocast))))
         assert {value.dtype for value in task.parameters()} == {torch.float32}
     assert curves[0] != curves[1]
     assert curves[1] == pytest.approx(curves[0], rel=0.1)
@@ -211,17 +271,46 @@ def test_a_scaled_loss_takes_the_same_step_and_an_overflow_takes_none():
     assert scaler.get_scale() < 2e38
 
 
-def test_a_prepared_encoder_trains_as_the_page_and_encodes_with_the_new_weights():
-    prepared, page = (make_task(dtype=torch.float32, prepared=wanted) for wanted in (True, False))
-    before = prepared.model.encode(U)  # lays the weights out, which training must be noticed to change
-    assert any(isinstance(value, Watched) for value in prepared.parameters())
-    curves = [losses(train(task, replace(SETTINGS, steps=10))) for task in (prepared, page)]
+def test_an_encoder_that_has_encoded_trains_as_the_page_and_encodes_with_the_new_weights():
+    used, page = (make_task(dtype=torch.float32) for _ in range(2))
+    before = used.model.encode(U)  # packs the weights, and training must be noticed to change them
+    assert any(isinstance(value, TrackedParameter) for value in used.parameters())
+    curves = [
+        losses(train(used, replace(SETTINGS, steps=10))),
+        losses(train(page, replace(SETTINGS, steps=10, fused=False))),
+    ]
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
-    after = prepared.model.encode(U)
+    after = used.model.encode(U)
     assert np.abs(after - before).max() > 1e-3
-    assert np.abs(after - page.model.encode(U)).max() < 1e-2
-    restore(prepared.model)  # the page itself
-    assert np.abs(after - prepared.model.encode(U)).max() < 1e-4
+    assert np.abs(after - page.model.encode(U, fast=False)).max() < 1e-2
+    assert np.abs(after - used.model.encode(U, fast=False)).max() < 1e-4
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_parts_are_fused_during_the_training_only(wanted, monkeypatch):
+    task, events = make_task(poisoned_at(2)), []
+
+    @contextmanager
+    def fused(model):
+        assert model is task.model
+        events.append("fused")
+        try:
+            yield
+        finally:
+            events.append("as before")
+
+    monkeypatch.setattr(loop, "fused", fused)
+    with pytest.raises(DivergedError):
+        train(task, replace(SETTINGS, fused=wanted))
+    assert events == (["fused", "as before"] if wanted else [])
+    assert not task.training
+
+
+def test_a_trained_model_is_made_of_the_parts_that_it_had_before():
+    task = make_task(dtype=torch.float32)
+    before = repr(task.model), [type(part) for part in task.model.modules()]
+    train(task, SETTINGS)
+    assert (repr(task.model), [type(part) for part in task.model.modules()]) == before
 
 
 def test_the_model_is_in_eval_mode_afterwards_and_was_in_training_mode_before():
@@ -294,7 +383,7 @@ def test_the_log_has_a_line_of_json_for_every_step(tmp_path):
 def test_without_an_evaluator_the_last_model_is_saved(tmp_path):
     task = make_task(dtype=torch.float32)
     train(task, SETTINGS, folder=tmp_path)
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
     assert np.array_equal(saved.encode(U), task.model.encode(U))
 
 
@@ -311,7 +400,7 @@ def test_the_best_model_is_saved_by_the_score_that_was_named(tmp_path):
 
     records = train(task, SETTINGS, folder=tmp_path, evaluate=evaluate, score="best", evaluate_every=2)
     assert [(r["step"], r["scores"]["best"]) for r in records if "scores" in r] == [(2, 0.2), (4, 0.9), (6, 0.5)]
-    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu", prepared=False)
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
     assert np.array_equal(saved.encode(U), vectors[1])
 
 
@@ -364,7 +453,7 @@ def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(tmp_path):
 def test_gradients_that_are_no_numbers_stop_too():
     task = make_task()
     task.model.head = nn.Sequential(BadGradient())
-    with pytest.raises(DivergedError, match=r"step 1: .*length nan.*there is no checkpoint"):
+    with pytest.raises(DivergedError, match=r"step 1: .*norm of its gradients nan.*there is no checkpoint"):
         train(task, SETTINGS)
 
 
@@ -385,7 +474,7 @@ class BadGradient(nn.Module):
         ({"warmup": 1.5}, "warmup must be from 0 to 1"),
         ({"weight_decay": -0.1}, "weight_decay must be from 0"),
         ({"seed": -1}, "seed must be from 0"),
-        ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16"),
+        ({"autocast": "int8"}, "autocast must be None or one of bfloat16, float16"),
     ],
 )
 def test_settings_that_make_no_sense(change, message):
@@ -395,7 +484,7 @@ def test_settings_that_make_no_sense(change, message):
 
 def test_float16_needs_a_gpu():
     with pytest.raises(ValueError, match="float16 needs a GPU"):
-        train(make_task(), replace(SETTINGS, precision="float16"))
+        train(make_task(), replace(SETTINGS, autocast="float16"))
 
 
 @pytest.mark.parametrize("options", [{"resume": True}, {"save_every": 2}])

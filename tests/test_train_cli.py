@@ -13,8 +13,9 @@ from terminal import on_terminal
 from tiny_folder import MEAN, write_encoder
 
 from minibert import SentenceEncoder
-from minibert.cli import main
-from minibert.cli.train_flags import EXAMPLES, add_flags, read_toml
+from minibert.cli import _parser, main
+from minibert.cli.options import read_toml
+from minibert.cli.train import EXAMPLES, add_flags
 from minibert.training import STSEvaluator, loop
 from minibert.training.reading import read_examples
 
@@ -244,18 +245,17 @@ def test_what_an_evaluation_cuts_off_is_said(data, model, tmp_path, capsys):
 
 @toml
 def test_the_examples_of_the_help_can_be_typed(tmp_path):
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("toml", nargs="?")
+    parser = argparse.ArgumentParser()
     add_flags(parser)
     commands, rest = EXAMPLES.split("run.toml has")
     typed = re.findall(r"minibert train (.*)", commands.replace("\\\n", ""))
     assert len(typed) == 6
     for line in typed:
-        parser.parse_args(shlex.split(re.sub("  +(flags win|go on|on two).*", "", line)))
+        _parser().parse_args(["train", *shlex.split(re.sub("  +(flags win|go on|on two).*", "", line))])
     keys = re.findall(r"^  (\w+ = .*)$", rest, re.MULTILINE)
     (tmp_path / "run.toml").write_text("\n".join(keys), encoding="utf-8")
-    assert read_toml(tmp_path / "run.toml")["scale"] == (0, 5)
-    assert read_toml(tmp_path / "run.toml")["texts"] == [6, 7]
+    assert read_toml(parser, tmp_path / "run.toml")["scale"] == [0, 5]
+    assert read_toml(parser, tmp_path / "run.toml")["texts"] == [6, 7]
     assert len(keys) == 11
 
 
@@ -263,11 +263,18 @@ def test_the_examples_of_the_help_can_be_typed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epoch = 3", "there is no setting 'epoch'"),
-        ("by_lenght = false", "there is no setting 'by_lenght'"),
-        ("epochs = 'many'", "--epochs: invalid float value: 'many'"),
-        ("objective = 'cosinus'", "invalid choice: 'cosinus'"),
-        ("scale = [5]", "--scale: invalid low_high value: '5'"),
+        ("epoch = 3", "there is no setting 'epoch' (did you mean 'epochs'?)"),
+        ("by_lenght = false", "there is no setting 'by_lenght' (did you mean 'by_length'?)"),
+        ("help = true", "there is no setting 'help'"),
+        ("epochs = 'many'", "epochs = 'many': could not convert string to float: 'many'"),
+        ("batch_size = 3.5", "batch_size = 3.5: invalid literal for int() with base 10: '3.5'"),
+        ("seed = true", "seed = True: true and false are for switches"),
+        ("fused = 1", "fused = 1: true and false are for switches"),
+        ("device = ['cpu']", "device = ['cpu']: must be one value"),
+        ("data = {file = 'x'}", "data = {'file': 'x'}: must be one value"),
+        ("matryoshka = [32, 8.5]", "matryoshka = [32, 8.5]: invalid literal"),
+        ("objective = 'cosinus'", "objective = 'cosinus': must be one of softmax, cosine, triplet"),
+        ("scale = [5]", "scale = [5]: must be 2 values"),
         ("epochs = ", "run.toml: Invalid value"),
     ],
 )
@@ -291,10 +298,10 @@ def test_a_python_without_toml_is_told_to_use_flags(tmp_path, monkeypatch, capsy
     ("flags", "said"),
     [
         (["--objective", "cosine", "--texts", "3,4"], "needs --label"),
-        (["--objective", "cosine", "--texts", "3,4", "--label", "1"], "line 1: the label 'entailment' is no number"),
+        (["--objective", "cosine", "--texts", "3,4", "--label", "1"], "line 1: the label 'entailment' is not a number"),
         (["--objective", "cosine", "--texts", "3,4", "--label", "2"], "row 0 has 5.0"),
         (["--objective", "cosine", "--texts", "3,9", "--label", "2"], "line 1: 5 columns"),
-        (["--objective", "softmax", "--texts", "3,4", "--label", "2"], "the label '5' is none of entailment"),
+        (["--objective", "softmax", "--texts", "3,4", "--label", "2"], "the label '5' is not one of entailment"),
         (["--objective", "softmax", "--texts", "3,4", "--label", "1", "--terms", "w"], "terms must be"),
         (["--objective", "triplet", "--texts", "3,4"], "Triplet takes 3 columns"),
         (["--objective", "triplet", "--texts", "3,4,5", "--dev-kind", "nli"], "--objective softmax"),

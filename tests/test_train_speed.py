@@ -29,7 +29,7 @@ def job(tmp_path):
     rows = "".join("\t".join(("genre", "file", "year", "0", *row)) + "\n" for row in ROWS)
     (tmp_path / "sts.csv").write_text(rows, encoding="utf-8")
     file = str(tmp_path / "sts.csv")
-    return Job(OURS, str(model), file, file, "cosine", 2, 5, 1, 1e-2, "float32", 0)
+    return Job(OURS, str(model), file, file, "cosine", 2, 5, 1, 1e-2, None, 0)
 
 
 def test_the_first_layers_are_those_of_the_checkpoint_with_cls_pooling(job, tmp_path):

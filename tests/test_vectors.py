@@ -38,13 +38,13 @@ def test_pair_by_pair(measure):
 
 
 @every_measure
-def test_nothing_is_more_alike_than_the_same(measure):
-    vectors = torch.nn.functional.normalize(A, dim=1)  # a longer vector has a greater dot product than oneself
+def test_each_unit_vector_is_most_similar_to_itself(measure):
+    vectors = torch.nn.functional.normalize(A, dim=1)  # a longer vector could have a greater dot product
     table = similarity(vectors, vectors, measure)
     assert torch.equal(table.argmax(1), torch.arange(4))
 
 
-def test_the_cosine_is_what_is_meant_by_default():
+def test_the_cosine_is_the_default():
     assert torch.equal(similarity(A, B), similarity(A, B, "cosine"))
     assert torch.equal(similarity_pairwise(A, B[:4]), similarity_pairwise(A, B[:4], "cosine"))
 
@@ -60,14 +60,14 @@ FORMS = {
     "list of tensors": list,
     "list of arrays": lambda x: list(x.numpy()),
     "lists of numbers": lambda x: x.tolist(),
-    "turned around twice": lambda x: x.numpy()[::-1].copy()[::-1],  # strides below 0, which torch does not take
+    "negative strides": lambda x: x.numpy()[::-1].copy()[::-1],  # which torch does not take
     "columns of a wider one": lambda x: np.hstack([x.numpy(), x.numpy()])[:, :7],
     "read only": lambda x: read_only(x.numpy()),  # as np.load(..., mmap_mode="r") gives, of which torch warns
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_any_usual_form_of_vectors_will_do(form):
+def test_vectors_may_have_any_usual_form(form):
     found = similarity(FORMS[form](A), FORMS[form](B))
     torch.testing.assert_close(found.double(), similarity(A, B), rtol=0, atol=1e-6)
 
@@ -78,22 +78,22 @@ def test_one_vector_is_a_set_of_one():
     assert similarity_pairwise(A[0], B[0]).shape == (1,)
 
 
-def test_whole_numbers_are_taken_as_numbers():
+def test_integers_are_taken_as_numbers():
     a, b = np.array([[1, 2], [3, 4]], np.int8), np.array([[100, 100]], np.uint8)
     assert similarity(a, b, "dot").tolist() == [[300.0], [700.0]]
 
 
-def test_two_precisions_meet_in_the_better_one():
+def test_two_dtypes_meet_in_the_wider_one():
     assert similarity(A, B.float()).dtype == torch.float64
     assert similarity(A.bfloat16(), B.float()).dtype == torch.float32
 
 
-def test_a_vector_of_zeros_is_like_nothing():
+def test_a_zero_vector_is_similar_to_nothing():
     assert similarity(torch.zeros(1, 7), A.float()).tolist() == [[0.0] * 4]
 
 
 @every_measure
-def test_it_can_be_trained_through(measure):
+def test_similarities_have_gradients(measure):
     a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
     (similarity(a, b, measure).sum() + similarity_pairwise(a, b[:4], measure).sum()).backward()
     assert a.grad.isfinite().all()
@@ -112,13 +112,13 @@ def test_vectors_of_different_widths_are_refused_with_both(compare):
         compare(A, B[:, :6])
 
 
-def test_pairs_must_be_as_many():
+def test_pairs_need_as_many_on_both_sides():
     with pytest.raises(ValueError, match="not 4 and 5"):
         similarity_pairwise(A, B)
 
 
 @pytest.mark.parametrize("form", [torch.zeros(2, 2, 2), np.zeros((2, 2, 2)), torch.tensor(1.0)])
-def test_what_are_no_vectors_is_refused_with_the_shape(form):
+def test_other_shapes_are_refused_with_the_shape(form):
     with pytest.raises(ValueError, match="expected vectors"):
         similarity(form, A)
 
@@ -130,7 +130,7 @@ VECTORS = np.random.default_rng(0).standard_normal((20, 19)).astype(np.float32)
 
 
 def bits(vector):
-    """Eight dimensions to a byte, the first the highest bit; what is missing at the end is 0."""
+    """Return eight dimensions a byte, the first in the highest bit, with zeros after the last."""
     padded = [*(x > 0 for x in vector), *[False] * (-len(vector) % 8)]
     return [
         sum(bit << (7 - i) for i, bit in enumerate(padded[start : start + 8])) for start in range(0, len(padded), 8)
@@ -138,7 +138,7 @@ def bits(vector):
 
 
 def levels(vectors, ranges=None):
-    """0 to 255 between the lowest and the highest of each dimension."""
+    """Return 0 to 255 between the lowest and the highest value of each dimension."""
     low, high = ranges if ranges is not None else (vectors.min(0), vectors.max(0))
     steps = [(h - low_) / np.float32(255) or np.float32(1) for low_, h in zip(low, high, strict=True)]
     return [
@@ -163,7 +163,7 @@ def test_binary_is_the_same_less_128():
     assert found.tolist() == [[byte - 128 for byte in bits(row)] for row in VECTORS]
 
 
-def test_0_is_no_bit():
+def test_0_gives_bit_0():
     assert quantize_embeddings(np.array([[0.0, -0.0, 1e-30, -1e-30]]), "ubinary").tolist() == [[0b00100000]]
 
 
@@ -176,19 +176,19 @@ def test_each_dimension_s_range_is_cut_into_steps(precision, less):
 
 
 @pytest.mark.parametrize(("precision", "less"), [("uint8", 0), ("int8", 128)])
-def test_values_outside_of_given_ranges_stay_at_the_ends(precision, less):
+def test_values_outside_the_given_ranges_are_clipped(precision, less):
     ranges = np.stack([np.full(19, -0.5), np.full(19, 0.5)]).astype(np.float32)
     found = quantize_embeddings(VECTORS, precision, ranges)
     assert found.tolist() == [[level - less for level in row] for row in levels(VECTORS, ranges)]
 
 
-def test_a_dimension_that_is_always_the_same_gives_no_division_by_0():
+def test_a_constant_dimension_gives_no_division_by_0():
     assert quantize_embeddings(np.ones((3, 2), np.float32), "uint8").tolist() == [[0, 0]] * 3
 
 
 @pytest.mark.parametrize("vectors", [VECTORS[0], VECTORS[:1]])
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
-def test_one_vector_does_not_tell_ranges(precision, vectors):
+def test_one_vector_has_no_ranges(precision, vectors):
     with pytest.raises(ValueError, match=rf"{precision} needs the range of each dim.*minibert\.quantize_embeddings"):
         quantize_embeddings(vectors, precision)
     ranges = np.stack([VECTORS.min(0), VECTORS.max(0)])
@@ -197,18 +197,18 @@ def test_one_vector_does_not_tell_ranges(precision, vectors):
 
 
 @pytest.mark.parametrize("precision", ["binary", "ubinary"])
-def test_one_vector_may_be_cut_to_bits(precision):
+def test_one_vector_may_be_packed_into_bits(precision):
     assert np.array_equal(quantize_embeddings(VECTORS[0], precision), quantize_embeddings(VECTORS, precision)[0])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_no_vectors_give_none(precision):
+def test_no_vectors_give_no_vectors(precision):
     found = quantize_embeddings(VECTORS[:0], precision)
     assert found.shape == (0, 3 if "binary" in precision else 19)
     assert found.dtype == quantize_embeddings(VECTORS, precision).dtype
 
 
-def test_what_is_given_stays_as_it_was():
+def test_the_input_is_not_changed():
     before = VECTORS.copy()
     for precision in PRECISIONS:
         quantize_embeddings(VECTORS, precision)

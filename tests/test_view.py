@@ -1,4 +1,4 @@
-"""The page shows the numbers that were captured, no text in it can run, and a browser draws it without an error."""
+"""The page shows the captured numbers, no text in it can run, and a browser draws it without an error."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ NASTY = '<script>document.title="caught"</script><!-- </script> & \u2028 "\' the
 
 
 class Parts(HTMLParser):
-    """What a browser would take for scripts and styles, with their attributes."""
+    """Collects the scripts and styles that a browser would see, with their attributes."""
 
     def __init__(self, html):
         super().__init__()
@@ -69,7 +69,7 @@ def numbers(source, dtype, *shape):
     return np.frombuffer(base64.b64decode(source), dtype).reshape(shape)
 
 
-def test_the_page_holds_what_was_captured_to_the_stated_steps(tiny, tmp_path):
+def test_the_page_has_the_captured_values_to_the_stated_precision(tiny, tmp_path):
     texts = ["the cat sat on the mat.", "hello"]
     with capture(tiny, "layers.*.attention.core.probs", "layers.*.attention.[qk]") as values:
         vectors = tiny.encode(texts)
@@ -90,7 +90,7 @@ def test_the_page_holds_what_was_captured_to_the_stated_steps(tiny, tmp_path):
                 assert np.allclose(step[..., 0] * 127, np.abs(expected).max(-1))
 
 
-def test_no_text_gets_out_of_the_data(minilm, tmp_path):
+def test_no_text_escapes_from_the_data(minilm, tmp_path):
     html = view(minilm, NASTY, NASTY, path=tmp_path / "page.html").read_text(encoding="utf-8")
     parts = Parts(html)
     assert [(tag, own) for tag, own, _ in parts.found] == [
@@ -101,14 +101,14 @@ def test_no_text_gets_out_of_the_data(minilm, tmp_path):
     assert not set("<>&\u2028\u2029") & set(parts.found[1][2])
 
 
-def test_words_of_the_vocabulary_that_look_like_html_come_back_whole(tiny):
+def test_tokens_that_look_like_html_survive(tiny):
     data = collect(tiny, ["hello"])
     data["texts"][0]["tokens"] = [NASTY, "@script@", "</script>"]
     (source,) = [text for _, own, text in Parts(page(data)).found if own.get("id") == "data"]
     assert json.loads(source) == data
 
 
-def test_the_page_asks_nobody_for_anything_and_runs_nothing_but_its_own_script(tiny, tmp_path):
+def test_the_page_loads_nothing_and_runs_only_its_own_script(tiny, tmp_path):
     parts = Parts(view(tiny, "hello", path=tmp_path / "page.html").read_text(encoding="utf-8"))
     (style,), (script,) = (
         [t for tag, own, t in parts.found if tag == name and not own] for name in ("style", "script")
@@ -130,7 +130,7 @@ def test_64_tokens_in_12_layers_of_12_heads_are_under_3_megabytes(minilm):
 
 
 @pytest.mark.parametrize(
-    ("way", "expected"),
+    ("mode", "expected"),
     [
         ("cls", [1, 0, 0, 0]),
         ("lasttoken", [0, 0, 0, 1]),
@@ -141,9 +141,9 @@ def test_64_tokens_in_12_layers_of_12_heads_are_under_3_megabytes(minilm):
     ],
     ids=str,
 )
-def test_pooling_weights_of_each_way(way, expected):
+def test_pooling_weights_of_each_mode(mode, expected):
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(pooling_weights(Pooling(way), x), torch.tensor(expected, dtype=torch.float32))
+    assert torch.allclose(pooling_weights(Pooling(mode), x), torch.tensor(expected, dtype=torch.float32))
 
 
 def test_pooling_weights_of_max_are_the_share_of_dimensions_won():
@@ -170,7 +170,7 @@ def test_layers_of_different_heads_are_shown_as_they_are(tmp_path):
 
 
 class Still(torch.nn.Module):
-    """Attention that looks at nothing."""
+    """Attention that attends to nothing."""
 
     def forward(self, x, mask=None):
         return torch.zeros_like(x)
@@ -183,13 +183,13 @@ def test_an_attention_without_such_values_is_refused_by_name(tmp_path):
         collect(encoder, ["hello"])
 
 
-def test_text_that_was_cut_is_said_with_its_number(tiny, monkeypatch):
+def test_the_number_of_truncated_tokens_is_shown(tiny, monkeypatch):
     monkeypatch.setattr(tiny, "truncation", "report")
     assert [text["lost"] for text in collect(tiny, ["hello", "a " * 50])["texts"]] == [0, 12]
 
 
 def browse(html, tmp_path, script):
-    """Open a page, run a script of the test's after the page's own, and give the title that it sets; no errors."""
+    """Open a page, run a script after the page's own, and return the title that it sets; refuse any error."""
     own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = html.replace("script-src ", f"script-src 'sha256-{own}' ", 1)
     path = tmp_path / "browsed.html"

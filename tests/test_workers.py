@@ -13,8 +13,8 @@ from helpers import MINILM
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import Bert, SentenceEncoder
-from minibert.fast import workers
-from minibert.fast.workers import side_by_side, workers_for
+from minibert.batching import workers
+from minibert.batching.workers import side_by_side, workers_for
 
 
 @pytest.fixture(autouse=True)

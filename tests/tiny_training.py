@@ -12,7 +12,7 @@ from tiny_folder import VOCABULARY, WORDS
 
 from minibert import Bert, SentenceEncoder, Tokenizer
 from minibert.checkpoint.sentence_transformers import SentenceModules
-from minibert.fast.prepare import prepare
+from minibert.fused import fuse
 from minibert.pooling import Pooling
 
 
@@ -20,7 +20,7 @@ def make_encoder(
     *,
     dropout: float = 0.0,
     dtype: torch.dtype = torch.float64,
-    prepared: bool = False,
+    fused: bool = False,
     layers: int = 2,
     width: int = 32,
 ) -> SentenceEncoder:
@@ -36,8 +36,8 @@ def make_encoder(
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     model = widen(Bert(config, pooler=False)).to(dtype)
-    if prepared:
-        prepare(model)
+    if fused:
+        fuse(model)
     return SentenceEncoder(model, Tokenizer(backend), SentenceModules(after=[Pooling("cls")])).eval()
 
 

@@ -1,9 +1,10 @@
-"""Time what a user waits for before the first vector, each in a fresh process.
+"""Time the steps before the first vector, each in a fresh process.
 
     python tools/import_time.py --rounds 7
 
 The lines: Python itself, `import torch`, `import minibert`, its public names (which import torch), and the first vector
-of the built-in or default model. Rounds are interleaved, so that a slow spell of the machine hits all alike; medians.
+of the built-in or default model. Rounds are interleaved, so that a slow spell of the machine hits all lines. Figures
+are medians.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CASES = {
 
 
 def seconds(code: str) -> float:
-    """Wall seconds of one process that runs the code."""
+    """Return the wall seconds of a process that runs the code."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
@@ -40,7 +41,7 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     times: dict[str, list[float]] = {name: [] for name in CASES}
     for code in CASES.values():
-        seconds(code)  # once for the disk's cache
+        seconds(code)  # fill the disk's cache
     for _ in range(rounds):
         for name, code in CASES.items():
             times[name].append(seconds(code))

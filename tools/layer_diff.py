@@ -1,13 +1,13 @@
-"""Where do two BERTs part ways? Runs one text through minibert and through transformers, and compares layer by layer.
+"""Find where two BERTs differ: run one text through minibert and transformers, and compare layer by layer.
 
     python tools/layer_diff.py minibert-tiny "The bank of the river."
     python tools/layer_diff.py ./my-checkpoint "To be, or not to be." --dtype float32
 
-The first row that says DIFF names the part to look at: all that come after it were fed from it. Ends with status 1 if
-there is such a row. Needs transformers 5 (pip install -e '.[test]'), and a checkpoint that it reads, with a tokenizer
-among its files.
+The first row that says DIFF names the part to look at, since its output feeds all later rows. The status is 1 if there
+is such a row. Needs transformers 5 (pip install -e '.[test]'), and a checkpoint with a tokenizer that transformers
+reads.
 
-The tests in tests/parity compare by this file's functions too.
+The tests in tests/parity use this file's functions too.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from minibert import Bert
 
-# Only the order of summation differs. That makes 1e-14 in float64 (the faintest mistake that we tried makes 3e-5), and
-# 1e-5 in float32, where mistakes can hide below it: believe float64.
+# Only the order of summation differs. It makes 1e-14 in float64, where the smallest of the tried mistakes makes 3e-5.
+# In float32 it makes 1e-5, and mistakes can hide below that: trust float64.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 
 
 def layer_by_layer(ours: Bert, theirs: Any, batch: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Run both, whole, and give (name on our page, our value, theirs) for all that flows between the parts, in order.
+    """Run both models, and yield (name on the page, our value, theirs) for each value between the parts, in order.
 
     Args:
-        ours: A Bert.
+        ours: The Bert of minibert.
         theirs: The BertModel of transformers that holds the same weights.
-        batch: What both are called with: input_ids, and token_type_ids and attention_mask if you like.
+        batch: The arguments of both: input_ids, and optionally token_type_ids and attention_mask.
     """
     names = ["embeddings", *(f"layers.{i}" for i in range(len(ours.layers)))]
     mine = [ours.embeddings, *ours.layers]
@@ -55,32 +55,35 @@ def _outputs(model: nn.Module, parts: Sequence[nn.Module], batch: Mapping[str, T
     return seen
 
 
-def largest_difference(mine: Tensor, reference: Tensor, real: Tensor | None = None) -> float:
-    """The largest absolute difference; of (B, S, D), only where ``real`` (B, S) is True. NaN if there is any NaN."""
+def largest_difference(mine: Tensor, reference: Tensor, tokens: Tensor | None = None) -> float:
+    """Return the largest absolute difference; of (B, S, D) only where ``tokens`` (B, S) is True. NaN stays NaN."""
     if mine.shape != reference.shape or mine.dtype != reference.dtype:
         raise ValueError(f"{mine.dtype} {tuple(mine.shape)} is not {reference.dtype} {tuple(reference.shape)}")
     apart = (mine - reference).detach().abs()
-    return float((apart[real] if real is not None and apart.ndim == 3 else apart).max())
+    return float((apart[tokens] if tokens is not None and apart.ndim == 3 else apart).max())
 
 
 def differences(ours: Bert, theirs: Any, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest difference at real (not padded) positions of each of ``layer_by_layer``, in order."""
+    """Return the largest difference of each value of ``layer_by_layer``, in order, without padding."""
     mask = batch.get("attention_mask")
-    real = mask.bool() if mask is not None and mask.ndim == 2 else None
+    tokens = mask.bool() if mask is not None and mask.ndim == 2 else None
     return {
-        name: largest_difference(mine, reference, real) for name, mine, reference in layer_by_layer(ours, theirs, batch)
+        name: largest_difference(mine, reference, tokens)
+        for name, mine, reference in layer_by_layer(ours, theirs, batch)
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status."""
+    """Compare, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(
         description="Compare minibert with transformers, layer by layer, on one checkpoint and one text."
     )
     parser.add_argument("model", help="a folder or a hub id")
-    parser.add_argument("text", help="what both are to read")
+    parser.add_argument("text", help="the text for both")
     parser.add_argument("--dtype", choices=TOLERANCE, default="float64", help="default: %(default)s")
-    parser.add_argument("--tolerance", type=float, help="from where on it says DIFF (float64: 1e-10, float32: 1e-4)")
+    parser.add_argument(
+        "--tolerance", type=float, help="the least difference that is DIFF (float64: 1e-10, float32: 1e-4)"
+    )
     options = parser.parse_args(arguments)
     tolerance = TOLERANCE[options.dtype] if options.tolerance is None else options.tolerance
 

@@ -1,8 +1,8 @@
-"""Writes tests/fixtures/relative: two tiny BERTs with relative positions, and what transformers 4 computes with them.
+"""Write tests/fixtures/relative: two tiny BERTs with relative positions, and the results of transformers 4.
 
-transformers 5 dropped relative positions, so that the reference can't be asked again: its answers are kept. No line of
-minibert takes part. Weights are float32, as published ones are, and drawn wide (standard deviation 0.5, norms and
-biases too); the expected numbers are computed from them in float64.
+transformers 5 dropped relative positions, so the results of transformers 4 are stored. minibert takes no part. Weights
+are float32, as published ones are, and drawn wide (standard deviation 0.5, norms and biases too). The expected numbers
+are computed from them in float64.
 
 Needs ``torch==2.13.0 transformers==4.57.6 safetensors==0.8.0`` in an environment of their own. From the repository's
 root:
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 FOLDER = Path(__file__).parents[1] / "tests" / "fixtures" / "relative"
-LENGTHS = (12, 7)  # the first as long as the model takes, so that the furthest distances have a part in it
+LENGTHS = (12, 7)  # the first is the model's longest, so that it contains the largest distances
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             type_vocab_size=2,
             position_embedding_type=kind,
         )
-        config._attn_implementation = "eager"  # sdpa knows no relative positions, and would fall back to this
+        config._attn_implementation = "eager"  # sdpa doesn't support relative positions, and would fall back to this
         model = BertModel(config).eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Writes tests/fixtures/tf1: a small BERT in Google's original format, and what it computes.
+"""Write tests/fixtures/tf1: a small BERT in Google's original format, and its results.
 
-The checkpoint is TensorFlow's own work (``tf.compat.v1.train.Saver``). The expected numbers come from transformers 4,
-which reads it by TensorFlow (``load_tf_weights_in_bert``) and computes in float64. No line of minibert takes part.
+TensorFlow itself writes the checkpoint (``tf.compat.v1.train.Saver``). The expected numbers come from transformers 4,
+which reads it by TensorFlow (``load_tf_weights_in_bert``) and computes in float64. minibert takes no part.
 
 Needs ``tensorflow-cpu==2.21.0 torch==2.13.0 'transformers<5'`` (4.57.6) and ``safetensors``, in an environment of
 their own. From the repository's root:
@@ -42,7 +42,7 @@ WORDS = (
     "the of and to in was is for on as with by he at from his it an were are which this be had not but they "
     "cat dog sat mat run runs jump ##s ##ed ##ing ##er ##ly . , ! ?"
 )
-# One of each kind, by transformers' names; the model's outputs tell about the rest.
+# One of each kind, by transformers' names; the model's outputs cover the rest.
 GOLDEN = (
     "bert.embeddings.word_embeddings.weight",
     "bert.embeddings.LayerNorm.weight",
@@ -60,7 +60,7 @@ GOLDEN = (
 
 
 def variables(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Give every variable of Google's pre-training graph, drawn wide, and some of what its optimizer leaves behind."""
+    """Return every variable of Google's pre-training graph, drawn wide, and some of its optimizer's state."""
     hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -96,7 +96,7 @@ def variables(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def save_checkpoint(prefix: Path) -> None:
-    """Have TensorFlow save the variables as ``prefix``.index and ``prefix``.data-00000-of-00001."""
+    """Save the variables by TensorFlow as ``prefix``.index and ``prefix``.data-00000-of-00001."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         for name, value in variables(np.random.default_rng(20181031)).items():
             tf.compat.v1.get_variable(name, initializer=value, use_resource=False)
@@ -107,14 +107,14 @@ def save_checkpoint(prefix: Path) -> None:
 
 
 def vocabulary() -> list[str]:
-    """Give the 99 tokens: the special ones, words and pieces, and then letters, at a word's start and within it."""
+    """Return the 99 tokens: the special ones, words and pieces, and then letters, at a word's start and within it."""
     letters = [chr(ord("a") + i) for i in range(26)]
     tokens = [*SPECIAL, *WORDS.split(), *letters, *(f"##{letter}" for letter in letters)]
     return list(dict.fromkeys(tokens))  # ##s is a piece and a letter.
 
 
 def expected(prefix: Path) -> dict[str, torch.Tensor]:
-    """Compute by transformers 4: inputs, outputs (in float64) and some weights (``tensor.`` and the name)."""
+    """Return inputs, outputs of transformers 4 in float64, and some weights (``tensor.`` and the name)."""
     model = BertForPreTraining(BertConfig(**CONFIG, attn_implementation="eager")).eval()
     load_tf_weights_in_bert(model, model.config, str(prefix))
     weights = model.state_dict()
@@ -131,7 +131,7 @@ def expected(prefix: Path) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Write all of it."""
+    """Write the checkpoint, its config and vocabulary, and the expected numbers."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     prefix = FOLDER / "bert_model.ckpt"
     save_checkpoint(prefix)

@@ -1,14 +1,14 @@
-"""Do the notebooks run, and does what they assert hold?
+"""Run the notebooks, and check that their assertions hold.
 
     python tools/run_notebooks.py                                        all of notebooks/
     python tools/run_notebooks.py notebooks/02_attention_by_hand.ipynb
 
-Each is run from its first cell to its last, in a fresh kernel of this Python and in its own folder. Nothing is written:
-what the cells give stays in memory. A notebook is refused, without being run, if it holds outputs or execution counts
-(they belong in no commit), or if its last code cell asserts nothing (then running it proves little).
+Each notebook runs from its first cell to its last, in a fresh kernel of this Python and in its own folder. Outputs stay
+in memory. A notebook with outputs or execution counts is refused, since they don't belong in a commit. So is one whose
+last code cell asserts nothing, since running it proves little.
 
-Prints a line for each: its name, the seconds it took, ok or what is wrong. Below that, of a failure, the cell's source
-and its error; otherwise what the cells wrote to stderr, as warnings. Ends with status 1 if one failed or was refused.
+Each gets a line: its name, its seconds, and ok or the fault. Below that comes the failing cell with its error, or else
+the cells' stderr, such as warnings. The status is 1 if a notebook failed or was refused.
 Needs pip install -e '.[notebooks]'.
 """
 
@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
 def objection(notebook: Any) -> str | None:
-    """Why a notebook is not even run; None if it may be."""
+    """Return the reason to refuse a notebook, or None."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in cells:
         if cell.outputs or cell.execution_count is not None:
@@ -38,7 +38,7 @@ def objection(notebook: Any) -> str | None:
 
 
 def execute(notebook: Any, folder: Path, timeout: int) -> str | None:
-    """Run all cells, in place. Gives the source and the error of the cell that failed; None if none did."""
+    """Run all cells, in place. Return the source and the error of the cell that failed, or None."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from traitlets.config import Config
@@ -62,20 +62,20 @@ def execute(notebook: Any, folder: Path, timeout: int) -> str | None:
 
 
 def stderr_of(notebook: Any) -> str:
-    """What the cells wrote to stderr: warnings, and whatever else."""
+    """Return the cells' stderr, such as warnings."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     return "".join(output.text for output in outputs if output.get("name") == "stderr")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status."""
+    """Run the notebooks, and return the exit status."""
     parser = argparse.ArgumentParser(
         description="Run notebooks, each in a fresh kernel and in its own folder, and say which fail. Those that hold "
         "outputs or execution counts, or whose last code cell asserts nothing, are refused. Nothing is written.",
         epilog="Ends with status 1 if a notebook failed or was refused.",
     )
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; none: all of notebooks/")
-    parser.add_argument("--timeout", type=int, default=120, help="seconds that a cell may take (default: %(default)s)")
+    parser.add_argument("--timeout", type=int, default=120, help="seconds allowed for a cell (default: %(default)s)")
     options = parser.parse_args(arguments)
     paths = options.paths or sorted(FOLDER.glob("*.ipynb"))
     if absent := [str(path) for path in paths if not path.is_file()] or ([] if paths else [f"{FOLDER}/*.ipynb"]):

@@ -3,9 +3,9 @@
     python tools/sts.py sts-dev.csv --model BAAI/bge-small-en-v1.5 --pooling mean
     python tools/sts.py sts-dev.csv --drift
 
-The file: tab separated, without quoting; the score, the first and the second sentence are the 5th, 6th and 7th column,
-as published (ixa2.si.ehu.eus/stswiki). The figures are correlations, times 100, of the cosine with the scores:
-Spearman's (of the ranks; the one that papers quote) and Pearson's.
+The file has the published form (ixa2.si.ehu.eus/stswiki): tab separated, without quoting; the score and the sentences
+are the 5th, 6th and 7th column. The figures are correlations, times 100, of the cosine with the scores: Spearman's (of
+the ranks; papers quote this one) and Pearson's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from minibert.training.reading import read_pairs
 
 
 def drift(path: Path, model: str, pooling: str | None) -> str:
-    """Each arithmetic against float64 on the page, for the vectors of all sentences (of length 1), as a table."""
+    """Return a table of the differences of each dtype to float64 on the page, for the unit vectors of all sentences."""
     scores, first, second = read_pairs(path)
     rows: list[list[object]] = [["", "largest difference", "lowest cosine", "mean cosine", "Spearman"]]
     exact = np.empty(0)
     for dtype in ("float64", "float32", "bfloat16", "int8"):
         encoder = SentenceEncoder.from_pretrained(
-            model, pooling=pooling, dtype=dtype, device="cpu", prepared=dtype != "float64"
+            model,
+            pooling=pooling,
+            dtype=dtype,
+            device="cpu",
+            fast=None if dtype != "float64" else False,
         )
         vectors = encoder.encode(
             [*first, *second], normalize_embeddings=True, show_progress_bar=sys.stderr.isatty()
@@ -50,7 +54,7 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a folder or a hub id (default: %(default)s)")
     parser.add_argument("--pooling", help="cls, mean, max, ... instead of the checkpoint's own")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
-    parser.add_argument("--drift", action="store_true", help="how far float32, bfloat16 and int8 are from float64")
+    parser.add_argument("--drift", action="store_true", help="compare float32, bfloat16 and int8 with float64")
     options = parser.parse_args()
     if options.drift:
         print(drift(options.file, options.model, options.pooling))

@@ -3,15 +3,15 @@
     python tools/train_speed.py speed sts-train.csv
     python tools/train_speed.py seeds sts-train.csv sts-dev.csv
 
-`speed`: optimizer steps per second, and the peak memory; medians of interleaved rounds. `seeds`: the STS score
-(Spearman times 100) on the second file after training with several seeds, from the first layers of the checkpoint with
-CLS pooling; the two agree if their means differ by no more than seeds do. (The [CLS] of few layers says little, and in
-few steps it is chance whether training finds something better: there seeds differ by more than ten.)
+`speed` measures optimizer steps per second and peak memory: medians of interleaved rounds.
 
-The files: as the STS Benchmark publishes them. Every training runs in a process of its own. Both trainers: AdamW, the
-same rate with warm-up, weight decay, clipping, dropout and batch size; rows in an order of their own. minibert groups
-batches by length, as it does by default, and once more without. sentence-transformers' trainer needs
-`pip install minibert[train-bench]`.
+`seeds` measures the STS score (Spearman times 100) on the second file after training with several seeds, from the first
+layers of the checkpoint with CLS pooling. The trainers agree if their means differ no more than seeds do. (With few
+layers or few steps, the [CLS] vector may learn nothing, and seeds differ by more than ten.)
+
+The files are the STS Benchmark's, as published. Every training runs in its own process. Both trainers use AdamW and the
+same rate, warm-up, weight decay, clipping, dropout and batch size, but not the same order of rows. minibert runs with
+and without batches grouped by length. sentence-transformers' trainer needs `pip install minibert[train-bench]`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Job:
     steps: int
     warm: int  # steps before the clock starts
     learning_rate: float
-    precision: str
+    autocast: str | None
     seed: int
 
 
@@ -80,7 +80,7 @@ def run_ours(job: Job, examples: Examples) -> tuple[list[float], SentenceEncoder
         steps=job.steps,
         batch_size=job.batch_size,
         learning_rate=job.learning_rate,
-        precision=job.precision,
+        autocast=job.autocast,
         by_length=job.trainer == OURS,
         seed=job.seed,
     )
@@ -119,7 +119,7 @@ def run_theirs(job: Job, examples: Examples) -> tuple[list[float], SentenceEncod
             warmup_steps=0.1,
             weight_decay=0.01,
             max_grad_norm=1.0,
-            bf16=job.precision == "bfloat16",
+            bf16=job.autocast == "bfloat16",
             seed=job.seed,
             save_strategy="no",
             logging_strategy="no",
@@ -196,7 +196,7 @@ def seeds(job: Job, count: int, threads: int) -> str:
 
 def first_layers(model: str, layers: int, folder: Path) -> str:
     """Write the first layers of a checkpoint, with CLS pooling, as a checkpoint."""
-    whole = SentenceEncoder.from_pretrained(model, pooling="cls", prepared=False, device="cpu")
+    whole = SentenceEncoder.from_pretrained(model, pooling="cls", fast=False, device="cpu")
     small = Bert(replace(whole.model.config, num_hidden_layers=layers), pooler=whole.model.pooler is not None)
     kept = {name: value for name, value in whole.model.state_dict().items() if name in small.state_dict()}
     small.load_state_dict(kept)
@@ -223,7 +223,7 @@ def main() -> int:
         command.add_argument("--batch-size", type=int, default=32, help="rows (default: %(default)s)")
         command.add_argument("--steps", type=int, default=steps, help="(default: %(default)s)")
         command.add_argument("--learning-rate", type=float, default=5e-5, help="(default: %(default)s)")
-        command.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+        command.add_argument("--autocast", choices=("bfloat16",))
         command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: all, %(default)s)")
     commands.add_parser("run").add_argument("job", type=json.loads)
     options = parser.parse_args()
@@ -231,7 +231,7 @@ def main() -> int:
         print(json.dumps(run(Job(**options.job))))
         return 0
     warm = min(5, options.steps // 3)
-    common = (options.objective, options.batch_size, options.steps, warm, options.learning_rate, options.precision, 0)
+    common = (options.objective, options.batch_size, options.steps, warm, options.learning_rate, options.autocast, 0)
     with tempfile.TemporaryDirectory() as folder:
         if options.command == "speed":
             model = str(open_files(options.model).require("config.json").parent)

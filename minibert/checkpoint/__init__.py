@@ -1,1 +1,1 @@
-"""A published folder, in and out: nothing outside this room knows the name of a file in a checkpoint."""
+"""Read and write published folders. Nothing outside this package knows the name of a file in a checkpoint."""

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DEFAULT_MODEL = builtin.NAME  # loaded where no name is given
+OWNER = "sentence-transformers"  # of a name without an owner, as in that library
 
-# A name without an owner belongs to sentence-transformers, as in that library. These models are older than owners.
+# These models are older than owners.
 WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|german-.*|multilingual-.*)")
 
 
@@ -31,26 +32,16 @@ class HubError(OSError):
 
 
 class HubOptions(TypedDict, total=False):
-    """The keywords of every ``from_pretrained`` that concern the hub. They have no effect on a folder.
+    """The keywords of every ``from_pretrained`` that concern the hub. They have no effect on a folder."""
 
-    Keys:
-        revision: Branch, tag or commit. None: `main`, as it was when it was first downloaded.
-        token: Access token for private and gated models. None: the one from `hf auth login` or HF_TOKEN.
-        cache_dir: Folder for downloads. None: huggingface_hub's own cache, which transformers shares.
-        local_files_only: Never touch the network. A file outside the cache counts as absent.
-        refresh: Ask the hub whether `revision` has moved since it was downloaded.
-    """
-
-    revision: str | None
-    token: str | bool | None
-    cache_dir: str | os.PathLike[str] | None
-    local_files_only: bool
-    refresh: bool
+    revision: str | None  # branch, tag or commit; None: `main`, as it was when first downloaded
+    token: str | bool | None  # for private and gated models; None: the one from `hf auth login` or HF_TOKEN
+    cache_dir: str | os.PathLike[str] | None  # for downloads; None: huggingface_hub's cache, shared with transformers
+    local_files_only: bool  # never touch the network; a file outside the cache counts as absent
+    refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
 
-def open_files(
-    name: str | os.PathLike[str], *, owner: str = "sentence-transformers", **hub: Unpack[HubOptions]
-) -> CheckpointFiles:
+def open_files(name: str | os.PathLike[str], *, owner: str = OWNER, **hub: Unpack[HubOptions]) -> CheckpointFiles:
     """Find a checkpoint without reading or downloading any of it yet.
 
     Args:
@@ -256,13 +247,12 @@ class HubRepository(CheckpointFiles):
         name, revision = self.name, self.revision or "main"
         reason = first_line(_cause(error))
         if isinstance(error, errors.GatedRepoError):
-            text = f"{name} is gated: accept its terms at https://huggingface.co/{name}, then pass token=... "
-            return HubError(text + "or run `hf auth login`")
+            terms = f"https://huggingface.co/{name}"
+            return HubError(f"{name} is gated: accept its terms at {terms}, then pass token=... or run `hf auth login`")
         if isinstance(error, errors.RevisionNotFoundError):
             return HubError(f"{name} has no revision {revision!r}: give a branch, a tag or a commit")
         if isinstance(error, errors.RepositoryNotFoundError):
-            text = f"the hub has no model {name!r}, or it is private: check the spelling, or pass token=... "
-            return HubError(text + "(a folder of that name does not exist either)")
+            return HubError(f"no folder or hub model {name!r}, or it is private: check the spelling, or pass token=...")
         if isinstance(error, errors.HFValidationError):
             return HubError(f"{name!r} is neither a folder nor a possible name on the hub ({error})")
         if _status(error) in (401, 403):
@@ -273,11 +263,8 @@ class HubRepository(CheckpointFiles):
 
     def _go_without(self, file: str) -> Path | None:
         """Warn that the file counts as absent only because the hub can't be asked."""
-        warnings.warn(
-            f"{self.name}, revision {self.commit}: the hub can't be reached to ask for {file}, which is not in the "
-            "cache; going on as if the model had no such file",
-            stacklevel=2,
-        )
+        source = f"{self.name}, revision {self.commit}"
+        warnings.warn(f"{source}: the hub can't be reached to ask for {file}; going on without it", stacklevel=2)
         return None
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BertConfig
-from .hub import CheckpointFiles, HubOptions, open_files
+from .hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
 from .tensors import CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
@@ -55,7 +55,7 @@ def load_bert(
         HubError: the model can't be had. ConfigError: config.json is damaged or describes another architecture.
         CheckpointError: a file is damaged, or its tensors differ from config.json (the message lists all of them).
     """
-    return load_files(open_files(name, **hub), into=into, device=device, dtype=dtype)
+    return load_files(open_files(name, owner=OWNER, **hub), into=into, device=device, dtype=dtype)
 
 
 @torch.inference_mode(False)  # inference-mode tensors can never require gradients
@@ -71,14 +71,14 @@ def load_files(
     wanted = float_dtype(dtype)
     config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
-    tensors = _open_by_canonical_name(files)
+    tensors = by_canonical_name(open_weights(files))
     _check_sizes(files, config, tensors)
     model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
         names = {ours: _file_name(ours) for ours in model.state_dict()}
     except KeyError as error:
         raise CheckpointError(
-            f"{into.__name__} has weights that no BERT has, {error}: load a Bert, and add them to it afterwards"
+            f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
         ) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
     tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
@@ -89,10 +89,7 @@ def load_files(
         raise WrongTensorsError(report, _advice(report, tensors))
     for copy, name in tied.items():
         if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
-            raise CheckpointError(
-                f"{files.name}: {copy} differs from {name}: in BERT's masked-LM head, the only one that minibert "
-                "computes, they are one tensor"
-            )
+            raise CheckpointError(f"{files.name}: {copy} differs from {name}: in BERT's head they are one tensor")
     values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
     model.load_state_dict(values, assign=True)
     model.report = report
@@ -105,7 +102,7 @@ def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Pa
     Raises:
         CheckpointError: the files have changed since the model was loaded.
     """
-    tensors = _open_by_canonical_name(files)
+    tensors = by_canonical_name(open_weights(files))
     for ours, parameter in model.named_parameters():
         name = _file_name(ours)
         if name not in tensors or tensors[name].shape != parameter.shape:
@@ -161,11 +158,6 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _open_by_canonical_name(files: CheckpointFiles) -> dict[str, LazyTensor]:
-    tensors = open_weights(files)
-    return {canonical: tensors[name] for canonical, name in by_canonical_name(tensors).items()}
-
-
 def _file_name(ours: str) -> str:
     """Return the canonical name in files of one of our weights. Raise KeyError for a weight that BERT lacks."""
     return canonical_name(published_name(ours))
@@ -179,27 +171,21 @@ def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
     kinds = {"BertForSequenceClassification", "BertForTokenClassification"}
     if asked := kinds.intersection(parent.__name__ for parent in into.__mro__):
         said = files.read_object("config.json").get("architectures")
-        other = (kinds - asked).intersection(said if isinstance(said, list) else ())
-        if other:
-            raise CheckpointError(
-                f"{files.name}: config.json says {other.pop()}: load it as that, not as {into.__name__}"
-            )
+        for other in (kinds - asked).intersection(said if isinstance(said, list) else ()):
+            raise CheckpointError(f"{files.name}: config.json says {other}: load it as that, not as {into.__name__}")
 
 
 def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Mapping[str, LazyTensor]) -> None:
     """Refuse a config.json that the files can't fill, before a model of its sizes is built."""
     pooler = [name for name in POOLER if name in tensors]
     if len(pooler) == 1:
-        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half of it is not")
+        raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half is missing")
     if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
-        raise CheckpointError(  # before torch multiplies the sizes and overflows
-            f"{files.name}: config.json says {', '.join(huge)}, more than any file holds"
-        )
-    if config.num_hidden_layers > len(tensors):  # before so many layers are built, even as shapes
-        raise CheckpointError(
-            f"{files.name}: config.json says num_hidden_layers {config.num_hidden_layers}, "
-            f"but the files hold {len(tensors)} tensors in all"
-        )
+        # else torch multiplies the sizes and overflows
+        raise CheckpointError(f"{files.name}: config.json says {', '.join(huge)}, more than any file holds")
+    if (layers := config.num_hidden_layers) > len(tensors):  # else all these layers are built on the meta device
+        text = f"config.json says num_hidden_layers {layers}, but the files hold {len(tensors)} tensors in all"
+        raise CheckpointError(f"{files.name}: {text}")
 
 
 def _account(

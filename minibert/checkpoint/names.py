@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
 
 from .tensors import CheckpointError
+
+AnyTensor = TypeVar("AnyTensor")
 
 PUBLISHED_NAMES = {
     # minibert                          Hugging Face BERT
@@ -87,19 +90,17 @@ def canonical_name(theirs: str) -> str:
     return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: {"gamma": "weight", "beta": "bias"}[m.group()], theirs)
 
 
-def by_canonical_name(found: Iterable[str]) -> Mapping[str, str]:
-    """Map canonical names to names in the file.
+def by_canonical_name(tensors: Mapping[str, AnyTensor]) -> dict[str, AnyTensor]:
+    """Rename tensors from their names in the file to canonical names.
 
     Raises:
         CheckpointError: the files hold one tensor under two names, so the right one can't be told.
     """
     names: dict[str, str] = {}
-    for name in found:
-        canonical = canonical_name(name)
-        if canonical in names:
-            raise CheckpointError(f"two names for one tensor: {names[canonical]} and {name}")
-        names[canonical] = name
-    return names
+    for name in tensors:
+        if (first := names.setdefault(canonical_name(name), name)) != name:
+            raise CheckpointError(f"two names for one tensor: {first} and {name}")
+    return {canonical: tensors[name] for canonical, name in names.items()}
 
 
 def head_of(name: str) -> str | None:

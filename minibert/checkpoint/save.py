@@ -40,10 +40,8 @@ def save_model(
     plain = build_on_meta(build, config).state_dict()
     shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
-        raise CheckpointError(
-            f"a part of this model was replaced by one with other weights, which have no published form: "
-            f"{', '.join(odd)}. Keep them with torch.save(model.state_dict(), ...)"
-        )
+        text = f"a part of this model was replaced, and its weights have no published form: {', '.join(odd)}"
+        raise CheckpointError(f"{text}. Keep them with torch.save(model.state_dict(), ...)")
     tensors = {published_name(name): tensor for name, tensor in ours.items()}
     values = {**config.to_dict(), **settings, "dtype": dtype_name(next(iter(tensors.values())).dtype)}
     target = Path(folder)

@@ -1,8 +1,8 @@
-"""modules.json and its companions: what sentence-transformers put after the transformer.
+"""Read and write modules.json and its companions: the modules that sentence-transformers runs after the transformer.
 
-All three generations of that library are read: class paths of 2.x, 5.4 and 6.x (only the last part of a path counts,
-and nothing is ever imported), Pooling with one boolean per mode or with `pooling_mode`. What is written is the oldest
-form, which all of them, and the other programs that read such folders, understand.
+Three generations of that library are read. Class paths of 2.x, 5.4 and 6.x differ, so only the last part of a path
+counts, and no class is imported. Pooling has one boolean per mode, or `pooling_mode`. The oldest form is written,
+because all generations and other programs understand it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from .hub import CheckpointFiles
 from .load import read_tensor
 from .save import write_json, write_tensors
 from .tensors import CheckpointError, on_meta
-from .weights import SAFETENSORS, open_weights
+from .weights import PICKLE, SAFETENSORS, open_weights
 
-# In the order in which sentence-transformers lays several of them side by side.
+SETTINGS = "config_sentence_transformers.json"
+TRANSFORMER_SETTINGS = "sentence_bert_config.json"
+
+# In the order in which sentence-transformers concatenates several of them.
 BOOLEANS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -33,15 +36,15 @@ BOOLEANS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 POOLING_SETTINGS = (*BOOLEANS, "pooling_mode", "include_prompt", "word_embedding_dimension", "embedding_dimension")
-DENSE_SETTINGS = ("in_features", "out_features", "bias", "activation_function", "use_residual")
-DENSE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PLACES = ("module_input_name", "module_output_name")
+DENSE_SETTINGS = ("in_features", "out_features", "bias", "activation_function", "use_residual", *PLACES)
 
 
 @dataclass
 class SentenceModules:
-    """All that a sentence encoder is besides its Bert and its tokenizer."""
+    """The parts and settings of a sentence encoder besides its Bert and its tokenizer."""
 
-    transformer: str = ""  # the folder of config.json and the weights; old checkpoints have it below, as 0_BERT
+    transformer: str = ""  # the folder of config.json and the weights; old checkpoints use 0_BERT
     after: list[nn.Module] = field(default_factory=list)  # a Pooling, then any of Dense and Normalize
     max_seq_length: int | None = None
     do_lower_case: bool = False
@@ -49,18 +52,18 @@ class SentenceModules:
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
-    notes: list[str] = field(default_factory=list)  # what was decided for lack of word in the files
+    notes: list[str] = field(default_factory=list)  # choices that the files leave open
 
 
 def read_modules(files: CheckpointFiles) -> SentenceModules:
-    """Read all of it.
+    """Read all parts and settings.
 
     Raises:
         ConfigError: a file is damaged, or asks for a module or a setting that minibert does not compute; it is named.
-        CheckpointError: a Dense module's weights are damaged or not those of its config.
+        CheckpointError: the weights of a Dense module are damaged or differ from its config.
     """
+    files.pin()
     found = SentenceModules()
-    read_prompts(files, found)
     path = files.get("modules.json")
     if path is None:
         found.after.append(Pooling("mean"))
@@ -69,13 +72,13 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
         for entry in read_entries(path):
             _add(found, files, entry, path)
         if not found.after or not isinstance(found.after[0], Pooling):
-            raise ConfigError(f"{path}: after the Transformer comes no Pooling, so there is no sentence vector")
-    read_transformer_settings(files.below(found.transformer), found)
+            raise ConfigError(f"{path}: no Pooling follows the Transformer, so there is no sentence vector")
+    read_settings(files, found)
     return found
 
 
 def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]) -> int:
-    """Numbers in a sentence vector. Raises ConfigError where a Dense does not fit what comes before."""
+    """Return D of the sentence vector. Raise ConfigError if a Dense does not fit the part before it."""
     width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
     for module in head:
         if isinstance(module, Dense):
@@ -86,22 +89,20 @@ def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]
 
 
 def check_writable(modules: Sequence[nn.Module]) -> None:
-    """Raise ConfigError for a module that sentence-transformers does not have, so that no half of it gets written."""
+    """Raise ConfigError for a module that sentence-transformers does not have, before anything is written."""
     for module in modules:
         if type(module) not in (Pooling, Dense, Normalize):
-            raise ConfigError(
-                f"{type(module).__name__} is no module that sentence-transformers has; it can't be saved in its form"
-            )
+            raise ConfigError(f"{type(module).__name__} is not a module of sentence-transformers, so it can't be saved")
 
 
 def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> None:
-    """Write modules.json, the folders it names, sentence_bert_config.json and config_sentence_transformers.json.
+    """Write modules.json, its companions, and the folders that it names.
 
     Raises:
-        ConfigError: a module is none that sentence-transformers has. OSError: the folder can't be written.
+        ConfigError: sentence-transformers does not have a module. OSError: the folder can't be written.
     """
     check_writable(modules.after)
-    entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    entries = [("sentence_transformers.models.Transformer", "")]
     for i, module in enumerate(modules.after, 1):
         kind = type(module).__name__
         below = folder / f"{i}_{kind}"
@@ -111,21 +112,37 @@ def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> N
         if isinstance(module, Dense):
             write_json(_dense_config(module), below / "config.json")
             write_tensors(module.state_dict(), below / SAFETENSORS)
-        entries.append({"idx": i, "name": str(i), "path": below.name, "type": f"sentence_transformers.models.{kind}"})
-    settings = {"max_seq_length": modules.max_seq_length, "do_lower_case": modules.do_lower_case}
-    write_json({k: v for k, v in settings.items() if v is not None}, folder / "sentence_bert_config.json")
-    words = {
-        "prompts": modules.prompts,
-        "default_prompt_name": modules.default_prompt_name,
-        "similarity_fn_name": modules.similarity_fn_name,
-        "truncate_dim": modules.truncate_dim,
-    }
-    write_json({k: v for k, v in words.items() if v is not None}, folder / "config_sentence_transformers.json")
-    write_json(entries, folder / "modules.json")  # last: a folder without it is not yet a sentence encoder
+        entries.append((f"sentence_transformers.models.{kind}", below.name))
+    settings = {"similarity_fn_name": modules.similarity_fn_name, "truncate_dim": modules.truncate_dim}
+    write_settings(modules, folder, entries, {"max_seq_length": modules.max_seq_length}, settings)
+
+
+def write_settings(
+    modules: SentenceModules,
+    folder: Path,
+    entries: Iterable[tuple[str, str]],
+    transformer: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the three files that both kinds of encoder have. A value of None is left out.
+
+    Args:
+        modules, folder: The settings that both kinds share, and an existing folder.
+        entries: Class path and folder of each module.
+        transformer, settings: Further fields of sentence_bert_config.json and config_sentence_transformers.json.
+    """
+    prompts = {"prompts": modules.prompts, "default_prompt_name": modules.default_prompt_name}
+    for file, values in (
+        (TRANSFORMER_SETTINGS, {**transformer, "do_lower_case": modules.do_lower_case}),
+        (SETTINGS, {**settings, **prompts}),
+    ):
+        write_json({name: value for name, value in values.items() if value is not None}, folder / file)
+    rows = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (kind, path) in enumerate(entries)]
+    write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The modules that modules.json lists, each with a type and a path. Raises ConfigError if it is damaged."""
+    """Read the modules that modules.json lists, each with a type and a path. Raise ConfigError if it is damaged."""
     entries = read_json(path)
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)
@@ -135,148 +152,103 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
+    """Read config_sentence_transformers.json, and sentence_bert_config.json from the transformer's folder.
+
+    Raises:
+        ConfigError: one of them is damaged.
+    """
+    values = files.read_object(SETTINGS)
+    where = f"{files.name}/{SETTINGS}"
+    prompts = values.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise ConfigError(f"{where}: prompts must map names to texts, not {prompts!r}")
+    found.prompts = {name: text or "" for name, text in prompts.items()}
+    found.default_prompt_name = values.get("default_prompt_name")
+    if found.default_prompt_name is not None and found.default_prompt_name not in list(found.prompts):
+        raise ConfigError(f"{where}: default_prompt_name {found.default_prompt_name!r} is not one of its prompts")
+    found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
+    found.truncate_dim = values.get("truncate_dim")
+    if found.truncate_dim is not None and (not isinstance(found.truncate_dim, int) or found.truncate_dim < 1):
+        raise ConfigError(f"{where}: truncate_dim must be a number, not {found.truncate_dim!r}")
+    below = files.below(found.transformer)
+    values = below.read_object(TRANSFORMER_SETTINGS)
+    length = values.get("max_seq_length")
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+        raise ConfigError(f"{below.name}/{TRANSFORMER_SETTINGS}: max_seq_length must be a number, not {length!r}")
+    found.max_seq_length = length
+    found.do_lower_case = bool(values.get("do_lower_case", False))
+
+
 def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], source: Path) -> None:
     kind = entry["type"].rsplit(".", 1)[-1]
     where = f"{source}: the module {entry['type']!r}"
     below = files.below(entry["path"])
     if entry.get("kwargs"):
         raise ConfigError(f"{where} takes further inputs ({', '.join(entry['kwargs'])}), which minibert does not give")
-    if kind in ("Transformer", "BERT") and not found.after:
-        found.transformer = entry["path"]
-    elif kind == "Pooling" and not found.after:
+    if kind not in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
+        raise ConfigError(f"{where} is unknown; minibert computes Transformer, Pooling, Dense, Normalize")
+    if (kind in ("Dense", "Normalize")) != bool(found.after):  # a Pooling comes between them and the Transformer
+        raise ConfigError(f"{where} is in a place where minibert does not compute it")
+    if kind == "Pooling":
         found.after.append(_read_pooling(below, found))
-    elif kind == "Dense" and found.after:
+    elif kind == "Dense":
         found.after.append(_read_dense(below))
-    elif kind == "Normalize" and found.after:
-        _only_for_sentences(below.read_object("config.json"), below, known=())
+    elif kind == "Normalize":
+        _check_settings(below.read_object("config.json"), below, PLACES)
         found.after.append(Normalize())
-    elif kind in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
-        raise ConfigError(f"{where} stands in a place where minibert does not compute it")
     else:
-        raise ConfigError(f"{where} is none that minibert computes: Transformer, Pooling, Dense, Normalize")
+        found.transformer = entry["path"]
 
 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
     values = files.read_object("config.json", needed=True)
-    _refuse_unknown(values, files, POOLING_SETTINGS)
+    _check_settings(values, files, POOLING_SETTINGS)
+    where = f"{files.name}/config.json"
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for name, mode in BOOLEANS.items() if values.get(name)]
         if not modes:
             modes = ["mean"]
-            found.notes.append(f"{files.name}/config.json names no pooling: the mean, as sentence-transformers has it")
+            found.notes.append(f"{where} names no pooling: mean is sentence-transformers' default")
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or not all(mode in list(POOLINGS) for mode in modes):
-        raise ConfigError(
-            f"{files.name}/config.json: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}"
-        )
+        raise ConfigError(f"{where}: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}")
     return Pooling(modes, include_prompt=bool(values.get("include_prompt", True)))
+
+
+def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
+    if list(pooling.modes) == [mode for mode in BOOLEANS.values() if mode in pooling.modes]:
+        flags = {name: mode in pooling.modes for name, mode in BOOLEANS.items()}
+        return {"word_embedding_dimension": hidden_size, **flags, "include_prompt": pooling.include_prompt}
+    # Booleans can't express another order. Only sentence-transformers 5.4 and later read this form.
+    modes = list(pooling.modes)
+    return {"embedding_dimension": hidden_size, "pooling_mode": modes, "include_prompt": pooling.include_prompt}
 
 
 def _read_dense(files: CheckpointFiles) -> Dense:
     values = files.read_object("config.json", needed=True)
-    _only_for_sentences(values, files, known=DENSE_SETTINGS)
-    activation = activation_name(
-        values.get("activation_function", "torch.nn.modules.activation.Tanh"),
-        f"{files.name}/config.json: activation_function",
-    )
+    _check_settings(values, files, DENSE_SETTINGS)
+    where = f"{files.name}/config.json"
+    for name in ("in_features", "out_features"):
+        if not isinstance(width := values.get(name), int) or not 0 < width < 2**20:
+            raise ConfigError(f"{where}: {name} must be a whole number, not {width!r}")
+    activation = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     with on_meta():  # no memory on the config's word alone
         dense = Dense(
-            _width(values, "in_features", files),
-            _width(values, "out_features", files),
+            values["in_features"],
+            values["out_features"],
             bias=bool(values.get("bias", True)),
-            activation=activation,
+            activation=activation_name(activation, f"{where}: activation_function"),
             residual=bool(values.get("use_residual", False)),
         )
-    stored = open_weights(files, DENSE_WEIGHTS)
+    tensors = open_weights(files, (SAFETENSORS, PICKLE))
     expected = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
-    actual = {name: tensor.shape for name, tensor in stored.items()}
+    actual = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != actual:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
-    dense.load_state_dict({name: read_tensor(stored[name], name, torch.float32) for name in expected}, assign=True)
+    dense.load_state_dict({name: read_tensor(tensors[name], name, torch.float32) for name in expected}, assign=True)
     return dense
-
-
-def activation_name(dotted: object, where: str) -> str:
-    """`torch.nn.modules.activation.Tanh` -> `Tanh`, of DENSE_ACTIVATIONS. Nothing is imported by such a name.
-
-    Raises:
-        ConfigError: it is none of them; the message begins with ``where``.
-    """
-    name = str(dotted).rsplit(".", 1)[-1]
-    if not str(dotted).startswith("torch.nn.") or name not in DENSE_ACTIVATIONS:
-        known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
-        raise ConfigError(f"{where} {dotted!r} is none of {known}")
-    return name
-
-
-def dotted_activation(name: str) -> str:
-    """`Tanh` -> `torch.nn.modules.activation.Tanh`, as sentence-transformers writes it."""
-    return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
-
-
-def _width(values: Mapping[str, Any], name: str, files: CheckpointFiles) -> int:
-    width = values.get(name)
-    if not isinstance(width, int) or not 0 < width < 2**20:
-        raise ConfigError(f"{files.name}/config.json: {name} must be a whole number, not {width!r}")
-    return width
-
-
-def _only_for_sentences(values: Mapping[str, Any], files: CheckpointFiles, known: tuple[str, ...]) -> None:
-    """Refuse what would change the numbers: work on the tokens' vectors, and settings that minibert does not know."""
-    places = ("module_input_name", "module_output_name")
-    for name in places:
-        if values.get(name) not in (None, "sentence_embedding"):
-            raise ConfigError(
-                f"{files.name}/config.json: {name} {values[name]!r} is not supported, only the sentence's"
-            )
-    _refuse_unknown(values, files, (*places, *known))
-
-
-def _refuse_unknown(values: Mapping[str, Any], files: CheckpointFiles, known: tuple[str, ...]) -> None:
-    if unknown := [name for name in values if name not in known]:
-        raise ConfigError(f"{files.name}/config.json: minibert does not know the setting {', '.join(unknown)}")
-
-
-def read_transformer_settings(files: CheckpointFiles, found: SentenceModules) -> None:
-    """sentence_bert_config.json, which lies beside config.json. Raises ConfigError if it is damaged."""
-    values = files.read_object("sentence_bert_config.json")
-    length = values.get("max_seq_length")
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-        raise ConfigError(f"{files.name}/sentence_bert_config.json: max_seq_length must be a number, not {length!r}")
-    found.max_seq_length = length
-    found.do_lower_case = bool(values.get("do_lower_case", False))
-
-
-def read_prompts(files: CheckpointFiles, found: SentenceModules) -> None:
-    """config_sentence_transformers.json, which lies beside modules.json. Raises ConfigError if it is damaged."""
-    source = "config_sentence_transformers.json"
-    values = files.read_object(source)
-    prompts = values.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
-        raise ConfigError(f"{files.name}/{source}: prompts must map names to texts, not {prompts!r}")
-    found.prompts = {name: text or "" for name, text in prompts.items()}
-    found.default_prompt_name = values.get("default_prompt_name")
-    if found.default_prompt_name is not None and found.default_prompt_name not in list(found.prompts):
-        raise ConfigError(
-            f"{files.name}/{source}: default_prompt_name {found.default_prompt_name!r} is no prompt of it"
-        )
-    found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
-    found.truncate_dim = values.get("truncate_dim")
-    if found.truncate_dim is not None and (not isinstance(found.truncate_dim, int) or found.truncate_dim < 1):
-        raise ConfigError(f"{files.name}/{source}: truncate_dim must be a number, not {found.truncate_dim!r}")
-
-
-def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
-    flags = {name: mode in pooling.modes for name, mode in BOOLEANS.items()}
-    if list(pooling.modes) != [mode for mode in BOOLEANS.values() if mode in pooling.modes]:
-        # An order that the booleans can't tell; only sentence-transformers 5.4 and later have a word for it.
-        return {
-            "embedding_dimension": hidden_size,
-            "pooling_mode": list(pooling.modes),
-            "include_prompt": pooling.include_prompt,
-        }
-    return {"word_embedding_dimension": hidden_size, **flags, "include_prompt": pooling.include_prompt}
 
 
 def _dense_config(dense: Dense) -> dict[str, Any]:
@@ -287,3 +259,31 @@ def _dense_config(dense: Dense) -> dict[str, Any]:
         "activation_function": dotted_activation(dense.activation),
     }
     return config | ({"use_residual": True} if dense.use_residual else {})
+
+
+def activation_name(dotted: object, where: str) -> str:
+    """Convert `torch.nn.modules.activation.Tanh` to `Tanh`, a name in DENSE_ACTIVATIONS, without importing it.
+
+    Raises:
+        ConfigError: the activation is unknown. The message begins with ``where``.
+    """
+    name = str(dotted).rsplit(".", 1)[-1]
+    if not str(dotted).startswith("torch.nn.") or name not in DENSE_ACTIVATIONS:
+        known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
+        raise ConfigError(f"{where} {dotted!r} is not one of {known}")
+    return name
+
+
+def dotted_activation(name: str) -> str:
+    """Convert `Tanh` to `torch.nn.modules.activation.Tanh`, as sentence-transformers writes it."""
+    return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
+
+
+def _check_settings(values: Mapping[str, Any], files: CheckpointFiles, known: tuple[str, ...]) -> None:
+    """Refuse unknown settings, and modules that work on token vectors: both would change the numbers."""
+    where = f"{files.name}/config.json"
+    for name in PLACES:
+        if values.get(name) not in (None, "sentence_embedding"):
+            raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")
+    if unknown := [name for name in values if name not in known]:
+        raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown)}")

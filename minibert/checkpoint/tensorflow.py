@@ -1,15 +1,15 @@
-"""Reads Google's original BERT checkpoints (TensorFlow 1: ``bert_model.ckpt.index`` and its data files) in numpy.
+"""Read Google's original BERT checkpoints (TensorFlow 1: ``bert_model.ckpt.index`` and its data files) in numpy.
 
-Such a checkpoint is a *tensor bundle*. The data files (``bert_model.ckpt.data-00000-of-00001``) hold the tensors'
-bytes and nothing else; the index says what lies where. The index is a sorted table, as LevelDB writes them: data
-blocks, a metaindex block, an index block and a footer.
+Such a checkpoint is a *tensor bundle*. The data files (``bert_model.ckpt.data-00000-of-00001``) hold only the tensors'
+bytes, and the index locates them. The index is a sorted table in LevelDB's format: data blocks, a metaindex block, an
+index block and a footer.
 
-The footer, 48 bytes, ends in a magic number and begins with two *handles* (a block's offset and size), of which the
-second is the index block's; each value there is the handle of one data block. A block is a list of (key, value) rows,
-in which a key gives only what differs from the end of the key before it; then restart points for binary search (we
-read on from the start and need none); then a trailer with the kind of compression and a checksum. The values in the
-data blocks are protocol buffers: at the empty key a ``BundleHeaderProto`` (number of data files, byte order), and at
-each tensor's name a ``BundleEntryProto`` (type, shape, data file, offset, size).
+The footer, 48 bytes, begins with two *handles* (a block's offset and size) and ends in a magic number. The second
+handle is the index block's, and each value there is the handle of one data block. A block is a list of (key, value)
+rows, in which a key stores only its difference from the key before. Restart points for binary search follow (unused
+here), then a trailer with the kind of compression and a checksum. The values in the data blocks are protocol buffers:
+at the empty key a ``BundleHeaderProto`` (number of data files, byte order), and at each tensor's name a
+``BundleEntryProto`` (type, shape, data file, offset, size).
 
 Sources: LevelDB's doc/table_format.md and tensorflow/core/lib/io/format; tensorflow/core/util/tensor_bundle and
 tensorflow/core/protobuf/tensor_bundle.proto.
@@ -32,9 +32,9 @@ from .tensors import CheckpointError, LazyTensor
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER, _TRAILER = 48, 5
 # A row of a few bytes can repeat a long key, so these limits bound the memory that an index can ask for. BERT-large
-# with its optimizer's slots takes about 0.1 MB, and has names of 90 bytes and two dimensions.
+# with its optimizer's state takes about 0.1 MB, with names of up to 90 bytes and two dimensions.
 _MAX_INDEX, _MAX_NAME, _MAX_RANK = 1 << 20, 512, 8
-# By their number in tensorflow/core/framework/types.proto. numpy has no bfloat16: we read its bits as int16.
+# By their number in tensorflow/core/framework/types.proto. numpy lacks bfloat16, so its bits are read as int16.
 _DTYPES = {
     1: ("<f4", torch.float32),
     2: ("<f8", torch.float64),
@@ -48,7 +48,7 @@ _WEIGHTS |= {"bias": "bias", "output_bias": "bias", "gamma": "gamma", "beta": "b
 
 
 class _Bad(Exception):
-    """What is wrong in the index and what to do; ``read_tf1`` adds the file's name."""
+    """A fault of the index and its remedy. ``read_tf1`` adds the file's name."""
 
     def __init__(self, what: str, remedy: str = "Copy or download the checkpoint again") -> None:
         super().__init__(f"{what}. {remedy}.")
@@ -57,13 +57,13 @@ class _Bad(Exception):
 def read_tf1(index_file: Path) -> dict[str, LazyTensor]:
     """List the tensors of a TensorFlow 1 BERT checkpoint, given its ``.index`` file; the data files lie beside it.
 
-    The names are Hugging Face's, with LayerNorm's old ``gamma`` and ``beta``, and the shapes are torch's: a ``kernel``
-    of TensorFlow's (in, out) is a ``weight`` of (out, in). What training left behind (``global_step``,
-    ``.../adam_m``) keeps its own name, with dots for slashes, and its own shape.
+    The names are Hugging Face's, with LayerNorm's old ``gamma`` and ``beta``. The shapes are torch's: TensorFlow's
+    ``kernel`` (in, out) becomes a ``weight`` (out, in). Leftovers of training (``global_step``, ``.../adam_m``) keep
+    their shapes and names, with dots for slashes.
 
     Raises:
-        CheckpointError: The index is damaged or no checkpoint's, a data file is missing or too short, or a tensor is
-            stored as we can't read it. The message names the file. ``LazyTensor.read`` may raise it too.
+        CheckpointError: the index is damaged or not a checkpoint's, a data file is missing or too short, or a tensor's
+            format is unsupported. The message names the file. ``LazyTensor.read`` may raise it too.
 
     Source: BundleReader in tensorflow/core/util/tensor_bundle; names as in transformers 4's load_tf_weights_in_bert.
     """
@@ -74,16 +74,16 @@ def read_tf1(index_file: Path) -> dict[str, LazyTensor]:
             data = file.read(_MAX_INDEX + 1)
         if len(data) > _MAX_INDEX:
             raise _Bad(f"over {_MAX_INDEX} bytes, which no BERT's index has", "Give a BERT checkpoint's index")
-        return _stored(index_file, _table(data))
+        return _lazy_tensors(index_file, _table(data))
     except _Bad as bad:
         raise CheckpointError(f"{index_file}: {bad}") from None
-    except OSError as error:  # The index's, or a data file's.
+    except OSError as error:  # of the index or of a data file
         where, what = error.filename or index_file, error.strerror
         raise CheckpointError(f"{where}: {what}. A checkpoint needs its .index and all its .data files.") from None
 
 
 class _Cursor:
-    """Walks through bytes, and never past their end."""
+    """Read bytes in order, never past their end."""
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data, self.at = data, at
@@ -98,9 +98,9 @@ class _Cursor:
         return self.data[self.at - size : self.at]
 
     def varint(self) -> int:
-        """Read an unsigned number of seven bits a byte, lowest first."""
+        """Read an unsigned number with seven bits per byte, lowest first."""
         value = 0
-        for shift in range(0, 70, 7):  # 64 bits take 10 bytes.
+        for shift in range(0, 70, 7):  # 64 bits take 10 bytes
             byte = self.take(1)[0]
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
@@ -109,16 +109,16 @@ class _Cursor:
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Give the table's rows, (key, value), in order."""
+    """Yield the table's rows (key, value) in order."""
     if len(data) < _FOOTER or not data.endswith(_MAGIC):
-        raise _Bad("cut short, or no TensorFlow checkpoint's index: it doesn't end in the format's magic number")
+        raise _Bad("cut short, or not a TensorFlow checkpoint's index: it doesn't end in the format's magic number")
     body, footer = data[:-_FOOTER], _Cursor(data[-_FOOTER:])
     _, _, offset, size = (footer.varint() for _ in range(4))
     end, last = 0, None
     for _, value in _rows(_block(body, offset, size)):
         handle = _Cursor(value)
         offset, size = handle.varint(), handle.varint()
-        if offset < end:  # Blocks follow one another, so that no small file can make us read one block many times.
+        if offset < end:  # else a small file could make us read one block many times
             raise _Bad("damaged: its blocks overlap")
         end = offset + size + _TRAILER
         for row in _rows(_block(body, offset, size)):
@@ -135,7 +135,7 @@ def _block(body: bytes, offset: int, size: int) -> bytes:
         raise _Bad(f"damaged: the block at byte {offset} doesn't match its checksum")
     if sealed[-1] != 0:
         kind = "snappy" if sealed[-1] == 1 else f"kind {sealed[-1]}"
-        raise _Bad(f"the block at byte {offset} is compressed ({kind})", "Save it anew by tf.compat.v1.train.Saver")
+        raise _Bad(f"the block at byte {offset} is compressed ({kind})", "Save it again by tf.compat.v1.train.Saver")
     return sealed[:-1]
 
 
@@ -153,7 +153,7 @@ def _rows(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _crc_of_byte(value: int) -> int:
     for _ in range(8):
-        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)  # The Castagnoli polynomial, its bits reversed.
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)  # the Castagnoli polynomial, bits reversed
     return value
 
 
@@ -161,7 +161,7 @@ _CRC_TABLE = tuple(_crc_of_byte(byte) for byte in range(256))
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """CRC-32C, turned right by 15 bits, plus a constant (LevelDB's util/crc32c.h)."""
+    """Return CRC-32C, rotated right by 15 bits, plus a constant (LevelDB's util/crc32c.h)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
@@ -170,7 +170,7 @@ def _masked_crc32c(data: bytes) -> int:
 
 
 def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
-    """Split a protocol buffer into its numbers (of each field, the last) and its nested messages, by field number."""
+    """Split a protocol buffer into its numbers (the last of each field) and nested messages, by field number."""
     numbers: dict[int, int] = {}
     nested: dict[int, list[bytes]] = {}
     cursor = _Cursor(data)
@@ -178,24 +178,24 @@ def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
         field, kind = divmod(cursor.varint(), 8)
         if kind == 0:
             value = cursor.varint()
-            numbers[field] = value - (1 << 64) if value >> 63 else value  # int32 and int64: two's complement.
+            numbers[field] = value - (1 << 64) if value >> 63 else value  # int32 and int64: two's complement
         elif kind == 2:
             nested.setdefault(field, []).append(cursor.take(cursor.varint()))
-        elif kind in (1, 5):  # Fixed numbers: only the tensors' checksums are such.
+        elif kind in (1, 5):  # fixed numbers: only the tensors' checksums
             cursor.take(8 if kind == 1 else 4)
         else:
-            raise _Bad("damaged: a value is no protocol buffer")
+            raise _Bad("damaged: a value is not a protocol buffer")
     return numbers, nested
 
 
-def _stored(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, LazyTensor]:
+def _lazy_tensors(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, LazyTensor]:
     key, value = next(rows, (b"no header", b""))
     header = _message(value)[0]
     shards = header.get(1, 0)
     if key or shards < 1:
-        raise _Bad("a table, but no TensorFlow checkpoint's: it lacks the header, or the number of data files")
+        raise _Bad("a table, but not a TensorFlow checkpoint's: it lacks the header, or the number of data files")
     if header.get(2, 0) != 0:
-        raise _Bad("its data are big-endian", "Save it anew on a little-endian machine")
+        raise _Bad("its data are big-endian", "Save it again on a little-endian machine")
     tensors: dict[str, LazyTensor] = {}
     for key, value in rows:
         tf_name = key.decode(errors="backslashreplace")
@@ -212,11 +212,12 @@ def _stored(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, 
 
 
 def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list[bytes]]) -> LazyTensor:
-    """Check a ``BundleEntryProto`` against its data file. Field 6, the data's checksum, is not looked at:
-    over BERT's 400 MB it would take minutes in pure Python. Offset and size are checked.
+    """Check the offset and size of a ``BundleEntryProto`` against its data file.
+
+    Field 6, the data's checksum, is ignored: 400 MB of BERT would take minutes in pure Python.
     """
     if nested.get(7):
-        raise _Bad(f"{name!r} is a partitioned variable (it has slices)", "Save it anew without a partitioner")
+        raise _Bad(f"{name!r} is a partitioned variable (it has slices)", "Save it again without a partitioner")
     if entry.get(1, 0) not in _DTYPES:
         what = f"{name!r} has type {entry.get(1, 0)} of TensorFlow's types.proto, which we don't read"
         raise _Bad(what, "Save a TensorFlow 1 checkpoint, with float, int32 and int64 variables only")
@@ -227,31 +228,30 @@ def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list
         raise _Bad(f"damaged: {name!r} can't have shape {shape} and type {dtype} in {size} bytes")
     length = file.stat().st_size
     if not 0 <= offset <= length - size:
-        raise CheckpointError(
-            f"{file}: {length} bytes, too short: {name!r} takes {size} at byte {offset}. Copy or download it again."
-        )
+        what = f"{length} bytes, too short: {name!r} takes {size} at byte {offset}"
+        raise CheckpointError(f"{file}: {what}. Copy or download it again.")
     transposed = name.endswith("/kernel") and len(shape) == 2
     read = partial(_read, file, offset, shape, entry[1], transposed)
     return LazyTensor(shape[::-1] if transposed else shape, dtype, file, read)
 
 
 def _read(file: Path, offset: int, shape: tuple[int, ...], code: int, transposed: bool) -> Tensor:
-    # Read and not mapped: a map keeps its file open, and BERT-large has more tensors than macOS lets us open files.
+    # Read, not mapped: a map keeps its file open, and BERT-large has more tensors than macOS allows open files.
     numpy_type, dtype = _DTYPES[code]
     try:
         array = np.fromfile(file, numpy_type, math.prod(shape), offset=offset)
     except OSError as error:
         raise CheckpointError(f"{file}: can't be read ({error}). Copy or download it again.") from None
     if array.size != math.prod(shape):
-        raise CheckpointError(f"{file}: became shorter since it was opened. Copy or download it again.")
+        raise CheckpointError(f"{file}: became shorter after it was opened. Copy or download it again.")
     tensor = torch.from_numpy(array).view(dtype).reshape(shape)
     return tensor.t().contiguous() if transposed else tensor
 
 
 def _hugging_face_name(name: str) -> str:
     scope, _, last = name.rpartition("/")
-    if last.endswith("_embeddings"):  # The table itself: TensorFlow has no variable of another name below it.
+    if last.endswith("_embeddings"):  # the table itself, which TensorFlow names after its scope
         return f"{name}/weight".replace("/", ".")
     if not scope or last not in _WEIGHTS:
-        return name.replace("/", ".")  # No weight: what training left behind.
+        return name.replace("/", ".")  # not a weight: a leftover of training
     return re.sub(r"/layer_([0-9]+)/", r"/layer.\1/", f"{scope}/{_WEIGHTS[last]}").replace("/", ".")

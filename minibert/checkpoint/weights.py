@@ -1,7 +1,7 @@
-"""Weights as they lie on the disk: safetensors, PyTorch pickles (restricted), either of them in shards.
+"""Open weights on the disk: safetensors, PyTorch pickles (restricted), shards of either, TensorFlow 1.
 
-Checkpoints are untrusted input. A file is opened so that nothing in it is run and so that no memory is taken on its
-word alone: headers first, then shapes against config.json, then the tensors, mapped where the format allows it.
+Checkpoints are untrusted input. Opening a file runs nothing in it and takes no memory on its word alone. Headers come
+first, then shapes against config.json, then the tensors, mapped where the format allows it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import pickle
 import sys
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 TF1 = "bert_model.ckpt.index"
 
-# In this order: safetensors wins where a pickle lies beside it.
+# In this order: safetensors goes before a pickle.
 CANDIDATES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
 
 _SAFETENSORS_DTYPES = {
@@ -44,11 +45,11 @@ _SAFETENSORS_DTYPES = {
 
 
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
-    """Name in the file -> tensor not yet read, from the first kind of file that the checkpoint has.
+    """Map names in the file to unread tensors, from the first kind of file that the checkpoint has.
 
     Raises:
-        CheckpointError, ConfigError: there are no weights that minibert reads, or a file is damaged; it is named.
-        OSError: a file can't be had or read.
+        CheckpointError, ConfigError: minibert can't read any of the weights, or a file is damaged; it is named.
+        OSError: a file can't be downloaded or read.
     """
     path = files.first(candidates)
     if path is None and (path := files.cached(TF1)) is not None:
@@ -69,7 +70,7 @@ def _open_one(path: Path) -> dict[str, LazyTensor]:
 
 
 def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
-    """Follow the index; every tensor must lie in the shard that it names."""
+    """Follow the index. Every tensor must be in the shard that it names."""
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         raise CheckpointError(f"{index}: an index of shards needs a weight_map from tensor names to file names")
@@ -85,49 +86,48 @@ def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Read the header; safetensors itself checks it against the size of the file."""
-    stored = {}
+    """Read the header, which safetensors checks against the size of the file."""
+    tensors = {}
     try:
         handle = safe_open(path, framework="pt")
-        mapped = None if sys.byteorder == "big" else _Mapped(path)
-        for name in handle.keys():  # noqa: SIM118 - a handle is no dict
+        read = handle.get_tensor if sys.byteorder == "big" else _map_safetensors(path)
+        for name in handle.keys():  # noqa: SIM118 - a handle is not a dict
             header = handle.get_slice(name)
             kind = header.get_dtype()
             if kind not in _SAFETENSORS_DTYPES:
                 raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
-            shape, dtype = tuple(header.get_shape()), _SAFETENSORS_DTYPES[kind]
-            read = partial(handle.get_tensor, name) if mapped is None else partial(mapped.tensor, name, dtype, shape)
-            stored[name] = LazyTensor(shape, dtype, path, read)
-    except (SafetensorError, RuntimeError) as error:  # torch's where the file can't be mapped
+            shape = tuple(header.get_shape())
+            tensors[name] = LazyTensor(shape, _SAFETENSORS_DTYPES[kind], path, partial(read, name))
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: torch can't map the file
         raise damaged(path, error) from error
-    return stored
+    return tensors
 
 
-class _Mapped:
-    """Tensors of a safetensors file that was found sound, as `get_tensor` gives them, but none of their bytes read.
+def _map_safetensors(path: Path) -> Callable[[str], Tensor]:
+    """Map a valid safetensors file, and return the function that finds a tensor in it without reading its bytes.
 
-    safetensors looks at the first of each tensor's, around which the system may bring megabytes into memory.
+    safetensors' `get_tensor` reads each tensor's first byte, and the system may load megabytes around it.
     """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            self.header = json.loads(file.read(size))
-        self.begin = 8 + size
-        self.storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    def find(name: str) -> Tensor:
+        first, last = (8 + size + offset for offset in header[name]["data_offsets"])
+        empty = torch.empty(0, dtype=_SAFETENSORS_DTYPES[header[name]["dtype"]])
+        return empty.set_(storage[first:last]).view(header[name]["shape"])
 
-    def tensor(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        first, last = self.header[name]["data_offsets"]
-        return torch.empty(0, dtype=dtype).set_(self.storage[self.begin + first : self.begin + last]).view(shape)
+    return find
 
 
 def _open_pickle(path: Path) -> dict[str, LazyTensor]:
-    """Read a state dict saved by torch.save, with an unpickler that can build tensors and containers and nothing else.
+    """Read a state dict of torch.save, with an unpickler that builds only tensors and containers.
 
-    The zip format (torch 1.6 and later) is mapped; the older one is read.
+    The zip format (torch 1.6 and later) is mapped, the older format is read.
     """
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # as torch tells the two formats apart
+        zipped = file.read(4) == b"PK\x03\x04"  # torch's own test for the format
     try:
         if zipped:
             _refuse_bombs(path)
@@ -135,20 +135,18 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        # Not torch's first line: it advises to run the file's code.
+        # torch's first line is left out: it advises to run the file's code.
         why = [line for line in str(error).splitlines() if "GLOBAL" in line or line.startswith("Unsupported")]
-        raise CheckpointError(
-            f"{path}: holds more than tensors, or is damaged, and was not opened further. A pickle can run any code, "
-            f"so only weights are read from it. ({''.join(why[:1]) or type(error).__name__})"
-        ) from error
-    except Exception as error:  # torch raises nearly every kind for damaged files
+        text = "damaged, or holds more than tensors. A pickle can run any code, so only tensors are read from it"
+        raise CheckpointError(f"{path}: {text} ({''.join(why[:1]) or type(error).__name__})") from error
+    except Exception as error:  # torch raises nearly any exception for damaged files
         raise damaged(path, error) from error
     if not isinstance(values, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in values.items()
     ):
         raise CheckpointError(f"{path}: expected a flat dict from names to tensors, as model.state_dict() gives")
     if odd := [name for name, t in values.items() if t.layout != torch.strided or t.is_nested or t.is_meta]:
-        raise CheckpointError(f"{path}: sparse, nested or without numbers, which can't be read: {', '.join(odd)}")
+        raise CheckpointError(f"{path}: minibert can't read sparse, nested or meta tensors: {', '.join(odd)}")
     return {
         name: LazyTensor(tuple(tensor.shape), tensor.dtype, path, partial(_unpickled, path, name, tensor))
         for name, tensor in values.items()
@@ -156,18 +154,16 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
 
 
 def _unpickled(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A stride of 0 makes one number stand for any number of them: a small file that would fill the memory."""
+    """Detach the tensor. Refuse a stride of 0, which repeats one number: a small file would fill the memory."""
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(f"{path}: {name} claims {tuple(tensor.shape)}, more than the file holds for it")
     return tensor.detach()
 
 
 def _refuse_bombs(path: Path) -> None:
-    """torch.save never compresses, so a compressed entry is not its work, and might unpack to any size."""
+    """Refuse compressed entries: torch.save never compresses, and they might unpack to any size."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-                raise CheckpointError(
-                    f"{path}: {entry.filename} is compressed ({entry.compress_size} bytes that say they are "
-                    f"{entry.file_size}); torch.save does not do that, so the file is not opened"
-                )
+                sizes = f"{entry.compress_size} bytes that claim to be {entry.file_size}"
+                raise CheckpointError(f"{path}: {entry.filename} is compressed ({sizes}), which torch.save never does")

@@ -1,10 +1,9 @@
-"""A checkpoint's files -> the `tokenizers` library's object: tokenizer.json as it is, or built from vocab.txt."""
+"""Build the `tokenizers` library's object from a checkpoint's files, and write it: tokenizer.json or vocab.txt."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,46 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from ..config import ConfigError, read_json_object
+from .atomic import replacing, write_text
 from .hub import CheckpointFiles, HubError
+from .save import write_json
 
-# Japanese and other BERTs cut words by other programs first; building them from vocab.txt would give other tokens.
+# Japanese and some other BERTs split words with other programs first. From vocab.txt they would get other tokens.
 BERT_CLASSES = {None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
 FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
 class NoTokenizerError(HubError):
-    """The checkpoint has weights, but nothing that could turn text into ids."""
+    """The checkpoint has weights, but neither of the files that a tokenizer can be made from."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What tokenizer_config.json and config.json say beyond the vocabulary."""
+def read_options(files: CheckpointFiles) -> dict[str, Any]:
+    """Read the keywords of ``Tokenizer`` from tokenizer_config.json and config.json: lengths, sides, special tokens.
 
-    max_length: int | None
-    pad_token: str
-    mask_token: str
-    padding_side: str
-    truncation_side: str
-
-
-def read_options(files: CheckpointFiles) -> Options:
-    """Lengths and sides. Raises ConfigError if a file is damaged."""
+    Raises:
+        ConfigError: a file is damaged.
+    """
     values = files.read_object("tokenizer_config.json")
     path = files.get("config.json") or files.cached("bert_config.json")  # Google's name
     config = {} if path is None else read_json_object(path)
     limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
     # transformers writes 1e30 for "no limit"
     known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e9]
-    return Options(
-        max_length=min(known, default=None),
-        pad_token=_special(values, "pad", files.name),
-        mask_token=_special(values, "mask", files.name),
-        padding_side=values.get("padding_side", "right"),
-        truncation_side=values.get("truncation_side", "right"),
-    )
+    return {
+        "max_length": min(known, default=None),
+        "pad_token": _special(values, "pad", files.name),
+        "mask_token": _special(values, "mask", files.name),
+        "padding_side": values.get("padding_side", "right"),
+        "truncation_side": values.get("truncation_side", "right"),
+    }
 
 
 def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> tokenizers.Tokenizer:
-    """The library's tokenizer.
+    """Build the library's tokenizer.
 
     Raises:
-        NoTokenizerError: the checkpoint has neither tokenizer.json nor vocab.txt.
+        NoTokenizerError: the checkpoint lacks both tokenizer.json and vocab.txt.
         ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
     """
     path = files.first(("tokenizer.json", "vocab.txt"))
@@ -70,17 +64,21 @@ def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> to
     else:
         backend = build(path, files.read_object("config.json") | files.read_object("tokenizer_config.json"))
         _add_tokens(backend, files)
-    if lowercase_first and "Lowercase" not in _normalizer_types(backend):
-        before = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer is not None else [])]
-        backend.normalizer = normalizers.Sequence(before)
+    found = backend.normalizer
+    parts: Any = found if isinstance(found, normalizers.Sequence) else [found]
+    if lowercase_first and not any(isinstance(part, normalizers.Lowercase) for part in parts):
+        kept = [part for part in parts if part is not None]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
     return backend
 
 
 def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference).
+    """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference).
 
-    ``do_lower_case`` comes from the flags. Google's folders have no such flag: there the vocabulary tells, for one
-    that was made of lower-cased text has next to no capitals.
+    Google's folders lack the flag ``do_lower_case``. There a vocabulary almost without capitals means lower case.
+
+    Raises:
+        ConfigError: the vocabulary is damaged, or the flags ask for a tokenizer other than BERT's.
     """
     kind = flags.get("tokenizer_class")
     if kind not in BERT_CLASSES:
@@ -99,13 +97,13 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     ids = {piece.rstrip("\r"): i for i, piece in enumerate(pieces)}
     special = {name: _special(flags, name, str(vocab)) for name in SPECIAL}
     if absent := [special[name] for name in ("unk", "sep", "pad", "cls") if special[name] not in ids]:
-        raise ConfigError(f"{vocab}: no vocabulary of BERT: {', '.join(absent)} not in it")
+        raise ConfigError(f"{vocab}: BERT's vocabulary needs {', '.join(absent)}, which this one lacks")
     lower = flags.get("do_lower_case")
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=special["unk"]))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=flags.get("tokenize_chinese_chars") is not False,
-        strip_accents=flags.get("strip_accents"),  # None: as lower-casing
+        strip_accents=flags.get("strip_accents"),  # None: the same as lowercase
         lowercase=not _has_capitals(pieces) if lower is None else lower,
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -125,7 +123,7 @@ def _has_capitals(pieces: list[str]) -> bool:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
-    """Words that were given ids beyond vocab.txt: in added_tokens.json, by later versions with flags in the config."""
+    """Add the words with ids beyond vocab.txt, from added_tokens.json or (later versions) tokenizer_config.json."""
     try:
         added = {int(i): {"content": piece} for piece, i in files.read_object("added_tokens.json").items()}
         flagged = files.read_object("tokenizer_config.json").get("added_tokens_decoder") or {}
@@ -140,17 +138,25 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
         raise ConfigError(f"{files.name}: added_tokens.json or added_tokens_decoder is damaged ({error})") from None
 
 
-def _normalizer_types(backend: tokenizers.Tokenizer) -> set[str]:
-    found = backend.normalizer
-    parts: Any = found if isinstance(found, normalizers.Sequence) else [found]
-    return {type(part).__name__ for part in parts}
+def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mask: str, **settings: Any) -> None:
+    """Write tokenizer.json, vocab.txt and tokenizer_config.json. Raise OSError if the folder can't be written.
+
+    ``settings`` are further fields of tokenizer_config.json; None leaves one out.
+    """
+    with replacing(folder / "tokenizer.json") as temporary:
+        backend.save(str(temporary))
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    lines = [f"{piece}\n" for piece in sorted(vocabulary, key=vocabulary.__getitem__)]
+    write_text(folder / "vocab.txt", "".join(lines))
+    values = {**_flags(backend, pad, mask), **settings}
+    write_json({k: v for k, v in values.items() if v is not None}, folder / "tokenizer_config.json")
 
 
-def save_options(backend: tokenizers.Tokenizer, pad_token: str, mask_token: str) -> dict[str, Any]:
-    """What tokenizer_config.json must say, so that transformers makes the same tokenizer of tokenizer.json.
+def _flags(backend: tokenizers.Tokenizer, pad_token: str, mask_token: str) -> dict[str, Any]:
+    """Return the fields from which transformers rebuilds the tokenizer.
 
-    Its BertTokenizer takes the vocabulary of that file and goes by the flags for all the rest; what flags can't tell
-    it must read as it is.
+    Its BertTokenizer takes the vocabulary from tokenizer.json and all else from flags. A tokenizer that flags can't
+    describe is read from tokenizer.json unchanged.
     """
     around = backend.encode("").tokens
     pieces = {"unk": backend.model.unk_token, "pad": pad_token}
@@ -175,7 +181,7 @@ def save_options(backend: tokenizers.Tokenizer, pad_token: str, mask_token: str)
 
 
 def _special(values: Mapping[str, Any], name: str, where: str) -> str:
-    """A special token, written as a string or, by later versions, as an object with `content`."""
+    """Read a special token: a string, or in later versions an object with `content`."""
     token = values.get(f"{name}_token") or SPECIAL[name]
     content = token.get("content") if isinstance(token, dict) else token
     if not isinstance(content, str):

@@ -1,4 +1,4 @@
-"""`minibert ...`: the library from a shell. torch is imported only when a command needs it."""
+"""`minibert ...`: the library from a shell. A command imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import encode, evaluate, pretrain, train
+from . import embed, evaluate, inspect, pretrain, similarity, train, view
+from .options import read_toml
 
 EXAMPLES = """\
 examples:
@@ -18,21 +19,25 @@ examples:
   minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
   minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
   minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
-  minibert inspect ./my-model                                 config, parameters, pooling, what was loaded
+  minibert inspect ./my-model                                 config, parameters, pooling, load report
   minibert train run.toml --output runs/first                 train a model of your own
   minibert evaluate sts sts-dev.csv --model runs/first/model  and measure it
-  minibert pretrain text.txt --output runs/domain             let a model tell hidden words of a text
+  minibert pretrain text.txt --output runs/domain             adapt a model to another kind of text
 
-`minibert COMMAND --help` tells the rest."""
+`minibert COMMAND --help` shows its flags."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Gives the exit status: 0, or 1 with one line on stderr, or 2 for a wrong command line."""
-    options = _parser().parse_args(arguments)
+    """Run one command. Return its exit status: 0; 1 after one line on stderr; 2 for a wrong command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
+        if getattr(options, "toml", None):  # its values become defaults, so that flags win over them
+            options.parser.set_defaults(**read_toml(options.parser, options.toml))
+            options = parser.parse_args(arguments)
         options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, as `head`, has had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, ValueError) as error:
@@ -53,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add_commands in (encode.add_commands, train.add_commands, pretrain.add_commands, evaluate.add_commands):
-        add_commands(commands)
+    for verb in (embed, similarity, view, inspect, train, pretrain, evaluate):
+        verb.add_command(commands)
     return parser

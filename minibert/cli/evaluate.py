@@ -1,4 +1,4 @@
-"""`minibert evaluate`: how good an encoder is, on a file."""
+"""`minibert evaluate`: the scores of an encoder on a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..display import table
-from .data import add_columns, make_evaluator
-from .options import add_model, encoder_of
+from .options import add_columns, add_encoder, load_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..training.loop import Evaluator
+    from ..training.objectives import Softmax
 
 EXAMPLES = """\
 examples:
@@ -19,38 +24,73 @@ examples:
   minibert evaluate triplets triplets.tsv --texts 1,2,3            anchor, positive, negative
   minibert evaluate retrieval faq.csv --texts question,answer      each question among all answers
 
-sts        correlations of cosines with people's scores: Spearman's, which papers quote, and Pearson's
-triplets   the share of triplets whose positive is nearer than their negative
-retrieval  at k: whether an answer is among the first k (accuracy), which share of a question's answers is (recall),
-           1 / place of the first (mrr), and how high all of them stand (ndcg)"""
+sts        correlations of cosines with human scores: Spearman's, which papers quote, and Pearson's
+triplets   the share of triplets whose positive is more similar than their negative
+retrieval  at k: the share of questions with an answer among the first k (accuracy), the share of a question's answers
+           among them (recall), 1 / rank of the first (mrr), and the ranks of all of them (ndcg)"""
+
+# Kind of evaluation -> the score that selects the best model.
+SCORES = {"sts": "spearman", "nli": "accuracy", "triplets": "accuracy", "retrieval": "ndcg@10"}
 
 
-def add_commands(commands: Any) -> None:
-    """Put it below the parser."""
+def add_command(commands: Any) -> None:
+    """Add it to the parser."""
     parser = commands.add_parser(
         "evaluate",
         help="how good a model is, on a file",
-        description="Score a model on texts for which it is known what is alike. All scores are times 100.",
+        description="Score a model on texts whose similarities are known. All scores are times 100.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=("sts", "triplets", "retrieval"), help="what is measured, see below")
+    parser.add_argument("kind", choices=("sts", "triplets", "retrieval"), help="see below")
     parser.add_argument("file", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also with .gz) or .parquet")
-    add_columns(parser, more="; a column that is told by its name is in the first line (default: the STS Benchmark's)")
-    add_model(parser)
+    add_columns(parser, more="; names are in the first line (default: the STS Benchmark's)")
+    add_encoder(parser)
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    columns = {"texts": options.texts, "label": options.label, "form": options.format}
-    evaluator = make_evaluator(options.kind, options.file, **columns)
-    encoder = encoder_of(options)
+    evaluator = make_evaluator(options.kind, options.file, options.texts, options.label, options.format)
+    encoder = load_encoder(options)
     if options.truncation == "report":
         encoder.truncation = "warn"  # once for each of several calls of encode
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = evaluator(encoder)
-    for message in dict.fromkeys(str(warning.message) for warning in said):
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"minibert: {message}", file=sys.stderr)
     print(f"{options.model}, pooling {encoder.pooling.extra_repr()}, {options.kind} on {options.file.name}")
     print(table([(name, f"{100 * value:.2f}") for name, value in scores.items()]))
+
+
+def make_evaluator(
+    kind: str,
+    path: Path,
+    texts: Sequence[str | int] | None,
+    label: str | int | None,
+    form: str | None,
+    *,
+    softmax: Softmax | None = None,
+    classes: Sequence[str] | Mapping[str, int | None] | None = None,
+) -> Evaluator:
+    """Return the evaluator of that kind on a file; kind "nli" needs a classifier and its classes.
+
+    Raises:
+        ValueError: The columns are not given; or as `read_examples`.
+    """
+    from ..training import evaluate
+    from ..training.reading import STS_BENCHMARK, read_examples
+
+    if kind == "sts" and texts is None and label is None:
+        return evaluate.STSEvaluator(read_examples(path, **STS_BENCHMARK | ({"form": form} if form else {})))
+    labelled = kind in ("sts", "nli")
+    if texts is None or (labelled and label is None):
+        raise ValueError(f"{path}: say which columns hold the texts{' and the label' if labelled else ''}")
+    label, classes = label if labelled else None, classes if kind == "nli" else None
+    examples = read_examples(path, texts=texts, label=label, form=form, classes=classes)
+    if kind == "nli":
+        assert softmax is not None
+        return evaluate.NLIEvaluator(examples, softmax.logits)
+    if kind == "retrieval":
+        return evaluate.RetrievalEvaluator.from_pairs(examples)
+    return evaluate.STSEvaluator(examples) if kind == "sts" else evaluate.TripletEvaluator(examples)

@@ -1,44 +1,75 @@
-"""Flags that several commands have, and what is made of them."""
+"""The flags that several commands share, and what is made of them."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.hub import DEFAULT_MODEL
+from ..training.settings import AUTOCASTS, Settings
 
 if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
     from ..truncation import TruncationReport
 
+SETTINGS_HELP = {
+    "epochs": "passes over the data; a fraction is allowed",
+    "steps": "optimizer steps, in place of epochs",
+    "batch_size": "rows per batch",
+    "accumulate": "batches per step",
+    "learning_rate": "the highest one",
+    "warmup": "fraction of the steps in which the rate rises; then it falls to 0",
+    "weight_decay": "AdamW's",
+    "max_grad_norm": "clip gradients to this norm",
+    "autocast": "mixed precision (default: none)",
+    "gradient_checkpointing": "less memory, more time",
+    "fused": "torch's fused norm, attention and activation",
+    "by_length": "batches of similar length",
+    "seed": "of the order, of dropout, of new weights",
+}
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which encoder, and how it computes."""
-    parser.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
-    )
-    add_source(parser)
+
+# --- The model
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of an encoder and its arithmetic."""
+    add_model(parser)
     parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
     parser.add_argument(
         "--truncation",
         default="report",
         choices=("report", "error", "silent"),
-        help="text too long for the model: cut it and say so, refuse it, or cut it quietly (default: %(default)s)",
+        help="for a text that is too long: truncate and report, refuse, or truncate silently (default: %(default)s)",
     )
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """Where from, if from the hub."""
+def add_model(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say which model, and on which device."""
+    parser.add_argument(
+        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
+    )
+    add_source(parser)
+    parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
+
+
+def add_source(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of the hub."""
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
-    parser.add_argument("--local-files-only", action="store_true", help="never touch the network")
+    parser.add_argument(
+        "--local-files-only", action=argparse.BooleanOptionalAction, default=False, help="never touch the network"
+    )
 
 
-def encoder_of(options: argparse.Namespace) -> SentenceEncoder:
-    """The encoder that the flags of `add_model` ask for."""
+def load_encoder(options: argparse.Namespace) -> SentenceEncoder:
+    """Load the encoder of `add_encoder`'s flags."""
     from ..encoder import SentenceEncoder
 
     return SentenceEncoder.from_pretrained(
@@ -52,13 +83,145 @@ def encoder_of(options: argparse.Namespace) -> SentenceEncoder:
     )
 
 
-def say_truncation(report: TruncationReport, mode: str) -> None:
-    """On stderr, unless the mode is another or nothing was cut."""
+def report_truncation(report: TruncationReport, mode: str) -> None:
+    """Print the report on stderr if something was truncated and the mode asks for it."""
     if report.lost and mode == "report":
         print(f"minibert: {report} (--truncation error refuses such texts)", file=sys.stderr)
 
 
 def check_folder(output: Path) -> None:
-    """Raise ValueError if the folder of a file that is to be written is not there."""
+    """Raise ValueError if the folder of an output file does not exist."""
     if not output.absolute().parent.is_dir():
         raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
+
+
+# --- Texts
+
+
+def add_texts(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where texts come from."""
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)")
+    parser.add_argument("-i", "--input", metavar="FILE", help="one text per line, UTF-8; - is stdin")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
+
+
+def read_texts(options: argparse.Namespace) -> list[str]:
+    """Return the texts of `add_texts`' flags. Raises ValueError if there are none, or a line is not UTF-8."""
+    if options.texts and options.input:
+        raise ValueError("give texts or --input, not both")
+    if options.texts:
+        return list(options.texts)
+    if options.input is None and sys.stdin.isatty():
+        raise ValueError('no text: minibert embed "a text", or --input FILE, or pipe lines in (see --help)')
+    source = "stdin" if options.input in (None, "-") else options.input
+    content = sys.stdin.buffer.read() if source == "stdin" else Path(source).read_bytes()
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()  # the end of the last line, not a line after it
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    return texts
+
+
+# --- Files of examples
+
+
+class Several:
+    """The type of a flag that takes values of one kind, with commas between them, or a list in a TOML file."""
+
+    def __init__(self, kind: Callable[[str], Any], count: int | None = None) -> None:
+        self.kind = kind
+        self.count = count
+        self.__name__ = f"{kind.__name__} list"  # for argparse's messages
+
+    def __call__(self, value: str | list[Any]) -> list[Any]:
+        """Convert each. Raises ValueError if one is not of the kind, or there are more or fewer than ``count``."""
+        values = [self.kind(str(item)) for item in (value.split(",") if isinstance(value, str) else value)]
+        if self.count not in (None, len(values)):
+            raise ValueError(f"must be {self.count} values")
+        return values
+
+
+def column(value: str) -> str | int:
+    """Take a column by its number, or else by its name."""
+    return int(value) if value.isdecimal() else value
+
+
+def add_columns(parser: argparse._ActionsContainer, prefix: str = "", more: str = "") -> None:
+    """Add the flags for the columns of a file, with a prefix such as "dev-"."""
+    text = f"columns of the texts, as 1,2 or question,answer{more}"
+    parser.add_argument(f"--{prefix}texts", type=Several(column), metavar="COLUMNS", help=text)
+    parser.add_argument(f"--{prefix}label", type=column, metavar="COLUMN", help="column of the score or the class")
+    forms = ("tsv", "csv", "jsonl", "parquet")
+    parser.add_argument(f"--{prefix}format", choices=forms, help="of the file (default: from its name)")
+
+
+# --- Settings of a training, and a file with flags
+
+
+def add_settings(group: argparse._ActionsContainer) -> None:
+    """Add a flag for each of the loop's `Settings`."""
+    for field in fields(Settings):
+        flag, default, text = f"--{field.name.replace('_', '-')}", field.default, SETTINGS_HELP[field.name]
+        if isinstance(default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        elif field.name == "autocast":
+            group.add_argument(flag, choices=AUTOCASTS, help=text)
+        else:
+            kind = int if "int" in str(field.type) else float
+            text += "" if default is None else " (default: %(default)s)"
+            group.add_argument(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return the settings. Raises ValueError if one is out of range."""
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+
+
+def read_toml(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """Return the values of a file whose keys are the parser's flags, for `parser.set_defaults`.
+
+    Raises:
+        ValueError: The file is not TOML, a key is not a flag, or a flag does not take the value. The message names file
+            and key. OSError: The file can't be read.
+    """
+    try:
+        tomllib: Any = import_module("tomllib")
+    except ImportError:
+        raise ValueError(f"{path}: TOML needs Python 3.11 or newer; with this one, use flags instead") from None
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    flags = {action.dest: action for action in parser._actions if action.option_strings and action.dest != "help"}
+    found = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in flags:
+            near = difflib.get_close_matches(name, flags, 1)
+            advice = f"did you mean {near[0]!r}?" if near else "--help lists them"
+            raise ValueError(f"{path}: there is no setting {key!r} ({advice})")
+        try:
+            found[name] = _checked(flags[name], value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {key} = {value!r}: {error}") from None
+    return found
+
+
+def _checked(flag: argparse.Action, value: Any) -> Any:
+    """Return the value as the flag's type. Raises ValueError if the flag does not take it."""
+    if isinstance(value, bool) != isinstance(flag, argparse.BooleanOptionalAction):
+        raise ValueError("true and false are for switches, which take nothing else")
+    if isinstance(value, bool):
+        return value
+    kind: Any = flag.type or str
+    if isinstance(value, dict) or (isinstance(value, list) and not isinstance(kind, Several)):
+        raise ValueError("must be one value")
+    value = kind(value if isinstance(value, list) else str(value))
+    if flag.choices and value not in flag.choices:
+        raise ValueError(f"must be one of {', '.join(flag.choices)}")
+    return value

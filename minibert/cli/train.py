@@ -1,26 +1,65 @@
-"""`minibert train`: from what was asked for to a trained model in a folder."""
+"""`minibert train`: from flags or a TOML file to a trained model in a folder."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import SCORES, make_evaluator
-from .train_flags import EXAMPLES, OBJECTIVES, add_flags, settings_of, settle
+from .evaluate import SCORES, make_evaluator
+from .options import Several, add_columns, add_model, add_settings, load_encoder, settings_of
 
 if TYPE_CHECKING:
-    from ..encoder import SentenceEncoder
+    import torch
+
     from ..training.examples import Examples
     from ..training.loop import Evaluator
     from ..training.objectives import Objective
-    from ..training.task import SentenceTask
+    from ..training.settings import Settings
+    from ..training.task import Task
+
+EXAMPLES = """\
+examples:
+  minibert train --data sts-train.csv --format tsv --texts 6,7 --label 5 --scale 0,5 --objective cosine \\
+                 --dev sts-dev.csv --dev-format tsv --epochs 4 --batch-size 32 --output runs/sts
+  minibert train --data nli.tsv.gz --texts 2,3 --label 1 --objective softmax \\
+                 --dev sts-dev.csv --dev-kind sts --output runs/nli
+  minibert train --data faq.csv --texts question,answer --objective in-batch-negatives --output runs/faq
+  minibert train run.toml --epochs 1 --output runs/short       flags win over the file
+  minibert train run.toml --resume                             go on after an interruption, to the same weights
+  torchrun --nproc-per-node 2 -m minibert train run.toml       on two GPUs
+
+run.toml has the flags' names, without dashes in front; paths are relative to the current folder:
+  model = "minibert-tiny"
+  pooling = "cls"
+  data = "sts-train.csv"
+  format = "tsv"
+  texts = [6, 7]                # columns count from 1; or names, which are then in the first line
+  label = 5
+  scale = [0, 5]                # becomes 0 to 1
+  objective = "cosine"
+  dev = "sts-dev.csv"
+  epochs = 4
+  output = "runs/sts"
+
+objectives, and the texts of a row:
+  softmax             a pair, and its class                      Sentence-BERT's, for NLI
+  cosine              a pair, and the score of its similarity    Sentence-BERT's, for STS
+  triplet             a text, a similar one, a different one     Sentence-BERT's
+  in-batch-negatives  a text and its partner; optionally hard negatives
+
+The output folder gets model/ (the best, as any tool reads it), log.jsonl, loss.png, and checkpoint.pt to resume
+from."""
+
+# Objective -> the kind of evaluation on the dev file, unless another is chosen.
+OBJECTIVES = {"softmax": "nli", "cosine": "sts", "triplet": "triplets", "in-batch-negatives": "retrieval"}
 
 
-def add_commands(commands: Any) -> None:
-    """Put it below the parser."""
+def add_command(commands: Any) -> None:
+    """Add it to the parser."""
     parser = commands.add_parser(
         "train",
         usage="minibert train [RUN.toml] [--data FILE --texts COLUMNS --objective WHICH --output FOLDER ...]",
@@ -28,148 +67,200 @@ def add_commands(commands: Any) -> None:
         description="Train a sentence encoder, from flags or from a TOML file with the flags' names.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # so that only what is said wins over the file
     )
-    parser.add_argument("toml", nargs="?", default=None, type=Path, metavar="RUN.toml", help="settings, see below")
+    parser.add_argument("toml", nargs="?", type=Path, metavar="RUN.toml", help="values of flags, see below")
     add_flags(parser)
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, parser=parser, dtype=None, truncation="report")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add all flags that a TOML file may have, too."""
+    start = parser.add_argument_group("what to start from")
+    add_model(start)
+    start.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
+    start.add_argument("--max-seq-length", type=int, metavar="N", help="truncate longer texts, in tokens")
+
+    data = parser.add_argument_group("what to learn from")
+    data.add_argument("-d", "--data", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also .gz) or .parquet")
+    add_columns(data, more="; with numbers: the file has no header")
+    data.add_argument("--classes", type=Several(str), metavar="WORDS", help="of softmax, in the order of their numbers")
+    data.add_argument("--scale", type=Several(float, 2), metavar="LOW,HIGH", help="of the scores, which become 0 to 1")
+
+    goal = parser.add_argument_group("what to learn")
+    goal.add_argument("--objective", choices=OBJECTIVES, help="see below")
+    goal.add_argument("--terms", type=Several(str), default="u,v,|u-v|", help="of softmax (default: %(default)s)")
+    goal.add_argument("--margin", type=float, default=1.0, help="of triplet, Euclidean (default: %(default)s)")
+    goal.add_argument("--temperature", type=float, default=0.05, help="of in-batch-negatives (default: %(default)s)")
+    goal.add_argument(
+        "--matryoshka", type=Several(int), metavar="SIZES", help="learn at these widths too, as 384,128,32"
+    )
+    goal.add_argument("--chunk-size", type=int, metavar="N", help="rows in memory at once, of a batch that is larger")
+
+    add_settings(parser.add_argument_group("how"))
+
+    measure = parser.add_argument_group("how good it gets")
+    measure.add_argument("--dev", type=Path, metavar="FILE", help="evaluate on it while training; keep the best model")
+    measure.add_argument("--dev-kind", choices=SCORES, help="kind of evaluation (default: as the objective)")
+    add_columns(measure, "dev-", "; default: as in the data, for another kind sts: the STS Benchmark's")
+    add_output(parser.add_argument_group("where to"))
 
 
 def _train(options: argparse.Namespace) -> None:
-    run = settle(options)
-    settings = settings_of(run)
-    if (run.output / "log.jsonl").exists() and not run.resume:
-        raise ValueError(f"{run.output} holds a training already: --resume goes on with it, or name another folder")
+    for name in ("data", "texts", "objective", "output"):
+        if getattr(options, name) is None:
+            raise ValueError(f"train needs --{name}, or {name} = ... in a TOML file (see minibert train --help)")
+    settings = new_run(options)
     import torch
 
-    from ..training.loop import train
+    from ..training.objectives import Matryoshka
     from ..training.task import SentenceTask
 
-    examples = _examples(run)
-    encoder = _encoder(run)
+    examples = _examples(options)
+    options.device = training_device(options)
+    encoder = load_encoder(options)
+    encoder.max_seq_length = options.max_seq_length or encoder.max_seq_length
     torch.manual_seed(settings.seed)  # of a classifier's first weights
-    objective, inner = _objective(run, encoder)
-    task = SentenceTask(encoder, objective, examples, chunk_size=run.chunk_size)
-    evaluate, score = _evaluator(run, inner)
-    total = settings.total_steps(len(examples))
-    every = run.evaluate_every or max(1, total // 10)
-    if _first():
-        _say_start(task, total)
+    inner = _objective(options, encoder.get_sentence_embedding_dimension())
+    objective = Matryoshka(inner, options.matryoshka) if options.matryoshka else inner
+    task = SentenceTask(encoder, objective, examples, chunk_size=options.chunk_size)
+    start = [f"examples {len(examples):,}, steps {settings.total_steps(len(examples)):,}, on {encoder.device}"]
+    for number, tokens in enumerate(task.tokens, 1):
+        if tokens.truncation.lost:
+            start.append(f"column {number}: {tokens.truncation}")
+    evaluate, score = _evaluator(options, inner)
+    run(task, settings, options, start, evaluate, score, _percent)
+    if is_first():
+        print(f'try it: minibert similarity --model {options.output / "model"} "A man eats." "Someone has lunch."')
+
+
+def _percent(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
+
+
+def _examples(options: argparse.Namespace) -> Examples:
+    from ..training.reading import NLI_CLASSES, read_examples
+
+    softmax = options.objective == "softmax"
+    if options.label is None and (softmax or options.objective == "cosine"):
+        raise ValueError(f"objective {options.objective} needs --label: the column of the classes, or of the scores")
+    return read_examples(
+        options.data,
+        texts=options.texts,
+        label=options.label,
+        classes=options.classes or (NLI_CLASSES if softmax else None),
+        scale=options.scale,
+        form=options.format,
+    )
+
+
+def _objective(options: argparse.Namespace, width: int) -> Objective:
+    from ..training import objectives
+    from ..training.reading import NLI_CLASSES
+
+    if options.objective == "softmax":
+        count = len(options.classes or set(NLI_CLASSES.values()) - {None})
+        return objectives.Softmax(width, count, options.terms)
+    if options.objective == "cosine":
+        return objectives.CosineRegression()
+    if options.objective == "triplet":
+        return objectives.Triplet(options.margin)
+    return objectives.InBatchNegatives(1 / options.temperature)
+
+
+def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
+    """Return the evaluator, and its score that selects the best model. The data's columns are the default."""
+    from ..training.objectives import Softmax
+    from ..training.reading import NLI_CLASSES
+
+    if options.dev is None:
+        return None, None
+    kind = options.dev_kind or OBJECTIVES[options.objective]
+    softmax = inner if isinstance(inner, Softmax) else None
+    if kind == "nli" and softmax is None:
+        raise ValueError("--dev-kind nli needs the classifier that --objective softmax trains")
+    texts, label, form = options.dev_texts, options.dev_label, options.dev_format
+    if kind == OBJECTIVES[options.objective] and texts is None:
+        texts, form = options.texts, form or options.format
+        label = options.label if label is None else label
+    classes = options.classes or NLI_CLASSES
+    return make_evaluator(kind, options.dev, texts, label, form, softmax=softmax, classes=classes), SCORES[kind]
+
+
+# --- Shared with `minibert pretrain`
+
+
+def add_output(group: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """Add the flags of the output folder."""
+    group.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=required, help="new, unless --resume")
+    group.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: ten times in all)")
+    group.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints (default: as evaluated)")
+    group.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=False, help="continue from the folder's checkpoint"
+    )
+
+
+def is_first() -> bool:
+    """Tell if this is the only process, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def training_device(options: argparse.Namespace) -> str | torch.device | None:
+    """Return the device: as the flag says, else the process's own under torchrun, else None."""
+    from ..training.parallel import local_device
+
+    return options.device or (local_device() if "LOCAL_RANK" in os.environ else None)
+
+
+def new_run(options: argparse.Namespace) -> Settings:
+    """Return the settings. Raises ValueError if one is out of range, or the output folder is in use."""
+    settings = settings_of(options)
+    if (options.output / "log.jsonl").exists() and not options.resume:
+        raise ValueError(f"{options.output} holds a training already: --resume goes on with it, or name another folder")
+    return settings
+
+
+def run(
+    task: Task,
+    settings: Settings,
+    options: argparse.Namespace,
+    start: list[str],
+    evaluate: Evaluator | None,
+    score: str | None,
+    described: Callable[[dict[str, float]], str],
+) -> None:
+    """Print the lines of ``start``, train into the output folder, and report what is in it."""
+    from ..training.loop import train
+    from ..training.plot import plot_log
+
+    folder = options.output
+    every = options.evaluate_every or max(1, settings.total_steps(len(task.lengths)) // 10)
+    for line in start if is_first() else ():
+        print(f"minibert: {line}", file=sys.stderr)
     try:
         records = train(
             task,
             settings,
-            folder=run.output,
+            folder=folder,
             evaluate=evaluate,
             score=score,
             evaluate_every=every,
-            save_every=run.save_every or every,
-            resume=bool(run.resume),
+            save_every=options.save_every or every,
+            resume=options.resume,
             show_progress_bar=sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        if _first() and (run.output / "checkpoint.pt").exists():
-            print(f"minibert: {run.output} has a checkpoint: the same command with --resume goes on", file=sys.stderr)
+        if is_first() and (folder / "checkpoint.pt").exists():
+            print(f"minibert: {folder} has a checkpoint: the same command with --resume goes on", file=sys.stderr)
         raise
-    if _first():
-        _say_end(run.output, records, score)
-
-
-def _first() -> bool:
-    """Whether this is the only process, or torchrun's first."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _examples(run: argparse.Namespace) -> Examples:
-    from ..training.reading import NLI_CLASSES, read_examples
-
-    classes = (run.classes or NLI_CLASSES) if run.objective == "softmax" else run.classes
-    if run.label is None:
-        if run.objective in ("softmax", "cosine"):
-            raise ValueError(f"objective {run.objective} needs --label: the column of the classes, or of the scores")
-        classes = run.classes
-    return read_examples(run.data, texts=run.texts, label=run.label, classes=classes, scale=run.scale, form=run.format)
-
-
-def _encoder(run: argparse.Namespace) -> SentenceEncoder:
-    from ..encoder import SentenceEncoder
-    from ..training.parallel import local_device
-
-    encoder = SentenceEncoder.from_pretrained(
-        run.model,
-        revision=run.revision,
-        local_files_only=bool(run.local_files_only),
-        device=run.device or (local_device() if "LOCAL_RANK" in os.environ else None),
-        pooling=run.pooling,
-        truncation="report",
-    )
-    encoder.max_seq_length = run.max_seq_length or encoder.max_seq_length
-    return encoder
-
-
-def _objective(run: argparse.Namespace, encoder: SentenceEncoder) -> tuple[Objective, Objective]:
-    """The objective, and what is inside if it is Matryoshka."""
-    from ..training import objectives
-    from ..training.reading import NLI_CLASSES
-
-    inner: Objective
-    if run.objective == "softmax":
-        count = len(run.classes or set(NLI_CLASSES.values()) - {None})
-        inner = objectives.Softmax(encoder.get_sentence_embedding_dimension(), count, run.terms)
-    elif run.objective == "cosine":
-        inner = objectives.CosineRegression()
-    elif run.objective == "triplet":
-        inner = objectives.Triplet(run.margin)
-    else:
-        inner = objectives.InBatchNegatives(1 / run.temperature)
-    return (objectives.Matryoshka(inner, run.matryoshka) if run.matryoshka else inner), inner
-
-
-def _evaluator(run: argparse.Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
-    """And its score by which the best model is chosen; columns that are not told are the data's."""
-    from ..training.objectives import Softmax
-    from ..training.reading import NLI_CLASSES
-
-    if run.dev is None:
-        return None, None
-    own = OBJECTIVES[run.objective]
-    kind = run.dev_kind or own
-    softmax = inner if isinstance(inner, Softmax) else None
-    if kind == "nli" and softmax is None:
-        raise ValueError("--dev-kind nli needs the classifier that --objective softmax trains")
-    alike = kind == own and run.dev_texts is None
-    return make_evaluator(
-        kind,
-        run.dev,
-        texts=run.texts if alike else run.dev_texts,
-        label=run.label if alike and run.dev_label is None else run.dev_label,
-        form=run.format if alike and run.dev_format is None else run.dev_format,
-        classes=run.classes or NLI_CLASSES,
-        softmax=softmax,
-    ), SCORES[kind]
-
-
-def _say_start(task: SentenceTask, total: int) -> None:
-    print(f"minibert: examples {len(task.examples):,}, steps {total:,}, on {task.model.device}", file=sys.stderr)
-    for number, tokens in enumerate(task.tokens, 1):
-        if tokens.truncation.lost:
-            print(f"minibert: column {number}: {tokens.truncation}", file=sys.stderr)
-
-
-def _say_end(folder: Path, records: list[dict[str, Any]], score: str | None) -> None:
-    from ..training.plot import plot_log
-
+    if not is_first():
+        return
     scored = [record for record in records if "scores" in record]
-    if score is not None:
-        best = max(scored, key=lambda record: record["scores"][score])
-        scores = ", ".join(f"{name} {100 * value:.2f}" for name, value in best["scores"].items())
-        print(f"{folder / 'model'}: the best model, of step {best['step']}: {scores}")
-    else:
-        print(f"{folder / 'model'}: the model after the last step")
+    best = max(scored, key=lambda record: record["scores"][score], default=None)
+    which = f"best model, of step {best['step']}: {described(best['scores'])}" if best else "model after the last step"
+    print(f"{folder / 'model'}: the {which}")
     print(f"{folder / 'log.jsonl'}: loss, rate and scores, step by step")
     try:
         plot_log(records, folder / "loss.png")
         print(f"{folder / 'loss.png'}: the same as a picture")
     except ImportError as error:
         print(f"minibert: no picture of the loss: {error}", file=sys.stderr)
-    print(f'try it: minibert similarity --model {folder / "model"} "A man eats." "Someone has lunch."')

@@ -4,67 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from operator import is_
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoint.tensors import on_meta
+from ..config import BertConfig
 from ..display import table
-from ..fused import FusedActivation, FusedAttention, FusedLayerNorm, has_hooks
+from ..fused import FUSED, has_hooks
 from ..heads import BertForSequenceClassification
-from ..model import (
-    Activation,
-    Bert,
-    Embeddings,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    LayerNorm,
-    MultiHeadAttention,
-    Pooler,
-    ScaledDotProductAttention,
-)
+from ..model import Bert, Embeddings, Encoder, EncoderLayer, LayerNorm, Pooler
 from ..pooling import Pooling
 from .changes import Snapshot, TrackedParameter, modules_in, page_code
 from .check import page_is_known
 from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
-Parts = Mapping[str, tuple[type[nn.Module], ...]]
-NORM = LayerNorm, FusedLayerNorm
-# The parts that the stack stands for, by their names in the owner, and the classes that may stand there.
-EMBEDDINGS: Parts = {
-    "": (Embeddings,),
-    "token": (nn.Embedding,),
-    "position": (nn.Embedding,),
-    "token_type": (nn.Embedding,),
-    "norm": NORM,
-    "dropout": (nn.Dropout,),
-}
-LAYER: Parts = {
-    "": (EncoderLayer,),
-    "attention": (MultiHeadAttention,),
-    "attention.query": (nn.Linear,),
-    "attention.key": (nn.Linear,),
-    "attention.value": (nn.Linear,),
-    "attention.core": (ScaledDotProductAttention, FusedAttention),
-    "attention.core.scores": (nn.Identity,),
-    "attention.core.probs": (nn.Identity,),
-    "attention.core.dropout": (nn.Dropout,),
-    "attention.out": (nn.Linear,),
-    "attention_norm": NORM,
-    "feed_forward": (FeedForward,),
-    "feed_forward.up": (nn.Linear,),
-    "feed_forward.activation": (Activation, FusedActivation),
-    "feed_forward.down": (nn.Linear,),
-    "feed_forward_norm": NORM,
-    "dropout": (nn.Dropout,),
-}
-POOLER: Parts = {"": (Pooler,), "dense": (nn.Linear,)}
-# Of these it is known which states they read: none at padding.
+# Of these it is known which last states they read: none at padding; and what they make of Bert's output.
 READERS = Pooling, Pooler
-# Of these models it is known what they make of Bert's output.
 HEADS = (BertForSequenceClassification,)
 
 
@@ -123,8 +83,8 @@ def decide(
         stack = _stack(bert, arithmetic, reasons, before)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
-    watched = pooler is not None and _departure(pooler, "pooler", POOLER) is not None
-    plain = not watched and all(_departure(reader, "", {"": READERS}) is None for reader in readers)
+    watched = pooler is not None and _departure(pooler, "pooler", _parts(Pooler)) is not None
+    plain = not watched and all(type(reader) in READERS and _own(reader) is None for reader in readers)
     # Dropout is off in the stack, so modes count in the other parts only.
     skipped = {part for layer in fast for part in layer.layer.modules()}
     if stack is not None and stack.embeddings is not None:
@@ -153,10 +113,11 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
     """Say why the page computes all of a model; None where it need not."""
     if has_hooks():
         return "a hook is registered on all modules of torch"
-    if bert is not model and (why := _departure(model, "model", {"": HEADS})):
-        return why
-    if why := _departure(bert, "model", {"": (Bert,), "layers": (Encoder,)}):
-        return why
+    if bert is not model and type(model) not in HEADS:
+        return f"model is {type(model).__name__}, not {HEADS[0].__name__}"
+    for part, kind, name in ((model, type(model), "model"), (bert, Bert, "model"), (bert.layers, Encoder, "layers")):
+        if why := _departure(part, name, {"": kind}):
+            return why
     return None if len(bert.layers) else "the model has no layers"
 
 
@@ -168,39 +129,54 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
     layers: list[FastLayer | None] = []
     layer: Any
     for i, layer in enumerate(bert.layers):
-        why = _departure(layer, f"layers.{i}", LAYER) or _unusable_layer(bert, layer, f"layers.{i}", arithmetic)
-        if why:
-            reasons[f"layers.{i}"] = why
-        elif layer not in known or not known[layer].is_current(ARITHMETICS[arithmetic]):
-            known[layer] = FastLayer(layer, ARITHMETICS[arithmetic])
-        layers.append(None if why else known[layer])
-    if why := _departure(bert.embeddings, "embeddings", EMBEDDINGS) or _unusable_embeddings(bert.embeddings):
+        name = f"layers.{i}"
+        if why := _departure(layer, name, _parts(EncoderLayer)) or _unusable_layer(bert, layer, name, arithmetic):
+            reasons[name] = why
+            layers.append(None)
+            continue
+        fast = FastLayer(layer, ARITHMETICS[arithmetic])
+        if layer not in known or known[layer].key != fast.key:
+            known[layer] = fast
+        layers.append(known[layer])
+    if why := _departure(bert.embeddings, "embeddings", _parts(Embeddings)) or _unusable_embeddings(bert.embeddings):
         reasons["embeddings"] = why
-    fast = [layer for layer in layers if layer is not None]
-    if not fast:
-        why = reasons["layers.0"]
-    elif all(page_is_known(layer.activation, layer.attention_norm[-1]) for layer in fast):
+    used = [layer for layer in layers if layer is not None]
+    if used and all(page_is_known(layer.activation, layer.attention_norm[-1]) for layer in used):
         return Stack(bert, None if "embeddings" in reasons else FastEmbeddings(bert.embeddings), layers)
-    else:
-        why = "the page's code was changed: it computes other numbers than the stack"
+    why = "the page's code was changed: it computes other numbers than the stack" if used else reasons["layers.0"]
     reasons.clear()
     reasons[""] = why
     return None
 
 
-def _departure(owner: nn.Module, name: str, parts: Parts) -> str | None:
+@cache
+def _parts(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
+    """Return the class of each part of a part of the page, by its name there; "" is the part itself."""
+    build: Any = kind
+    with on_meta():
+        return {name: type(part) for name, part in build(BertConfig()).named_modules()}
+
+
+def _departure(owner: nn.Module, name: str, parts: Mapping[str, type[nn.Module]]) -> str | None:
     """Say which part is not the page's own, or is watched; None where all are."""
-    for path, kinds in parts.items():
+    for path, kind in parts.items():
         part: Any = owner
         for step in path.split(".") if path else []:
             part = part._modules.get(step)
         full = ".".join(filter(None, (name, path)))
-        if type(part) not in kinds:
-            return f"{full} is {type(part).__name__}, not the page's {kinds[0].__name__}"
-        if own := next((key for key in part.__dict__ if callable(getattr(type(part), key, None))), None):
-            return f"{full} has a {own!r} of its own"
-        if has_hooks(part):
-            return f"{full} has a {'forward' if part._forward_hooks or part._forward_pre_hooks else 'backward'} hook"
+        if type(part) not in (kind, FUSED.get(kind)):
+            return f"{full} is {type(part).__name__}, not the page's {kind.__name__}"
+        if why := _own(part):
+            return f"{full} has a {why}"
+    return None
+
+
+def _own(part: nn.Module) -> str | None:
+    """Say what a part has that its class has not: a method of its own, or a hook."""
+    if own := next((key for key in part.__dict__ if callable(getattr(type(part), key, None))), None):
+        return f"{own!r} of its own"
+    if has_hooks(part):
+        return f"{'forward' if part._forward_hooks or part._forward_pre_hooks else 'backward'} hook"
     return None
 
 

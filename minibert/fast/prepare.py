@@ -10,13 +10,13 @@ from functools import cache, partial
 import torch
 from torch import nn
 
+from ..batching.workers import on_one_core
 from ..checkpoint.hub import CheckpointFiles
 from ..checkpoint.load import read_again
 from .changes import DATA
 from .int8 import Int8Linear
 from .linear import Arithmetic, pack_bfloat16, pack_float32
 from .stack import Stack
-from .workers import on_one_core
 
 # The arithmetic of products, by the name that `dtype` takes. Weights, norms, softmax and residuals stay float32.
 ARITHMETICS: dict[str, Arithmetic] = {"float32": pack_float32, "bfloat16": pack_bfloat16, "int8": Int8Linear}

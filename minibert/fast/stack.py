@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from operator import is_
 
 import torch
 from torch import Tensor
@@ -56,22 +55,13 @@ class FastLayer:
         linear = (attention.query, attention.key, attention.value, attention.out, feed_forward.up, feed_forward.down)
         self.weights = [weight for part in linear for weight in part.parameters()]
         track(self.weights)
-        self.versions = versions(self.weights)  # before anything is packed, so that a change meanwhile is noticed
         self.head_size = attention.head_size
         self.activation = activation_name(feed_forward.activation) or ""
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
-
-    def is_current(self, arithmetic: Arithmetic) -> bool:
-        """Return True if another FastLayer of the same layer would compute the same."""
-        other = FastLayer(self.layer, arithmetic)
-        return (
-            len(other.weights) == len(self.weights)
-            and all(map(is_, other.weights, self.weights))
-            and (other.arithmetic, other.versions) == (self.arithmetic, self.versions)
-            and (other.head_size, other.activation) == (self.head_size, self.activation)
-            and (other.attention_norm[-1], other.feed_forward_norm[-1])
-            == (self.attention_norm[-1], self.feed_forward_norm[-1])
-        )
+        # Equal to another's where both compute the same. Versions are read before anything is packed, so that a change
+        # meanwhile is noticed.
+        norms = [id(x) if isinstance(x, Tensor) else x for x in (*self.attention_norm, *self.feed_forward_norm)]
+        self.key = [arithmetic, self.head_size, self.activation, *norms, *map(id, self.weights), versions(self.weights)]
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""

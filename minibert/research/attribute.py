@@ -14,8 +14,8 @@ token types. The effect of these alone is attributed to no token, so the scores 
     count several times or not at all, so these scores need not sum to the difference either.
 
 The completeness error is the distance between the sum of the scores and the difference. Every result has and shows it.
-All is computed by the page with gradients, in the dtype of its weights. Word vectors are put in by `patch`, which acts
-on every forward of the model: don't encode in another thread meanwhile.
+The page computes everything, with gradients and in the dtype of its weights. Word vectors are replaced by `patch`,
+which acts on every forward of the model: don't encode in another thread meanwhile.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..batching.call import evaluating
 from ..display import table
 from ..encoder import SentenceEncoder
-from ..text_model import evaluating
 from .hooks import capture
 from .perturb import BASELINES, PerturbedText, double_backward
 

@@ -7,7 +7,8 @@ A module's output has the module's name, whatever stands in that place. Two kind
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -46,19 +47,13 @@ CATALOGUE = (
     Value("layers.{}.attention.value", "B S D", "each position's value, all heads side by side"),
     Value("layers.{}.attention.v", "B H S K", "the same, split into heads"),
     Value("layers.{}.attention.relative.distance", "S S K", "a vector per distance; only with relative positions"),
-    Value(
-        "layers.{}.attention.relative",
-        "B H S S",
-        "the bias that distance adds to the scores; only with relative positions",
-    ),
+    Value("layers.{}.attention.relative", "B H S S", "the scores' bias by distance; only with relative positions"),
     Value("layers.{}.attention.core.scores", "B H S S", "q kᵀ / sqrt(K), plus the bias, before mask and softmax"),
     Value("layers.{}.attention.core.probs", "B H S S", "after mask and softmax, before dropout; each row sums to 1"),
     Value("layers.{}.attention.core", "B H S K", "each head's weighted sum of the values, before `out`"),
     Value("layers.{}.attention.out", "B S D", "the heads combined by the output projection"),
     Value("layers.{}.attention", "B S D", "the same: attention's contribution, before dropout"),
-    Value(
-        "layers.{}.attention_norm.before", "B S D", "the layer's input plus attention's contribution, BEFORE the norm"
-    ),
+    Value("layers.{}.attention_norm.before", "B S D", "the input plus attention's contribution, BEFORE the norm"),
     Value("layers.{}.attention_norm", "B S D", "that sum AFTER the norm: the feed-forward's input"),
     Value("layers.{}.feed_forward.up", "B S F", "projected from D to F, before the activation"),
     Value("layers.{}.feed_forward.activation", "B S F", "the same, after the activation"),
@@ -117,23 +112,6 @@ def bert_in(model: nn.Module) -> Bert:
     return berts[0]
 
 
-def places(bert: Bert) -> dict[str, Place]:
-    """Return all values of a model by their names."""
-    modules = dict(bert.named_modules(remove_duplicate=False))
-    found: dict[str, Place] = {}
-    for name, module in modules.items():
-        if before := _axes(f"{name}.before"):
-            found[f"{name}.before"] = Place(f"{name}.before", module, before, before=True)
-        if name and (_axes(name) or _has_value(module)):
-            found[name] = Place(name, module, _axes(name))
-        owner, _, part = name.rpartition(".")
-        attention = modules.get(owner)
-        if part in ("query", "key", "value") and isinstance(attention, MultiHeadAttention):
-            short = f"{owner}.{part[0]}"
-            found[short] = Place(short, module, _axes(short), attention=attention)
-    return found
-
-
 def find(bert: Bert, pattern: str) -> list[Place]:
     """Return the values whose names match a pattern.
 
@@ -142,18 +120,16 @@ def find(bert: Bert, pattern: str) -> list[Place]:
     Raises:
         ValueError: none matches (the message says why), or a matching module is used under several names.
     """
-    chosen = [place for name, place in places(bert).items() if _matches(name.split("."), pattern.split("."))]
+    modules = dict(bert.named_modules(remove_duplicate=False))
+    chosen = [place for place in _places(modules) if _matches(place.name.split("."), pattern.split("."))]
     if not chosen:
         raise ValueError(f"no value is called {pattern!r}: {_why_not(bert, pattern)}. All names are in docs/values.md")
-    found_at: dict[nn.Module, list[str]] = {}
-    for name, module in bert.named_modules(remove_duplicate=False):
-        found_at.setdefault(module, []).append(name)
-    for place in chosen:
-        if len(names := found_at[place.module]) > 1:
-            raise ValueError(
-                f"{' and '.join(names)} are one and the same module, so their values can't be told apart: "
-                "give each place a module of its own (copy.deepcopy)"
-            )
+    uses = Counter(modules.values())
+    if shared := [place.module for place in chosen if uses[place.module] > 1]:
+        raise ValueError(
+            f"{' and '.join(name for name, module in modules.items() if module is shared[0])} are one and the same "
+            "module, so their values can't be told apart: give each place a module of its own (copy.deepcopy)"
+        )
     return chosen
 
 
@@ -169,6 +145,19 @@ def whole_numbers(chosen: Any, what: str) -> list[int]:
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the few names most similar to ``name``, as text."""
     return ", ".join(get_close_matches(name, names, n=5, cutoff=0.0)) or "none at all"
+
+
+def _places(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
+    """Yield every value of a model, given its modules by name."""
+    for name, module in modules.items():
+        if before := _axes(f"{name}.before"):
+            yield Place(f"{name}.before", module, before, before=True)
+        if name and (_axes(name) or _has_value(module)):
+            yield Place(name, module, _axes(name))
+        owner, _, part = name.rpartition(".")
+        attention, short = modules.get(owner), f"{owner}.{part[:1]}"
+        if part in ("query", "key", "value") and isinstance(attention, MultiHeadAttention):
+            yield Place(short, module, _axes(short), attention=attention)
 
 
 def _axes(name: str) -> tuple[str, ...]:

@@ -10,12 +10,12 @@
 Names are those of the catalogue (docs/values.md), in a Bert and in any module that contains one, as a SentenceEncoder.
 A module of your own goes by the name of its place. Hooks are removed at the end of the `with`, however it ends. Until
 then they act on every forward of the model, in any thread, in the order in which they were registered: a capture inside
-a patch keeps the new values, one around it the old ones.
+a patch keeps the new values, one around it the old ones. `encode` computes a hooked model by the page, at its speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..text_model import Batch, current_batch
+from ..batching.call import Batch, current_batch
 from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
 
@@ -188,8 +188,9 @@ class _Patch:
             if len(axes) != value.ndim:
                 raise ValueError(f"{name} is {_form(value)}, not ({', '.join(axes)}): which axis has the {what}?")
             axis = axes.index(letter)
-            _check_range(name, what, pairs, value.shape[axis])
-            _check_range(name, what, pairs.values(), source.shape[axis])
+            for numbers, size in ((pairs, value.shape[axis]), (pairs.values(), source.shape[axis])):
+                if wrong := [number for number in numbers if not 0 <= number < size]:
+                    raise ValueError(f"{name}: there are {what} from 0 to {size - 1}, but not {wrong[0]}")
             order = torch.full((value.shape[axis],), -1)
             order[list(pairs)] = torch.tensor(list(pairs.values()))
             source = source.index_select(axis, order.clamp(min=0).to(source.device))
@@ -221,11 +222,6 @@ def _pairs(chosen: Any, place: Place, letter: str, what: str) -> dict[int, int] 
     if not pairs:
         raise ValueError(f"no {what} are given, so nothing would be patched")
     return pairs
-
-
-def _check_range(name: str, what: str, numbers: Iterable[int], size: int) -> None:
-    if wrong := [number for number in numbers if not 0 <= number < size]:
-        raise ValueError(f"{name}: there are {what} from 0 to {size - 1}, but not {wrong[0]}")
 
 
 def _parts(place: Place, value: Tensor, batch: Batch) -> list[tuple[int | slice, ...]]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..batching.call import evaluating
 from ..heads import BertWithMaskedLM
-from ..text_model import evaluating
 from ..tokenizer import Tokenizer
 
 

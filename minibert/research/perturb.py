@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..batching.call import evaluating
 from ..encoder import SentenceEncoder
 from ..model import ScaledDotProductAttention
-from ..text_model import evaluating
 from .catalogue import bert_in
 from .hooks import capture, patch
 

@@ -1,4 +1,4 @@
-"""Train a checkpoint: objectives, a loop of one page, teachers. docs/training.md shows it in use."""
+"""Train a checkpoint: tasks, objectives, teachers, evaluators and one loop. docs/training.md shows them in use."""
 
 from __future__ import annotations
 
@@ -6,72 +6,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .distill import LayerTask, SimilarityMatrix, TeacherVectors
-    from .evaluate import NLIEvaluator, RetrievalEvaluator, STSEvaluator, TripletEvaluator
-    from .examples import Examples
-    from .loop import DivergedError, train
-    from .masked import MaskedLMEvaluator, MaskedLMTask
-    from .objectives import Combined, CosineRegression, InBatchNegatives, Matryoshka, Objective, Softmax, Triplet
-    from .reading import NLI_CLASSES, read_examples
-    from .resume import ResumeError
-    from .settings import Settings
-    from .task import SentenceTask, Task
+    from .distill import LayerTask as LayerTask
+    from .distill import SimilarityMatrix as SimilarityMatrix
+    from .distill import TeacherVectors as TeacherVectors
+    from .evaluate import NLIEvaluator as NLIEvaluator
+    from .evaluate import RetrievalEvaluator as RetrievalEvaluator
+    from .evaluate import STSEvaluator as STSEvaluator
+    from .evaluate import TripletEvaluator as TripletEvaluator
+    from .examples import Examples as Examples
+    from .loop import DivergedError as DivergedError
+    from .loop import train as train
+    from .masked import MaskedLMEvaluator as MaskedLMEvaluator
+    from .masked import MaskedLMTask as MaskedLMTask
+    from .objectives import Combined as Combined
+    from .objectives import CosineRegression as CosineRegression
+    from .objectives import InBatchNegatives as InBatchNegatives
+    from .objectives import Matryoshka as Matryoshka
+    from .objectives import Objective as Objective
+    from .objectives import Softmax as Softmax
+    from .objectives import Triplet as Triplet
+    from .reading import NLI_CLASSES as NLI_CLASSES
+    from .reading import read_examples as read_examples
+    from .run_folder import ResumeError as ResumeError
+    from .settings import Settings as Settings
+    from .task import SentenceTask as SentenceTask
+    from .task import Task as Task
 
-_FILES = {
-    "Combined": "objectives",
-    "CosineRegression": "objectives",
-    "DivergedError": "loop",
-    "Examples": "examples",
-    "InBatchNegatives": "objectives",
-    "LayerTask": "distill",
-    "MaskedLMEvaluator": "masked",
-    "MaskedLMTask": "masked",
-    "Matryoshka": "objectives",
-    "NLIEvaluator": "evaluate",
-    "NLI_CLASSES": "files",
-    "Objective": "objectives",
-    "ResumeError": "resume",
-    "RetrievalEvaluator": "evaluate",
-    "STSEvaluator": "evaluate",
-    "SentenceTask": "task",
-    "Settings": "settings",
-    "SimilarityMatrix": "distill",
-    "Softmax": "objectives",
-    "Task": "task",
-    "TeacherVectors": "distill",
-    "Triplet": "objectives",
-    "TripletEvaluator": "evaluate",
-    "read_examples": "files",
-    "train": "loop",
+_NAMES = {
+    "distill": "LayerTask SimilarityMatrix TeacherVectors",
+    "evaluate": "NLIEvaluator RetrievalEvaluator STSEvaluator TripletEvaluator",
+    "examples": "Examples",
+    "loop": "DivergedError train",
+    "masked": "MaskedLMEvaluator MaskedLMTask",
+    "objectives": "Combined CosineRegression InBatchNegatives Matryoshka Objective Softmax Triplet",
+    "reading": "NLI_CLASSES read_examples",
+    "run_folder": "ResumeError",
+    "settings": "Settings",
+    "task": "SentenceTask Task",
 }
+_FILES = {name: file for file, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "NLI_CLASSES",
-    "Combined",
-    "CosineRegression",
-    "DivergedError",
-    "Examples",
-    "InBatchNegatives",
-    "LayerTask",
-    "MaskedLMEvaluator",
-    "MaskedLMTask",
-    "Matryoshka",
-    "NLIEvaluator",
-    "Objective",
-    "ResumeError",
-    "RetrievalEvaluator",
-    "STSEvaluator",
-    "SentenceTask",
-    "Settings",
-    "SimilarityMatrix",
-    "Softmax",
-    "Task",
-    "TeacherVectors",
-    "Triplet",
-    "TripletEvaluator",
-    "read_examples",
-    "train",
-]
+__all__ = sorted(_FILES)
 
 
 def __getattr__(name: str) -> Any:
@@ -83,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_FILES])
+    return sorted({*globals(), *_FILES})

@@ -1,6 +1,6 @@
-"""Learn from a teacher: its vectors, how alike it finds texts, or what its layers compute.
+"""Learn from a teacher: its vectors, its similarities, or its layers' states.
 
-A teacher's vectors are labels, (N, T), computed once with its `encode`; only `LayerTask` runs the teacher itself.
+A teacher's vectors are labels, (N, T), computed once with its `encode`. Only `LayerTask` runs the teacher.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from .task import SentenceTask, padded
 
 
 class TeacherVectors(Objective):
-    """The student's vector where the teacher's is. Vectors (B, D) per column, labels (B, T) -> scalar
+    """The distance of the student's vectors from the teacher's. Vectors (B, D) per column, labels (B, T) -> scalar
 
-    Every column's vectors are to be the row's label (a text and its translation: arXiv 2004.09813); the mean over all.
+    Every column is compared with the row's label (a text and its translation: arXiv 2004.09813), and the mean taken.
 
     Args:
-        metric: "mse": the mean square of all differences; "cosine": 1 - cos.
-        widths: (D, T): put a learned linear layer from D to T after the student, for training only. None: D = T.
+        metric: "mse", the mean square of all differences; or "cosine", 1 - cos.
+        widths: (D, T): learn a linear layer from D to T after the student, for training only. None: D = T.
+
+    Raises:
+        ValueError: The metric is unknown.
     """
 
     def __init__(self, metric: str = "mse", widths: tuple[int, int] | None = None) -> None:
@@ -39,32 +42,37 @@ class TeacherVectors(Objective):
         self.metric = metric
         self.projection = None if widths is None else nn.Linear(*widths)
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
-        """A teacher's vector per row."""
+    def check(self, columns: int, labels: Tensor | None) -> Tensor:
+        """Require a teacher's vector per row."""
         labels = want_labels(self, labels, "a teacher's vector (N, T)", ndim=2)
         if not labels.is_floating_point():
-            raise ValueError(f"a teacher's vectors are floating-point numbers, not {labels.dtype}")
+            raise ValueError(f"a teacher's vectors must be floating-point numbers, not {labels.dtype}")
+        return labels
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """Vectors (B, D) per column, labels (B, T) -> scalar; ValueError where the widths do not fit."""
-        self.check(len(vectors), labels)
-        assert labels is not None
-        x = project(torch.cat(list(vectors)), self.projection, labels.shape[-1])
+        """Vectors (B, D) per column, labels (B, T) -> scalar. Raises ValueError if the widths do not fit."""
+        labels = self.check(len(vectors), labels)
+        x = torch.cat(list(vectors))
+        if self.projection is not None:  # vectors that `Matryoshka` shortened use the first columns of the weights
+            weight = self.projection.weight[:, : x.shape[-1]]
+            x = functional.linear(x.to(weight.dtype), weight, self.projection.bias)
+        if x.shape[-1] != labels.shape[-1]:
+            raise ValueError(
+                f"the student's width is {x.shape[-1]}, the teacher's {labels.shape[-1]}: give the objective "
+                "widths=(student's, teacher's), so that it learns a projection, or compare similarities "
+                "(SimilarityMatrix)"
+            )
         target = labels.to(x.dtype).repeat(len(vectors), 1)
         if self.metric == "mse":
             return functional.mse_loss(x, target)
         return (1 - functional.cosine_similarity(x, target)).mean()
 
-    def extra_repr(self) -> str:
-        """What print shows."""
-        return f"metric={self.metric}"
-
 
 class SimilarityMatrix(TeacherVectors):
-    """Find texts as alike as the teacher does: the mean square difference of all cosines within the batch, (B, B).
+    """The mean square difference between the student's and the teacher's cosines of all pairs of the batch, (B, B).
 
-    As the similarity-preserving loss (arXiv 1907.09682, equation 4), with cosines in place of rescaled dot products.
-    The widths may differ: only similarities are compared. Each column has a matrix of its own; labels (B, T) -> scalar
+    This is the similarity-preserving loss (arXiv 1907.09682, equation 4), with cosines in place of rescaled dot
+    products. The widths may differ. Each column has its own matrix; vectors (B, D) each, labels (B, T) -> scalar
     """
 
     def __init__(self) -> None:
@@ -72,46 +80,27 @@ class SimilarityMatrix(TeacherVectors):
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Vectors (B, D) per column, labels (B, T) -> scalar"""
-        self.check(len(vectors), labels)
-        assert labels is not None
+        labels = self.check(len(vectors), labels)
         target = cosine(labels, labels).to(vectors[0].dtype)
         return torch.stack([functional.mse_loss(cosine(x, x), target) for x in vectors]).mean()
-
-
-def project(x: Tensor, projection: nn.Linear | None, width: int) -> Tensor:
-    """Through the projection if there is one. (..., D) -> (..., T)
-
-    Vectors that `Matryoshka` cut use the first columns of the weights.
-
-    Raises:
-        ValueError: the result does not have that width.
-    """
-    if projection is not None:
-        x = functional.linear(x.to(projection.weight.dtype), projection.weight[:, : x.shape[-1]], projection.bias)
-    if x.shape[-1] != width:
-        raise ValueError(
-            f"the student's width is {x.shape[-1]}, the teacher's {width}: give the objective widths=(student's, "
-            "teacher's), so that it learns a projection, or compare similarities (SimilarityMatrix)"
-        )
-    return x
 
 
 class LayerTask(SentenceTask):
     """Layers of the student imitate layers of the teacher: the mean square difference of their token vectors.
 
-    As TinyBERT's hidden states (arXiv 1909.10351, equation 8). Padding does not count; where the widths differ, each
-    student's layer has a learned projection, for training only.
+    These are TinyBERT's hidden states (arXiv 1909.10351, equation 8). Padding does not count. If the widths differ,
+    each student's layer has a learned projection, for training only.
 
     Args:
         encoder: The student.
-        teacher: Only watched; it must cut the same texts into as many tokens.
+        teacher: It is not trained. It must split the texts into as many tokens.
         layers: {student's layer: teacher's layer}, from 0.
-        examples: Texts; and labels, if the ``objective`` wants them.
+        examples: Texts; and labels, if the ``objective`` needs them.
         objective: Of the sentence vectors, added to the layers' loss. None: only the layers.
         weight: A factor of the layers' loss.
 
     Raises:
-        ValueError: a layer does not exist, or the tokens differ in number.
+        ValueError: A layer does not exist, or the numbers of tokens differ.
     """
 
     def __init__(
@@ -126,12 +115,12 @@ class LayerTask(SentenceTask):
         super().__init__(encoder, Combined([objective] if objective else []), examples)
         self.names = {layer_name(encoder, own): layer_name(teacher, other) for own, other in layers.items()}
         if not self.names:
-            raise ValueError("say which layers imitate which: {student's layer: teacher's layer}")
-        width, wanted = encoder.model.config.hidden_size, teacher.model.config.hidden_size
-        projections = [nn.Identity() if width == wanted else nn.Linear(width, wanted) for _ in self.names]
+            raise ValueError("say which layers imitate which: layers={student's layer: teacher's layer}")
+        width, teacher_width = encoder.model.config.hidden_size, teacher.model.config.hidden_size
+        projections = [nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width) for _ in self.names]
         self.projections = nn.ModuleList(projections).to(encoder.device, next(encoder.parameters()).dtype)
         self.weight = weight
-        self.teacher = (teacher.eval(),)  # in a tuple, so that it is no part of what is trained and saved
+        self.teacher = (teacher.eval(),)  # in a tuple, so that it is not a submodule: neither trained nor saved
         limit = encoder.max_seq_length
         self.teacher_tokens = [teacher.tokenizer.encode(column, limit=limit) for column in examples.columns]
         for own, other in zip(self.tokens, self.teacher_tokens, strict=True):
@@ -144,7 +133,7 @@ class LayerTask(SentenceTask):
                 )
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        """The layers' loss of this process's share, and the objective's of all rows."""
+        """Return the layers' loss of this process's share, plus the objective of all rows."""
         own = parallel.share(rows)
         layers, vectors = [], []
         for tokens, teacher_tokens in zip(self.tokens, self.teacher_tokens, strict=True):
@@ -154,20 +143,21 @@ class LayerTask(SentenceTask):
                 self.teacher[0](**padded(self.teacher[0], teacher_tokens, own))
             # Divided by all processes' tokens, not by one's: see `Task.loss`.
             whole = float(tokens.lengths[rows].sum()) / parallel.world()
-            real = torch.arange(int(tokens.lengths[own].max())) < torch.from_numpy(tokens.lengths[own])[:, None]
+            lengths = torch.from_numpy(tokens.lengths[own])[:, None]
+            padding = torch.arange(int(lengths.max())) >= lengths  # (B, S)
             for projection, (name, target) in zip(self.projections, self.names.items(), strict=True):
                 squares = (projection(states[name]) - targets[target]).square().mean(-1)  # (B, S)
-                layers.append(squares.masked_fill(~real.to(squares.device), 0).sum() / whole)
+                layers.append(squares.masked_fill(padding.to(squares.device), 0).sum() / whole)
         return self.weight * torch.stack(layers).mean() + self.of_vectors(vectors, rows)
 
     def identity(self) -> dict[str, Any]:
-        """As any task, with the layers."""
+        """Return data, model, objective, layers and their weight."""
         return {**super().identity(), "layers": self.names, "layers_weight": self.weight}
 
 
 def layer_name(encoder: SentenceEncoder, layer: int) -> str:
-    """What `research.hooks` calls it. Raises ValueError where there is no such layer."""
+    """Return its name in `research.hooks`. Raises ValueError if there is no such layer."""
     layers = len(encoder.model.layers)
     if not 0 <= layer < layers:
-        raise ValueError(f"there are layers from 0 to {layers - 1}, and so not {layer}")
+        raise ValueError(f"there are layers from 0 to {layers - 1}, but no layer {layer}")
     return f"layers.{layer}"

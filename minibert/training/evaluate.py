@@ -1,12 +1,11 @@
-"""Evaluators: an encoder in, scores by their names out, from 0 to 1 (correlations from -1 to 1).
+"""Evaluators: `evaluator(encoder)` returns scores by name, from 0 to 1 (correlations from -1 to 1).
 
-Each is made once, from examples, and called as often as wanted: `evaluator(encoder)`. Dropout is off while they run.
+Each is made once, from examples. Dropout is off while they run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +15,14 @@ from ..encoder import SentenceEncoder
 from ..vectors import similarity_pairwise
 from .examples import Examples
 
-CELLS = 2**24  # numbers in a matrix of scores, at most: 64 MiB
+CELLS = 2**24  # most numbers in a matrix of scores: 64 MiB
 
 
 class STSEvaluator:
-    """How well cosines of pairs go along with human judgements: Spearman's and Pearson's correlation.
+    """Spearman's and Pearson's correlation of the pairs' cosines with human scores.
 
     Raises:
-        ValueError: these are no pairs, or fewer than two, or they have no scores.
+        ValueError: The examples are not pairs, have no scores, or are fewer than two.
     """
 
     def __init__(self, examples: Examples) -> None:
@@ -33,19 +32,19 @@ class STSEvaluator:
             raise ValueError("a correlation needs at least two pairs")
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """`spearman` (of the ranks; the one that papers quote) and `pearson`; NaN where all cosines are equal."""
+        """Return `spearman` (of the ranks; papers quote it) and `pearson`; NaN if all cosines are equal."""
         u, v = _encode(encoder.encode, self.first, self.second)
         cosines = similarity_pairwise(u, v, "cosine").double().cpu().numpy()
         return {"spearman": spearman(cosines, self.scores), "pearson": pearson(cosines, self.scores)}
 
 
 class NLIEvaluator:
-    """The share of pairs whose class a classifier of their two vectors finds, as a softmax objective's.
+    """The accuracy of a classifier of pairs of vectors, such as a softmax objective's.
 
-    ``classifier`` takes vectors u (B, D) and v (B, D), on the encoder's device, and gives logits (B, classes).
+    ``classifier`` takes u (B, D) and v (B, D), on the encoder's device, and returns logits (B, classes).
 
     Raises:
-        ValueError: these are no pairs, or they have no labels.
+        ValueError: The examples are not pairs, or have no labels.
     """
 
     def __init__(self, examples: Examples, classifier: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -54,7 +53,7 @@ class NLIEvaluator:
         self.classifier = classifier
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """`accuracy`."""
+        """Return `accuracy`."""
         u, v = _encode(encoder.encode, self.first, self.second)
         with torch.no_grad():
             found = [self.classifier(*both).argmax(-1) for both in zip(u.split(1024), v.split(1024), strict=True)]
@@ -62,32 +61,32 @@ class NLIEvaluator:
 
 
 class TripletEvaluator:
-    """The share of triplets (anchor, positive, negative) whose positive is nearer than their negative.
+    """The share of triplets (anchor, positive, negative) whose positive is more similar than their negative.
 
-    By the encoder's own measure, and its prompts for queries (the anchors) and documents, as sentence-transformers'
-    TripletEvaluator. Equally near counts as failed.
+    It uses the encoder's similarity, and its prompts for queries (the anchors) and documents, as sentence-transformers'
+    TripletEvaluator. A tie counts as failed.
 
     Raises:
-        ValueError: these are no triplets.
+        ValueError: The examples are not triplets.
     """
 
     def __init__(self, examples: Examples) -> None:
         self.anchors, self.positives, self.negatives = _columns(examples, 3, "a triplet evaluation")
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """`accuracy`."""
+        """Return `accuracy`."""
         (anchors,) = _encode(encoder.encode_query, self.anchors)
-        near, far = _encode(encoder.encode_document, self.positives, self.negatives)
-        nearer = encoder.similarity_pairwise(anchors, near) > encoder.similarity_pairwise(anchors, far)
-        return {"accuracy": _mean(nearer)}
+        positives, negatives = _encode(encoder.encode_document, self.positives, self.negatives)
+        right = encoder.similarity_pairwise(anchors, positives) > encoder.similarity_pairwise(anchors, negatives)
+        return {"accuracy": _mean(right)}
 
 
 class RetrievalEvaluator:
-    """How high the relevant documents of each query stand among all documents, the most similar first.
+    """The ranks of each query's relevant documents among all documents, the most similar first.
 
-    By the encoder's own measure and its prompts for queries and documents. The corpus is encoded in parts of ``chunk``
-    documents, of which only the best so far are kept; equally similar ones stand in the order of the corpus. Queries
-    without relevant documents don't count, as in sentence-transformers' InformationRetrievalEvaluator.
+    It uses the encoder's similarity and its prompts for queries and documents. ``chunk`` documents are encoded at a
+    time, and only the best so far are kept; ties are in the order of the corpus. Queries without relevant documents
+    don't count, as in sentence-transformers' InformationRetrievalEvaluator.
 
     Args:
         queries, corpus: Texts by their ids.
@@ -96,7 +95,7 @@ class RetrievalEvaluator:
         chunk: Documents in memory at once.
 
     Raises:
-        ValueError: a relevant document is not in the corpus, or there is no query that has one.
+        ValueError: A relevant document is not in the corpus, no query has one, or a k or the chunk is below 1.
     """
 
     def __init__(
@@ -127,24 +126,26 @@ class RetrievalEvaluator:
         self.chunk = chunk
 
     @classmethod
-    def from_pairs(cls, examples: Examples, **options: Any) -> RetrievalEvaluator:
-        """Of pairs (query, document): to each query all documents that it is paired with are relevant.
+    def from_pairs(
+        cls, examples: Examples, *, at: Sequence[int] = (1, 3, 5, 10), chunk: int = 10_000
+    ) -> RetrievalEvaluator:
+        """Make one from pairs (query, document): all documents that a query is paired with are relevant.
 
-        The second column, each text once, is the corpus. Options and errors as above; ValueError: these are no pairs.
+        The corpus is the second column, each text once. Raises as the class; ValueError if these are not pairs.
         """
         queries, documents = _columns(examples, 2, "retrieval")
         relevant: dict[str, set[str]] = {}
         for query, document in zip(queries, documents, strict=True):
             relevant.setdefault(query, set()).add(document)
         texts = dict.fromkeys(documents)
-        return cls({text: text for text in relevant}, {text: text for text in texts}, relevant, **options)
+        return cls({text: text for text in relevant}, {text: text for text in texts}, relevant, at=at, chunk=chunk)
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
-        """For each k, of the first k documents, as a mean over queries:
+        """Return means over queries, for each k.
 
-        `accuracy@k` (is a relevant one among them), `recall@k` (the share of the relevant ones that is), `mrr@k` (1 /
-        place of the first relevant one, or 0), `ndcg@k` (each counts 1 / log2(1 + place); divided by the most there
-        can be).
+        `accuracy@k`: a relevant document is among the first k. `recall@k`: the share of the relevant ones among them.
+        `mrr@k`: 1 / rank of the first relevant one, or 0. `ndcg@k`: each relevant one counts 1 / log2(1 + rank), and
+        the sum is divided by the largest possible one.
         """
         found = self._search(encoder)  # (Q, K) places in the corpus, best first
         hits = torch.tensor([[place in known for place in row] for row, known in self._rows(found)]).double()
@@ -165,7 +166,7 @@ class RetrievalEvaluator:
         return zip(found.tolist(), map(set, self.relevant), strict=True)
 
     def _search(self, encoder: SentenceEncoder) -> Tensor:
-        """The places of the best documents of each query, best first. (Q, at most max(at))"""
+        """Return the places of each query's best documents, best first. (Q, at most max(at))"""
         (queries,) = _encode(encoder.encode_query, self.queries)
         most = max(self.at)
         scores = queries.new_empty(len(queries), 0)
@@ -176,7 +177,7 @@ class RetrievalEvaluator:
             best = []
             rows = max(1, CELLS // len(documents))
             for some, s, p in zip(queries.split(rows), scores.split(rows), places.split(rows), strict=True):
-                # Those from before stand before those that come, and a stable sort leaves equals as they stand.
+                # Earlier documents come first, and a stable sort keeps the order of ties.
                 new = torch.cat([s, encoder.similarity(some, documents)], 1)
                 new, order = new.sort(dim=1, descending=True, stable=True)
                 best.append((new[:, :most], torch.cat([p, here.expand(len(some), -1)], 1).gather(1, order[:, :most])))
@@ -185,25 +186,25 @@ class RetrievalEvaluator:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """1 for the lowest; equal values share the mean of their places. (n,) -> (n,)"""
+    """Rank the values from 1 for the lowest; ties share the mean of their ranks. (n,) -> (n,)"""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[which])
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """The linear correlation of two rows of numbers, (n,) each; NaN where all of one are equal."""
+    """Return the linear correlation of two arrays (n,); NaN if all numbers of one are equal."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.corrcoef(a, b)[0, 1])
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of their ranks."""
+    """Return the correlation of their ranks."""
     return pearson(ranks(a), ranks(b))
 
 
 def _encode(encode: Callable[..., Tensor], *columns: Sequence[str]) -> list[Tensor]:
-    """The vectors of each column, (n, D); a text that occurs several times is encoded once."""
+    """Return the vectors of each column, (n, D); a text that occurs several times is encoded once."""
     places: dict[str, int] = {}
     rows = [[places.setdefault(text, len(places)) for text in column] for column in columns]
     vectors = encode(list(places), convert_to_tensor=True)
@@ -222,5 +223,5 @@ def _columns(examples: Examples, count: int, of: str) -> list[list[str]]:
 
 def _labels(examples: Examples, of: str) -> Tensor:
     if examples.labels is None:
-        raise ValueError(f"{of} needs labels: say in which column they are")
+        raise ValueError(f"{of} needs labels: name their column")
     return examples.labels.cpu()

@@ -1,4 +1,4 @@
-"""What is learned from: texts in columns, and what is said of each row."""
+"""Training data: columns of texts with a label per row, and the order in which an epoch takes the rows."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from ..tokenizer import check_texts
 
+SORTED_BATCHES = 50  # batches sorted by length together: enough to pad little, few enough to stay random
+
 
 class Examples:
-    """N rows: one text per column, and a label each, or none.
+    """N rows: one text per column, and optionally a label.
 
-    Attributes:
+    Args:
         columns: Lists of N texts: two for pairs, three for triplets, one for a teacher's vectors.
-        labels: None; (N,) classes (whole numbers) or scores (floating point); or (N, T) vectors of a teacher.
+        labels: None; classes (N,), whole numbers; scores (N,), floating point; or a teacher's vectors (N, T).
+
+    Raises:
+        ValueError: There are no columns or no rows, their lengths differ, or a label is NaN or infinite.
+        TypeError: A text is not a string (the message says which).
     """
 
     def __init__(
         self, columns: Sequence[Sequence[str]], labels: Tensor | np.ndarray | Sequence[float] | None = None
     ) -> None:
-        """Check what can be checked without knowing the objective.
-
-        Raises:
-            ValueError: there are no columns or no rows, not all are of one length, or a label is NaN or infinite.
-            TypeError: a text is no string (it is said which).
-        """
         for number, column in enumerate(columns):
             if isinstance(column, (str, bytes)):
                 raise TypeError(f"column {number} is one text: a column is a list of texts")
@@ -52,11 +52,11 @@ class Examples:
                 raise ValueError(f"the label of row {row} is not a finite number")
 
     def __len__(self) -> int:
-        """N, the number of rows."""
+        """Return N, the number of rows."""
         return len(self.columns[0])
 
     def digest(self) -> str:
-        """How many rows, and a hash of every text and label: what has the same digest is the same."""
+        """Return the number of rows and a hash of every text and label."""
         seen = hashlib.sha256(f"{len(self.columns)} columns".encode())
         for column in self.columns:
             for text in column:
@@ -66,3 +66,29 @@ class Examples:
             seen.update(f"{self.labels.dtype} {tuple(self.labels.shape)}".encode())
             seen.update(self.labels.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"{len(self)} rows, {seen.hexdigest()[:16]}"
+
+
+def epoch(
+    lengths: np.ndarray, batch_size: int, *, seed: int, number: int, by_length: bool, fewest: int = 1
+) -> list[np.ndarray]:
+    """Return the batches of one epoch: every row once, in random order. The last batch may be smaller.
+
+    Args:
+        lengths: Tokens of each row, (N,).
+        seed, number: Of the training and of the epoch. Together they determine the order.
+        by_length: Put rows of similar length in one batch (Sentence-BERT's "smart batching", arXiv 1908.10084,
+            section 7): sort the rows of every 50 batches, then shuffle the batches.
+        fewest: Leave out a last batch of fewer rows than this.
+    """
+    random = np.random.default_rng([seed, number])
+    order = random.permutation(len(lengths))
+    if len(order) % batch_size < fewest:
+        order = order[: len(order) // batch_size * batch_size]
+    if not by_length:
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = []
+    for start in range(0, len(order), batch_size * SORTED_BATCHES):
+        rows = order[start : start + batch_size * SORTED_BATCHES]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]

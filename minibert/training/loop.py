@@ -1,4 +1,4 @@
-"""The training loop, on one page: what happens in a step, and between steps."""
+"""The training loop: what happens in a step, and between steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..display import progress_bar
-from . import batches, parallel
-from .checkpointing import layers_checkpointed
-from .log import Log
-from .resume import Checkpoint, Position, replace_folder, seed_step
+from ..fused import fused
+from ..model import Encoder
+from . import parallel
+from .examples import epoch
+from .run_folder import RunState, recover_folder, seed_step
 from .settings import Settings
 from .task import Task
 
@@ -29,7 +31,7 @@ Evaluator = Callable[[Any], "dict[str, float]"]  # the task's model -> scores by
 
 
 class DivergedError(ValueError):
-    """The loss, or the gradients, are no longer finite numbers."""
+    """The loss or the gradients are no longer finite numbers."""
 
 
 def train(
@@ -44,195 +46,216 @@ def train(
     resume: bool = False,
     show_progress_bar: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train in place.
+    """Train in place; return the log's records (see `RunState`).
 
-    Into ``folder`` go `model/` (the best by its score; without ``evaluate`` the last), `log.jsonl` (see `Log`) and,
-    with ``save_every``, `checkpoint.pt`. torch's random generators are seeded anew in every step. Under torchrun, call
-    it in every process: all take part, the first writes and evaluates.
+    Every step seeds torch's generators. Under torchrun, call this in every process: the first one evaluates and writes.
 
     Args:
-        task: What is trained, on its device; afterwards it is in eval mode and holds the last step's weights.
-        settings: None: the defaults.
-        folder: Where to write. None: nowhere.
-        evaluate: Called with the task's model, in eval mode, after every ``evaluate_every`` steps and after the last.
-        score: Which of its scores is the best model's. May be left out where there is only one.
-        evaluate_every: In steps. None: only after the last.
-        save_every: Steps between checkpoints to resume from; one is written after the last step, too.
-        resume: Go on from the folder's checkpoint: the weights will be those of an uninterrupted training, bit by bit.
-        show_progress_bar: On stderr, with loss and rate.
-
-    Returns:
-        list: the log's records.
+        task: On its device. It ends in eval mode, with the last step's weights.
+        folder: Gets `model/` (the best by its score, else the last), `log.jsonl` and, with ``save_every``,
+            `checkpoint.pt`.
+        evaluate: Called with the task's model in eval mode, every ``evaluate_every`` steps and after the last.
+        score: The name of the score that selects the best model. Optional if there is only one.
+        save_every: Steps between checkpoints. The last step has one too.
+        resume: Continue from the folder's checkpoint, to the same bits as an uninterrupted training.
 
     Raises:
-        DivergedError: the loss became NaN or infinite; the step is said. Model and checkpoint stay as they were saved.
-        ResumeError: there is no checkpoint, or it is of another training; what differs is said.
-        ValueError: settings, task and machine do not fit each other.
-        OSError: a file can't be written; those from before are whole.
+        DivergedError: The loss or the gradients are not finite. Model and checkpoint stay as they were saved.
+        ResumeError: There is no checkpoint, or it belongs to another training.
+        ValueError: Settings, task and machine don't fit together.
+        OSError: A file can't be written. Earlier files stay whole.
     """
     settings = settings or Settings()
-    target = _folder(folder, resume or save_every is not None)
-    device = next(task.parameters()).device
-    check_precision(settings.precision, device)
-    with ExitStack() as around:
-        around.enter_context(parallel.joined(device))
-        around.enter_context(layers_checkpointed(task, settings.gradient_checkpointing))
-        around.callback(task.eval)
-        parallel.same_weights(task)
-        total = settings.total_steps(len(task.lengths))
-        optimizer = make_optimizer(task, settings)
-        scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-        checkpoint, position = None, Position()
-        if target is not None:
-            identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
-            checkpoint = Checkpoint(target / "checkpoint.pt", task, optimizer, scaler, identity)
-            position = checkpoint.load() if resume else position
-        first = parallel.rank() == 0
-        log = Log(target / "log.jsonl" if target and first else None, keep_until=position.step)
-        bar = around.enter_context(progress_bar(total, "steps", show_progress_bar and first, done=position.step))
-        order = _order(task.lengths, settings, position.step)
-        task.train()
-        while position.step < total:
-            started = time.perf_counter()
-            rows = [next(order) for _ in range(settings.accumulate)]
-            rate = settings.rate(position.step, total)
-            seed_step(settings.seed, position.step, parallel.rank())
-            try:
-                loss, norm = step(task, rows, rate, optimizer, scaler, settings)
-            except DivergedError as error:
-                raise _stopped(error, position.step + 1, checkpoint) from None
-            position.step += 1
-            seconds = time.perf_counter() - started
-            many, tokens = sum(map(len, rows)), int(sum(task.lengths[some].sum() for some in rows))
-            log.add(
-                step=position.step,
-                loss=loss,
-                rate=rate,
-                norm=norm,
-                rows_per_s=round(many / seconds, 1),
-                tokens_per_s=round(tokens / seconds, 1),
-            )
-            bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.2e}", refresh=False)
-            bar.update(1)
-            last = position.step == total
-            if evaluate and (last or (evaluate_every and position.step % evaluate_every == 0)):
-                if first:
-                    _evaluate(task, evaluate, score, position, log, target)
-                parallel.wait()
-            if checkpoint and save_every and first and (last or position.step % save_every == 0):
-                checkpoint.save(position)
-        if target and not evaluate and first:
-            replace_folder(task.save, target / "model")
+    total = settings.total_steps(len(task.lengths))
+    with _set_up(task, settings):
+        run = _start(task, settings, folder, checkpointed=resume or save_every is not None, resume=resume)
+        with progress_bar(total, "steps", show_progress_bar and parallel.is_first(), done=run.step) as bar:
+            for record in _steps(run, settings, total):
+                run.add(**record)
+                bar.set_postfix(loss=f"{record['loss']:.4f}", rate=f"{record['rate']:.2e}", refresh=False)
+                bar.update(1)
+                if evaluate and (run.step == total or (evaluate_every and run.step % evaluate_every == 0)):
+                    _evaluate(run, evaluate, score)
+                if save_every and (run.step == total or run.step % save_every == 0):
+                    run.save()
+        if not evaluate:
+            run.save_model()
         parallel.wait()
-    return log.records
+    return run.records
+
+
+@contextmanager
+def _set_up(task: Task, settings: Settings) -> Iterator[None]:
+    """Inside, the processes share their weights and the model computes as the settings say; then it is in eval mode.
+
+    Raises:
+        ValueError: The device can't train with this autocast.
+    """
+    device = next(task.parameters()).device
+    if settings.autocast == "float16" and device.type != "cuda":
+        raise ValueError(f"autocast to float16 needs a GPU (cuda), not {device.type}: use bfloat16, or none")
+    with ExitStack() as stack:
+        stack.enter_context(parallel.joined(device))
+        stack.callback(task.eval)
+        if settings.fused:
+            stack.enter_context(fused(task.model))
+        if settings.gradient_checkpointing:
+            stack.enter_context(layers_checkpointed(task))
+        parallel.same_weights(task)
+        yield
+
+
+def _start(
+    task: Task, settings: Settings, folder: str | os.PathLike[str] | None, *, checkpointed: bool, resume: bool
+) -> RunState:
+    """Return a training at its first step, or at the step of the checkpoint."""
+    if folder is None and checkpointed:
+        raise ValueError("save_every and resume need a folder")
+    device = next(task.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "float16")
+    run = RunState(task, make_optimizer(task, settings), scaler, Path(folder) if folder is not None else None)
+    if run.folder is not None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
+        if parallel.is_first():
+            recover_folder(run.folder / "model")
+        if resume:
+            run.load()
+        run.open_log()
+    return run
+
+
+def _steps(run: RunState, settings: Settings, total: int) -> Iterator[dict[str, Any]]:
+    """Take the steps that are left; yield each one's record."""
+    task = run.task
+    order = _order(task.lengths, settings, run.step)
+    task.train()
+    while run.step < total:
+        started = time.perf_counter()
+        batches = [next(order) for _ in range(settings.accumulate)]
+        rate = settings.rate(run.step, total)
+        seed_step(settings.seed, run.step, parallel.rank())
+        try:
+            loss, norm = step(task, batches, rate, run.optimizer, run.scaler, settings)
+        except DivergedError as error:
+            kept = run.checkpoint is not None and run.checkpoint.exists()
+            left = f"the last checkpoint is {run.checkpoint}" if kept else "there is no checkpoint"
+            message = f"training stopped at step {run.step + 1}: {error}; {left}. A lower learning rate may help"
+            raise DivergedError(message) from None
+        run.step += 1
+        seconds = time.perf_counter() - started
+        rows = np.concatenate(batches)
+        yield {
+            "step": run.step,
+            "loss": loss,
+            "rate": rate,
+            "norm": norm,
+            "rows_per_s": round(len(rows) / seconds, 1),
+            "tokens_per_s": round(int(task.lengths[rows].sum()) / seconds, 1),
+        }
 
 
 def step(
     task: Task,
-    rows: list[np.ndarray],
+    batches: list[np.ndarray],
     rate: float,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     settings: Settings,
 ) -> tuple[float, float]:
-    """One step of the optimizer: the mean loss of these batches, the length of its gradients before clipping.
+    """Take one step of the optimizer; return the batches' mean loss and the norm of its gradients before clipping.
 
     Raises:
-        DivergedError: one of both is not finite; the weights are as they were.
+        DivergedError: One of them is not finite. The weights have not changed.
     """
     device = next(task.parameters()).device
-    dtype = getattr(torch, settings.precision)
+    dtype = getattr(torch, settings.autocast) if settings.autocast else None
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    parts = []
-    for some in rows:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            part = task.loss(some) / len(rows)
-        scaler.scale(part).backward()
-        parts.append(part.detach())
+    losses = []
+    for rows in batches:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            loss = task.loss(rows) / len(batches)
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
     parallel.average_gradients(task)
     scaler.unscale_(optimizer)
     learning = [value for value in task.parameters() if value.grad is not None]
-    length = nn.utils.get_total_norm([value.grad for value in learning if value.grad is not None])
-    norm = length.item()
+    total_norm = nn.utils.get_total_norm([value.grad for value in learning if value.grad is not None])
+    norm = total_norm.item()
     if settings.max_grad_norm and norm > settings.max_grad_norm:
-        nn.utils.clip_grads_with_norm_(learning, settings.max_grad_norm, length)
-    loss = parallel.mean(torch.stack(parts).sum())
-    # The scaler skips steps whose gradients overflow float16, and scales less from then on: that is no failure.
-    if not math.isfinite(loss) or not (scaler.is_enabled() or math.isfinite(norm)):
-        raise DivergedError(f"the loss is {loss:g}, its gradients' length {norm:g}")
+        nn.utils.clip_grads_with_norm_(learning, settings.max_grad_norm, total_norm)
+    mean_loss = parallel.mean(torch.stack(losses).sum())
+    # The scaler skips steps whose gradients overflow float16 and then scales less. That is not a failure.
+    if not math.isfinite(mean_loss) or not (scaler.is_enabled() or math.isfinite(norm)):
+        raise DivergedError(f"the loss is {mean_loss:g}, the norm of its gradients {norm:g}")
     scaler.step(optimizer)
     scaler.update()
-    return loss, norm
+    return mean_loss, norm
 
 
 def make_optimizer(task: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW with weight decay for matrices only: a bias or a norm that is pulled to 0 regularises nothing."""
+    """Return AdamW with weight decay for matrices only: pulling a bias or a norm to 0 regularises nothing."""
     learning = [value for value in task.parameters() if value.requires_grad]
     groups = [
         {"params": [value for value in learning if value.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
     ]
-    fused = learning[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
-    return torch.optim.AdamW([group for group in groups if group["params"]], settings.learning_rate, fused=fused)
+    one_kernel = learning[0].device.type in ("cpu", "cuda")  # for all parameters
+    return torch.optim.AdamW([group for group in groups if group["params"]], settings.learning_rate, fused=one_kernel)
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ValueError where the device can't train in it."""
-    if precision == "float16" and device.type != "cuda":
-        raise ValueError(f"precision float16 needs a GPU (cuda), not {device.type}: use bfloat16, or float32")
+@contextmanager
+def layers_checkpointed(model: nn.Module) -> Iterator[None]:
+    """Inside, keep only each layer's input and compute the layer again for its gradients (arXiv 1604.06174)."""
+    layers = [layer for part in model.modules() if isinstance(part, Encoder) for layer in part]
+    before = {layer: layer.__dict__.get("forward") for layer in layers}  # a layer in two places is wrapped once
+    try:
+        for layer in before:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        yield
+    finally:
+        for layer, forward in before.items():
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def _order(lengths: np.ndarray, settings: Settings, steps: int) -> Iterator[np.ndarray]:
-    """The rows of batch after batch, epoch after epoch, from where the training is after so many steps."""
+    """Yield the rows of batch after batch, epoch after epoch, from where a training is after so many steps."""
     processes = parallel.world()
-    epoch = partial(
-        batches.epoch,
+    batches = partial(
+        epoch,
         lengths,
         settings.batch_size,
         seed=settings.seed,
         by_length=settings.by_length,
         fewest=processes,  # each has at least one row
     )
-    per_epoch = len(epoch(number=0))
+    per_epoch = len(batches(number=0))
     if not per_epoch or settings.batch_size < processes:
         raise ValueError(f"{processes} processes can't share batches of {settings.batch_size} of {len(lengths)} rows")
     first, done = divmod(steps * settings.accumulate, per_epoch)
     for number in count(first):
-        yield from epoch(number=number)[done:]
+        yield from batches(number=number)[done:]
         done = 0
 
 
-def _evaluate(
-    task: Task, evaluate: Evaluator, score: str | None, position: Position, log: Log, folder: Path | None
-) -> None:
-    """Ask for the scores; save the model if it is the best so far."""
-    task.eval()
-    with torch.no_grad():
-        scores = evaluate(task.model)
-    task.train()
-    log.add(step=position.step, scores=scores)
-    if score is None and len(scores) == 1:
-        (score,) = scores
-    if score not in scores:
-        raise ValueError(f"which score is the best model's? score must be one of {', '.join(scores)}, not {score!r}")
-    if position.best is None or scores[score] > position.best:
-        position.best = scores[score]
-        if folder:
-            replace_folder(task.save, folder / "model")
-
-
-def _stopped(error: DivergedError, step: int, checkpoint: Checkpoint | None) -> DivergedError:
-    kept = checkpoint and checkpoint.path.exists()
-    left = f"the last checkpoint is {checkpoint.path}" if checkpoint and kept else "there is no checkpoint"
-    return DivergedError(f"training stopped at step {step}: {error}; {left}. A lower learning rate may help")
-
-
-def _folder(folder: str | os.PathLike[str] | None, wanted: bool) -> Path | None:
-    if folder is None:
-        if wanted:
-            raise ValueError("save_every and resume need a folder")
-        return None
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder)
+def _evaluate(run: RunState, evaluate: Evaluator, score: str | None) -> None:
+    """Log the scores; save the model if it is the best so far. Only the first process does it, the others wait."""
+    if parallel.is_first():
+        run.task.eval()
+        with torch.no_grad():
+            scores = evaluate(run.task.model)
+        run.task.train()
+        run.add(step=run.step, scores=scores)
+        if score is None and len(scores) == 1:
+            (score,) = scores
+        if score not in scores:
+            names = ", ".join(scores)
+            raise ValueError(f"which score selects the best model? score must be one of {names}, not {score!r}")
+        if run.best is None or scores[score] > run.best:
+            run.best = scores[score]
+            run.save_model()
+    parallel.wait()

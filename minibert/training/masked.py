@@ -1,7 +1,7 @@
-"""Masked-LM training on a text file: from nothing, or of a checkpoint that is to know another kind of text.
+"""Masked-LM training on a text file, from new weights or from a checkpoint.
 
-Devlin et al., arXiv 1810.04805, section 3.1, without the second task (RoBERTa, arXiv 1907.11692, section 4.2, found
-that nothing is lost). What is hidden is in `masking`, how a text becomes blocks in `blocks`.
+Devlin et al., arXiv 1810.04805, section 3.1, without next sentence prediction, which RoBERTa (arXiv 1907.11692, section
+4.2) found unnecessary. `masking` makes blocks of a text and masks their words.
 """
 
 from __future__ import annotations
@@ -10,43 +10,46 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checkpoint.hub import open_files
+from ..batching.plan import cpu_tokens, plan_batches
+from ..checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
 from ..config import BertConfig, ConfigError
-from ..fast.batches import cpu_tokens, plan_batches
 from ..heads import BertForMaskedLM, BertWithMaskedLM
 from ..model import Bert
 from ..tokenizer import Tokenizer, Tokens
 from . import parallel
-from .blocks import cut_into_blocks, read_lines
-from .masking import IGNORED, WholeWordMasking
+from .masking import IGNORED, WholeWordMasking, cut_into_blocks, read_lines
 from .task import Task
 
-HEAD = "cls.predictions"  # what published names of the head begin with
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+HEAD = "cls.predictions"  # the prefix of the head's published names
 
 
 class MaskedLMTask(Task):
-    """Tell the hidden words of a text.
+    """Predict the masked words of a text.
 
-    Words are hidden anew each time a block comes up, by torch's generator, which the loop seeds in every step: so no
-    two epochs hide the same ones, and a training that is resumed hides what it would have hidden.
+    Every visit of a block masks other words, drawn from torch's generator, which the loop seeds in every step. So a
+    resumed training masks the same words as an uninterrupted one.
 
     Args:
-        model: What is trained.
-        tokenizer: Saved with it.
-        blocks: The text, as `cut_into_blocks` gives it.
-        share: Of the tokens, to be told.
+        model: It is trained.
+        tokenizer: Saved with the model.
+        blocks: The text, from `cut_into_blocks`.
+        share: The share of tokens to predict.
 
     Raises:
-        ConfigError: the tokenizer is of another checkpoint. ValueError: it has no mask token, or the share is none.
+        ConfigError: The tokenizer belongs to another checkpoint.
+        ValueError: It has no mask token, or the share is out of range.
     """
 
     model: BertWithMaskedLM
@@ -73,63 +76,60 @@ class MaskedLMTask(Task):
         share: float = 0.15,
         seed: int = 0,
         device: str | torch.device | None = None,
-        **source: Any,
+        **hub: Unpack[HubOptions],
     ) -> MaskedLMTask:
-        """A text file, and a checkpoint by its name.
+        """Make a task from a text file and the name of a checkpoint.
 
         Args:
-            path: UTF-8; a sentence or a paragraph a line.
-            name, fresh, shape, seed, source: as `masked_lm`.
-            length: Tokens of a block, at most.
-            packed: Put lines one after another into a block; False: each is a block.
-            share: Of the tokens, to be told.
+            path: UTF-8, a sentence or a paragraph per line.
+            name, fresh, shape, seed, hub: See `masked_lm`.
+            length: Most tokens of a block.
+            packed: Put several lines into a block. False: each line is a block.
+            share: The share of tokens to predict.
             device: None: a GPU if there is one, otherwise the CPU.
 
         Raises:
-            OSError, ValueError: as `read_lines`, `masked_lm`, `cut_into_blocks` and the task itself; or a block is
-                longer than the model can take.
+            OSError, ValueError: See `read_lines`, `masked_lm`, `cut_into_blocks` and the class; or a block is longer
+                than the model's positions.
         """
         lines = read_lines(path)
-        model, tokenizer = masked_lm(name, fresh=fresh, shape=shape, seed=seed, **source)
-        if length > model.config.max_position_embeddings:
-            raise ValueError(
-                f"a block of {length} tokens is longer than the {model.config.max_position_embeddings} positions "
-                "that the model has"
-            )
+        model, tokenizer = masked_lm(name, fresh=fresh, shape=shape, seed=seed, **hub)
+        positions = model.config.max_position_embeddings
+        if length > positions:
+            raise ValueError(f"a block of {length} tokens is longer than the {positions} positions that the model has")
         blocks = cut_into_blocks(tokenizer, lines, length, packed=packed)
         return cls(model.to(find_device(device)), tokenizer, blocks, share=share)
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        """The mean over all hidden tokens of the batch. Each process hides words in its share of the rows."""
+        """Return the mean over all masked tokens of the batch. Each process masks words in its share of the rows."""
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         own = parallel.share(rows)
-        batch, labels = hide(self.tokenizer, self.masking, self.blocks, own, [random] * len(own))
-        logits, labels = told(self.model, batch, labels)
+        batch, labels = mask_words(self.tokenizer, self.masking, self.blocks, own, [random] * len(own))
+        logits, labels = predict_masked(self.model, batch, labels)
         # Divided by the mean of all processes' tokens, not by one's: see `Task.loss`.
         count = parallel.mean(torch.tensor(float(len(labels)), device=labels.device))
         with torch.autocast(logits.device.type, enabled=False):
-            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            return functional.cross_entropy(wide, labels, reduction="sum") / count
+            return _summed_loss(logits, labels) / count
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """The model with its head, and the tokenizer."""
+        """Write the model with its head, and the tokenizer."""
         super().save(folder)
         self.tokenizer.save_pretrained(folder)
 
     def identity(self) -> dict[str, Any]:
-        """The blocks, the model, and how much is hidden."""
+        """Return the blocks, the model, and the share."""
         seen = hashlib.sha256(self.blocks.starts.tobytes() + self.blocks.ids.tobytes())
         return {"blocks": seen.hexdigest(), "model": repr(self.model), "share": self.masking.share}
 
 
 class MaskedLMEvaluator:
-    """How well a model tells hidden words of a text that it was not trained on; always the same words.
+    """Scores a model on the masked words of a held-out text. Every call masks the same words.
 
     Args:
         tokenizer: The model's.
-        blocks: The text, as `cut_into_blocks` gives it.
-        share: Of the tokens, to be told.
-        seed: Of what is hidden.
+        blocks: The text, from `cut_into_blocks`.
+        share: The share of tokens to predict.
+        seed: Of the masked words.
     """
 
     def __init__(self, tokenizer: Tokenizer, blocks: Tokens, *, share: float = 0.15, seed: int = 0) -> None:
@@ -139,48 +139,52 @@ class MaskedLMEvaluator:
         self.seed = seed
 
     def __call__(self, model: BertWithMaskedLM) -> dict[str, float]:
-        """Means over all hidden tokens.
+        """Return means over all masked tokens.
 
-        `log_likelihood`: the logarithm of the probability that the model gives to the true token, the negative of the
-        loss; `accuracy`: the share of tokens that are its first guess; `perplexity`: exp of the loss: among how many
-        equally likely tokens it might as well have to guess. Of this one lower is better.
+        `log_likelihood` is the log probability of the true token, the negative of the loss. `accuracy` is the share of
+        tokens that are the first guess. `perplexity` is exp of the loss; lower is better.
         """
         likelihood, right, count = 0.0, 0, 0
         for rows in plan_batches(self.blocks.lengths, max_tokens=cpu_tokens(model.config)):
             random = [np.random.default_rng([self.seed, int(row)]) for row in rows]
-            batch, labels = hide(self.tokenizer, self.masking, self.blocks, rows, random)
+            batch, labels = mask_words(self.tokenizer, self.masking, self.blocks, rows, random)
             with torch.no_grad():
-                logits, labels = told(model, batch, labels)
-            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            likelihood -= float(functional.cross_entropy(wide, labels, reduction="sum"))
+                logits, labels = predict_masked(model, batch, labels)
+            likelihood -= float(_summed_loss(logits, labels))
             right += int((logits.argmax(-1) == labels).sum())
             count += len(labels)
         mean = likelihood / count
         return {"log_likelihood": mean, "accuracy": right / count, "perplexity": float(np.exp(-mean))}
 
 
-def hide(
+def mask_words(
     tokenizer: Tokenizer,
     masking: WholeWordMasking,
     blocks: Tokens,
     rows: np.ndarray,
     random: Sequence[np.random.Generator],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Blocks with words hidden, by a generator for each: what the model takes, labels; each (B, S), on the CPU."""
+    """Pad these blocks and mask words in each, by its own generator: model arguments and labels, (B, S) each."""
     arrays = tokenizer.pad(blocks, rows, side="right")
     labels = np.full(arrays["input_ids"].shape, IGNORED)
-    for place, (row, draws) in enumerate(zip(rows, random, strict=True)):
+    for place, (row, generator) in enumerate(zip(rows, random, strict=True)):
         own = slice(int(blocks.lengths[row]))
-        arrays["input_ids"][place, own], labels[place, own] = masking(arrays["input_ids"][place, own], draws)
+        arrays["input_ids"][place, own], labels[place, own] = masking(arrays["input_ids"][place, own], generator)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels)
 
 
-def told(model: BertWithMaskedLM, batch: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, V) of the N tokens that have a label, and the labels (N,): only there is the vocabulary looked at."""
+def predict_masked(model: BertWithMaskedLM, batch: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits (N, V) of only the N tokens that have a label, and their labels (N,)."""
     device = next(model.parameters()).device
-    wanted = labels != IGNORED
+    chosen = labels != IGNORED
     x = model.bert(**{name: value.to(device) for name, value in batch.items()}).last_hidden_state
-    return model.to_vocabulary(x[wanted.to(device)]), labels[wanted].to(device)
+    return model.to_vocabulary(x[chosen.to(device)]), labels[chosen].to(device)
+
+
+def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy in float32 at least. (N, V), (N,) -> scalar"""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(wide, labels, reduction="sum")
 
 
 def masked_lm(
@@ -189,46 +193,52 @@ def masked_lm(
     fresh: bool = False,
     shape: dict[str, Any] | None = None,
     seed: int = 0,
-    **source: Any,
+    **hub: Unpack[HubOptions],
 ) -> tuple[BertForMaskedLM, Tokenizer]:
-    """A model to begin with, and its tokenizer.
+    """Return a model to train, and its tokenizer.
 
     Args:
-        name: A folder or a hub id. Where it has no masked-LM head, as sentence encoders have none, the head is new;
+        name: A folder or a hub id. If it has no masked-LM head (sentence encoders have none), the head is new and
             ``model.report`` says so.
-        fresh: Take only its vocabulary and its config; all weights are new.
-        shape: Fields of the config in place of its own, as ``{"num_hidden_layers": 2}``; only for ``fresh`` models.
-        seed: Of what is new.
-        source: As `hub.open_files`: revision, local_files_only, ...
+        fresh: Use only its vocabulary and its config. All weights are new.
+        shape: Fields that replace the config's, as ``{"num_hidden_layers": 2}``; only with ``fresh``.
+        seed: Of the new weights.
+        hub: See `checkpoint.hub.HubOptions`.
 
     Raises:
-        HubError: the model can't be had. ConfigError: a file is damaged, or the shape is none.
-        CheckpointError: the weights are damaged. ValueError: a shape is asked of weights that have theirs.
+        HubError: The model is not found. ConfigError: A file is damaged, or the shape is not valid.
+        CheckpointError: The weights are damaged. ValueError: A shape is given without ``fresh``.
     """
-    known = {field.name for field in dataclasses.fields(BertConfig)}
-    if unknown := [field for field in shape or {} if field not in known]:
-        raise ConfigError(f"a config has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     if shape and not fresh:
         raise ValueError(
-            f"a checkpoint's weights have a shape; {', '.join(shape)} can be chosen for a fresh model only"
+            f"a checkpoint's weights fix its shape; {', '.join(shape)} can be chosen for a fresh model only"
         )
-    files = open_files(name, **source)
+    files = open_files(name, **hub)
     tokenizer = Tokenizer.from_files(files)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if fresh:
-            values = dataclasses.asdict(read_config(files, BertConfig)) | (shape or {})
-            return BertForMaskedLM(BertConfig.from_dict(values)), tokenizer
-        try:
-            return load_files(files, into=BertForMaskedLM), tokenizer
-        except WrongTensorsError as error:
-            report = error.report
-            others = report.unexpected or report.wrong_shape or {head_of(lost) for lost in report.missing} != {HEAD}
-            if others:
-                raise
-        bert = load_files(files, into=Bert)
-        model = BertForMaskedLM(bert.config)
+        return (_fresh(files, shape or {}) if fresh else _with_head(files)), tokenizer
+
+
+def _fresh(files: CheckpointFiles, shape: dict[str, Any]) -> BertForMaskedLM:
+    """Return a model with new weights. Raises ConfigError for a field that does not exist."""
+    known = {field.name for field in dataclasses.fields(BertConfig)}
+    if unknown := [field for field in shape if field not in known]:
+        raise ConfigError(f"a config has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return BertForMaskedLM(BertConfig.from_dict(dataclasses.asdict(read_config(files, BertConfig)) | shape))
+
+
+def _with_head(files: CheckpointFiles) -> BertForMaskedLM:
+    """Load a model; its head is new if the checkpoint has none, and nothing else is missing."""
+    try:
+        return load_files(files, into=BertForMaskedLM)
+    except WrongTensorsError as error:
+        report = error.report
+        if report.unexpected or report.wrong_shape or {head_of(name) for name in report.missing} != {HEAD}:
+            raise
+    bert = load_files(files, into=Bert)
+    model = BertForMaskedLM(bert.config)
     bert.pooler = None
     model.bert = bert
-    model.report = bert.report.with_notes("the masked-LM head is new, for the checkpoint has none")
-    return model, tokenizer
+    model.report = bert.report.with_notes("the masked-LM head is new, because the checkpoint has none")
+    return model

@@ -1,73 +1,78 @@
-"""Which tokens a masked-LM has to tell: whole words, drawn anew each time (Devlin et al., arXiv 1810.04805).
+"""Masked-LM data: a text file -> blocks of tokens -> blocks with masked words (arXiv 1810.04805, section 3.1).
 
-15 % of the tokens are to be told. Of those 80 % are hidden behind [MASK], 10 % are another token, 10 % stay as they
-are: at work there will be no [MASK], so the model must not count on one (section 3.1 and appendix A.1 there). Pieces
-of a word are chosen together or not at all, else the rest of the word would give them away; that is how Google's later
-checkpoints were made (the note of May 2019 in google-research/bert, whose create_pretraining_data.py is the reference).
+15 % of the tokens are chosen. 80 % of those become [MASK], 10 % another token, and 10 % stay: there is no [MASK] at
+inference, so the model must not rely on one (appendix A.1 there). The pieces of a word are chosen together, because the
+rest of the word would give them away. Google's later checkpoints were made so (google-research/bert, May 2019, whose
+create_pretraining_data.py is the reference).
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
-from ..tokenizer import Tokenizer
+from ..tokenizer import Tokenizer, Tokens
+from ..truncation import TruncationReport
 
-IGNORED = -100  # the label of a token that is not to be told; torch's cross-entropy passes it over
-HIDDEN, SWAPPED = 0.8, 0.1  # what becomes of a chosen token; the rest stays
+IGNORED = -100  # the label of a token that was not chosen: torch's cross-entropy ignores it
+MASKED, REPLACED = 0.8, 0.1  # what becomes of a chosen token; the rest stays
 
 
 class WholeWordMasking:
-    """Chooses words and hides them. ids (S,) -> ids (S,), labels (S,)
+    """Chooses words and masks them. ids (S,) -> ids (S,), labels (S,)
 
-    The words are the tokenizer's: a piece that begins with ## goes on with the word before it. Special tokens ([CLS],
-    [SEP], [PAD], [UNK], [MASK]) are never chosen, and never put in the place of another.
+    A word is a token and the ## pieces after it. Special tokens ([CLS], [SEP], [PAD], [UNK], [MASK]) are never chosen,
+    and never replace another token.
 
     Args:
-        tokenizer: Whose ids they are.
-        share: Of the tokens that are not special, so many are chosen; at least one.
+        tokenizer: Of the ids.
+        share: The share of the tokens that are not special to choose; at least one token.
 
     Raises:
-        ValueError: the tokenizer has no mask token, or the share is none.
+        ValueError: The tokenizer has no mask token, or the share is out of range.
     """
 
     def __init__(self, tokenizer: Tokenizer, share: float = 0.15) -> None:
         if tokenizer.mask_id is None:
-            raise ValueError(f"the vocabulary has no mask token {tokenizer.mask_token!r}, so nothing can be hidden")
+            raise ValueError(f"the vocabulary has no mask token {tokenizer.mask_token!r}, so nothing can be masked")
         if not 0 < share <= 1:
-            raise ValueError(f"the share of tokens to be told must be above 0 and at most 1, not {share}")
+            raise ValueError(f"the share of tokens to mask must be above 0 and at most 1, not {share}")
         self.share = share
         self.mask_id = tokenizer.mask_id
         self.special = np.zeros(tokenizer.highest_id + 1, dtype=bool)
         self.special[tokenizer.special_ids] = True
-        self.goes_on = np.zeros_like(self.special)
+        self.continues = np.zeros_like(self.special)
         vocabulary = tokenizer.get_vocab()
-        self.goes_on[[i for piece, i in vocabulary.items() if piece.startswith("##")]] = True
-        self.others = np.array([i for i in sorted(vocabulary.values()) if not self.special[i]])
+        self.continues[[i for piece, i in vocabulary.items() if piece.startswith("##")]] = True
+        self.replacements = np.array([i for i in sorted(vocabulary.values()) if not self.special[i]])
 
     def __call__(self, ids: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """What the model sees, and what it has to tell: the id where a token was chosen, elsewhere ``IGNORED``."""
+        """Return the model's input, and labels: the id of each chosen token, ``IGNORED`` elsewhere."""
         word = self.words(ids)
         chosen = np.isin(word, self.draw(word, random))
         fate = random.random(len(ids))
-        seen = np.where(chosen & (fate < HIDDEN), self.mask_id, ids)
-        swapped = chosen & (fate >= HIDDEN) & (fate < HIDDEN + SWAPPED)
-        seen[swapped] = random.choice(self.others, int(swapped.sum()))
-        return seen, np.where(chosen, ids, IGNORED)
+        masked = np.where(chosen & (fate < MASKED), self.mask_id, ids)
+        replaced = chosen & (fate >= MASKED) & (fate < MASKED + REPLACED)
+        masked[replaced] = random.choice(self.replacements, int(replaced.sum()))
+        return masked, np.where(chosen, ids, IGNORED)
 
     def words(self, ids: np.ndarray) -> np.ndarray:
-        """Which word each token belongs to: 0, 1, 2, ... from the left, -1 for special tokens. (S,) -> (S,)
+        """Number the words: 0, 1, 2, ... from the left for their tokens, -1 for special tokens. (S,) -> (S,)
 
-        Pieces at the beginning that go on with a word that was cut off are a word of their own.
+        Pieces at the start that continue a word before the block are a word of their own.
         """
         special = self.special[ids]
         after_special = np.concatenate([[True], special[:-1]])
-        begins = ~special & (~self.goes_on[ids] | after_special)
+        begins = ~special & (~self.continues[ids] | after_special)
         return np.where(special, -1, np.cumsum(begins) - 1)
 
     def draw(self, word: np.ndarray, random: np.random.Generator) -> list[int]:
-        """Words in random order, as long as they fit into the share; the first in any case. word (S,) -> their numbers
+        """Draw words in random order until the share is reached; at least one. word (S,) -> their numbers
 
-        A word that is longer than what is left of the share is passed over, as in the reference.
+        A word that is longer than the rest of the share is skipped, as in the reference.
         """
         sizes = np.bincount(word[word >= 0])
         left = max(1, round(self.share * int(sizes.sum())))
@@ -79,3 +84,60 @@ class WholeWordMasking:
                 chosen.append(int(number))
                 left -= int(sizes[number])
         return chosen
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """Read the lines of a UTF-8 text file that are not blank.
+
+    Raises:
+        OSError: The file can't be read. ValueError: It is not UTF-8, or all lines are blank.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    if not lines:
+        raise ValueError(f"{path}: the file is empty; it must hold text, a sentence or a paragraph per line")
+    return lines
+
+
+def cut_into_blocks(tokenizer: Tokenizer, lines: Iterable[str], length: int, *, packed: bool = True) -> Tokens:
+    """Put as many whole lines between [CLS] and [SEP] as fit into ``length`` tokens.
+
+    A longer line is cut into lines that fit. A line without any word of the vocabulary is left out.
+
+    Args:
+        tokenizer: Gives the tokens.
+        lines: Sentences or paragraphs, in the order of the text.
+        length: Most tokens of a block, with [CLS] and [SEP].
+        packed: False: each line is a block.
+
+    Raises:
+        ValueError: No line has a word, the length is below 3, or the tokenizer doesn't put exactly one token before a
+            text and one after it.
+    """
+    around = tokenizer.encode([""]).ids
+    if len(around) != 2:
+        raise ValueError(f"a block begins with [CLS] and ends with [SEP], but this tokenizer puts {len(around)} tokens")
+    room = length - 2
+    if room < 1:
+        raise ValueError(f"a block must have at least 3 tokens, [CLS] and [SEP] among them, not {length}")
+    tokens, special = tokenizer.encode(list(lines)), tokenizer.special_ids
+    blocks: list[list[np.ndarray]] = []
+    filled = room
+    for begin, end in zip(tokens.starts[:-1], tokens.starts[1:], strict=True):
+        line = tokens.ids[begin + 1 : end - 1]
+        for part in np.split(line, range(room, len(line), room)):
+            if np.isin(part, special).all():
+                continue
+            if not packed or filled + len(part) > room:
+                blocks.append([])
+                filled = 0
+            blocks[-1].append(part)
+            filled += len(part)
+    if not blocks:
+        raise ValueError(f"none of the {len(tokens.lengths)} lines has a word of the vocabulary")
+    whole = [np.concatenate([around[:1], *parts, around[1:]]) for parts in blocks]
+    ids = np.concatenate(whole)
+    return Tokens(ids, np.zeros(len(ids), np.int8), np.cumsum([0, *map(len, whole)]), TruncationReport(length, {}))

@@ -1,8 +1,7 @@
-"""What is to be learned: from the vectors of a batch to one number that training makes small.
+"""Objectives: from the vectors of a batch to the loss that training minimises.
 
-The first three are Sentence-BERT's (arXiv 1908.10084, section 3). u and v are the vectors of a row's first and second
-text, a third column is w. Each is the loss of the class of that name in sentence-transformers; docs/training.md has
-the formulas side by side.
+The first three are Sentence-BERT's (arXiv 1908.10084, section 3). u, v and w are the vectors of a row's first, second
+and third text. docs/training.md has all formulas side by side.
 """
 
 from __future__ import annotations
@@ -19,18 +18,24 @@ from ..vectors import cosine
 class Objective(nn.Module):
     """Vectors, one (B, D) per text column, and labels -> the mean loss of the batch, a scalar.
 
-    A class of your own needs `forward`, and `check` where it wants to be asked about all data before the first step.
+    A subclass needs `forward`. Its `check` can refuse data before the first step.
     """
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
-        """Raise ValueError where such data, of a batch or of the whole training, can't be learned from."""
+    def check(self, columns: int, labels: Tensor | None) -> Tensor | None:
+        """Return the labels. Raises ValueError if the objective can't learn from such data, of one batch or of all."""
+        return labels
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """The loss."""
+        """Return the loss."""
         raise NotImplementedError
 
+    def extra_repr(self) -> str:
+        """Return the plain attributes, so that print and `identity` of a task have them."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, (int, float, str, tuple))}
+        return ", ".join(f"{name}={value}" for name, value in plain.items() if name != "training" and name[0] != "_")
 
-# The parts of the paper's Table 6, by the names it gives them.
+
+# The parts of the paper's Table 6, by its names.
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "u": lambda u, v: u,
     "v": lambda u, v: v,
@@ -40,18 +45,18 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Softmax(Objective):
-    """Which class a pair is of: cross-entropy of softmax(W [u, v, |u-v|] + b). Labels (B,): classes from 0 on.
+    """The class of a pair: cross-entropy of softmax(W [u, v, |u-v|] + b). Labels (B,): classes from 0.
 
-    The paper's equation has no b, its code has. Vectors narrower than ``width`` (under `Matryoshka`) use the first
+    The paper's code has a b, its equation has not. Vectors narrower than ``width`` (under `Matryoshka`) use the first
     columns of each term's part of W (MRL-E: arXiv 2205.13147, section 3).
 
     Args:
         width: D, the width of the vectors.
-        num_labels: Classes.
-        terms: What is put side by side, of u, v, |u-v|, u*v: one row of the paper's Table 6.
+        num_labels: Number of classes.
+        terms: The terms to concatenate, of u, v, |u-v|, u*v: one row of the paper's Table 6.
 
     Raises:
-        ValueError: a term is unknown, or there are fewer than two classes.
+        ValueError: A term is unknown, or there are fewer than two classes.
     """
 
     def __init__(self, width: int, num_labels: int = 3, terms: Sequence[str] = ("u", "v", "|u-v|")) -> None:
@@ -65,57 +70,51 @@ class Softmax(Objective):
         self.terms = tuple(terms)
         self.classifier = nn.Linear(len(self.terms) * width, num_labels)
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
-        """Pairs, and a class from 0 to ``num_labels - 1`` each."""
+    def check(self, columns: int, labels: Tensor | None) -> Tensor:
+        """Require pairs, with a class from 0 to ``num_labels - 1`` each."""
         want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "a class per pair", ndim=1)
+        labels = want_labels(self, labels, "a class per pair")
         if labels.is_floating_point() or labels.dtype is torch.bool:
-            raise ValueError(f"Softmax takes whole numbers as classes, not {labels.dtype}")
-        want_range(self, labels, 0, self.num_labels - 1)
+            raise ValueError(f"Softmax needs whole numbers as classes, not {labels.dtype}")
+        return want_range(self, labels, 0, self.num_labels - 1)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), classes (B,) -> scalar"""
-        self.check(len(vectors), labels)
-        assert labels is not None
+        labels = self.check(len(vectors), labels)
         return functional.cross_entropy(self.logits(*vectors), labels.long())
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
-        """What the classifier says of each pair. (B, D), (B, D) -> (B, num_labels)"""
+        """Classify pairs. (B, D), (B, D) -> (B, num_labels)"""
         if u.shape[-1] > self.width:
             raise ValueError(f"Softmax was made for vectors of width {self.width}, these have {u.shape[-1]}")
         weight = self.classifier.weight.view(self.num_labels, len(self.terms), self.width)[..., : u.shape[-1]]
         terms = torch.cat([TERMS[term](u, v) for term in self.terms], dim=-1)
         return functional.linear(terms.to(weight.dtype), weight.flatten(1), self.classifier.bias)
 
-    def extra_repr(self) -> str:
-        """What print shows."""
-        return f"terms={','.join(self.terms)}"
-
 
 class CosineRegression(Objective):
-    """How alike a pair is: the mean of (cos(u, v) - score)². Labels (B,): scores from -1 to 1, floating point."""
+    """The similarity of a pair: the mean of (cos(u, v) - score)². Labels (B,): scores from -1 to 1, floating point."""
 
-    def check(self, columns: int, labels: Tensor | None) -> None:
-        """Pairs, and a score each."""
+    def check(self, columns: int, labels: Tensor | None) -> Tensor:
+        """Require pairs, with a score each."""
         want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "a score per pair", ndim=1)
+        labels = want_labels(self, labels, "a score per pair")
         if not labels.is_floating_point():
-            raise ValueError(f"CosineRegression takes floating-point scores, not {labels.dtype}")
-        want_range(self, labels, -1, 1, "; divide them by the highest that there is")
+            raise ValueError(f"CosineRegression needs floating-point scores, not {labels.dtype}")
+        return want_range(self, labels, -1, 1, "; divide them by the highest possible one")
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), scores (B,) -> scalar"""
-        self.check(len(vectors), labels)
-        assert labels is not None
+        labels = self.check(len(vectors), labels)
         u, v = vectors
         return functional.mse_loss(functional.cosine_similarity(u, v), labels.to(u.dtype))
 
 
 class Triplet(Objective):
-    """The anchor u nearer to v than to w: the mean of max(‖u - v‖ - ‖u - w‖ + margin, 0). No labels.
+    """The anchor u closer to v than to w: the mean of max(‖u - v‖ - ‖u - w‖ + margin, 0). No labels.
 
     Args:
-        margin: By how much nearer, in Euclidean distance; the paper's is 1.
+        margin: How much closer, in Euclidean distance. The paper's is 1.
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -123,7 +122,7 @@ class Triplet(Objective):
         self.margin = margin
 
     def check(self, columns: int, labels: Tensor | None) -> None:
-        """Anchor, positive, negative."""
+        """Require triplets: anchor, positive, negative."""
         want_columns(self, columns, 3)
         want_no_labels(self, labels)
 
@@ -131,20 +130,16 @@ class Triplet(Objective):
         """Three of (B, D) -> scalar"""
         self.check(len(vectors), labels)
         u, v, w = vectors
-        nearer = torch.linalg.vector_norm(u - v, dim=-1) - torch.linalg.vector_norm(u - w, dim=-1)
-        return functional.relu(nearer + self.margin).mean()
-
-    def extra_repr(self) -> str:
-        """What print shows."""
-        return f"margin={self.margin}"
+        closer = torch.linalg.vector_norm(u - v, dim=-1) - torch.linalg.vector_norm(u - w, dim=-1)
+        return functional.relu(closer + self.margin).mean()
 
 
 class InBatchNegatives(Objective):
-    """Which of all the batch's texts belongs to u: cross-entropy of softmax(scale * cos(u, every v)). No labels.
+    """The partner of u among the batch's texts: cross-entropy of softmax(scale * cos(u, every v)). No labels.
 
-    Multiple negatives ranking (arXiv 1705.00652, section 4.4), with cosines as InfoNCE has them. Columns from the third
-    on are hard negatives: each row's are candidates for all rows, and right for none. More rows, harder task: see
-    `SentenceTask`'s ``chunk_size`` for batches that memory does not hold.
+    Multiple negatives ranking (arXiv 1705.00652, section 4.4), with InfoNCE's cosines. Columns from the third on are
+    hard negatives: every row's are candidates for all rows. A larger batch makes the task harder; `SentenceTask`'s
+    ``chunk_size`` makes room for it.
 
     Args:
         scale: The inverse of the temperature.
@@ -157,7 +152,7 @@ class InBatchNegatives(Objective):
         self.scale = scale
 
     def check(self, columns: int, labels: Tensor | None) -> None:
-        """Pairs, with hard negatives or without."""
+        """Require pairs, with hard negatives or without."""
         want_columns(self, columns, 2, or_more=True)
         want_no_labels(self, labels)
 
@@ -167,23 +162,19 @@ class InBatchNegatives(Objective):
         scores = self.scale * cosine(vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
         return functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
-    def extra_repr(self) -> str:
-        """What print shows."""
-        return f"scale={self.scale}"
-
 
 class Matryoshka(Objective):
-    """Any objective, on the first d numbers of the vectors for several d, summed (arXiv 2205.13147, equation 1).
+    """Any objective, summed over the first d numbers of the vectors for several d (arXiv 2205.13147, equation 1).
 
-    What is left of a vector is scaled to length 1, as in sentence-transformers, and as `encode` does on request.
+    Shortened vectors are normalised, as in sentence-transformers.
 
     Args:
         objective: Computed once for each width.
-        widths: The d; the full width is one of them only if you say so.
-        weights: One factor for each; None: 1.
+        widths: Every d. The full width counts only if it is among them.
+        weights: One factor for each. None: 1.
 
     Raises:
-        ValueError: a width is not positive, or there are more or fewer weights than widths.
+        ValueError: A width is not positive, or the numbers of weights and widths differ.
     """
 
     def __init__(self, objective: nn.Module, widths: Sequence[int], weights: Sequence[float] | None = None) -> None:
@@ -195,12 +186,12 @@ class Matryoshka(Objective):
             raise ValueError(f"widths must be positive, with a weight each, not {self.widths} with {self.weights}")
 
     def check(self, columns: int, labels: Tensor | None) -> None:
-        """As the objective inside."""
+        """Let the inner objective check."""
         if isinstance(self.objective, Objective):
             self.objective.check(columns, labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """As the objective inside; ValueError if a width is above D."""
+        """Take the inner objective's arguments. Raises ValueError if a width is above D."""
         if max(self.widths) > vectors[0].shape[-1]:
             raise ValueError(f"Matryoshka asks for {max(self.widths)} of {vectors[0].shape[-1]} dimensions")
         loss = vectors[0].new_zeros(())
@@ -209,16 +200,12 @@ class Matryoshka(Objective):
             loss = loss + weight * self.objective(cut, labels)
         return loss
 
-    def extra_repr(self) -> str:
-        """What print shows."""
-        return f"widths={self.widths}, weights={self.weights}"
-
 
 class Combined(Objective):
-    """Several objectives on the same vectors and labels, each with a factor: a teacher's vectors and similarities.
+    """A weighted sum of objectives of the same vectors and labels, as a teacher's vectors and similarities.
 
     Raises:
-        ValueError: there are more or fewer weights than objectives.
+        ValueError: The numbers of weights and objectives differ.
     """
 
     def __init__(self, objectives: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
@@ -229,33 +216,28 @@ class Combined(Objective):
             raise ValueError(f"{len(self.objectives)} objectives, but {len(self.weights)} weights")
 
     def check(self, columns: int, labels: Tensor | None) -> None:
-        """As each of them."""
+        """Let each of them check."""
         for objective in self.objectives:
             if isinstance(objective, Objective):
                 objective.check(columns, labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """As each of them, summed."""
+        """Take each one's arguments."""
         loss = vectors[0].new_zeros(())
         for objective, weight in zip(self.objectives, self.weights, strict=True):
             loss = loss + weight * objective(vectors, labels)
         return loss
 
-    def extra_repr(self) -> str:
-        """What print shows."""
-        return f"weights={self.weights}"
-
 
 def want_columns(objective: nn.Module, columns: int, wanted: int, *, or_more: bool = False) -> None:
-    """Raise ValueError where there is another number of text columns."""
+    """Raise ValueError for another number of text columns."""
     if columns < wanted or (columns > wanted and not or_more):
-        raise ValueError(
-            f"{type(objective).__name__} takes {wanted} columns of texts{' or more' * or_more}, not {columns}"
-        )
+        more = " or more" if or_more else ""
+        raise ValueError(f"{type(objective).__name__} takes {wanted} columns of texts{more}, not {columns}")
 
 
-def want_labels(objective: nn.Module, labels: Tensor | None, what: str, *, ndim: int) -> Tensor:
-    """The labels. Raises ValueError where there are none, or they have another form."""
+def want_labels(objective: nn.Module, labels: Tensor | None, what: str, *, ndim: int = 1) -> Tensor:
+    """Return the labels. Raises ValueError if there are none, or their number of dimensions is another."""
     if labels is None:
         raise ValueError(f"{type(objective).__name__} needs labels: {what}")
     if labels.ndim != ndim:
@@ -264,19 +246,16 @@ def want_labels(objective: nn.Module, labels: Tensor | None, what: str, *, ndim:
 
 
 def want_no_labels(objective: nn.Module, labels: Tensor | None) -> None:
-    """Raise ValueError where there are labels that would not be looked at."""
+    """Raise ValueError if there are labels, which would be ignored."""
     if labels is not None:
-        raise ValueError(f"{type(objective).__name__} looks at no labels, so leave them out")
+        raise ValueError(f"{type(objective).__name__} doesn't use labels, so leave them out")
 
 
-def want_range(objective: nn.Module, labels: Tensor, low: float, high: float, advice: str = "") -> None:
-    """Raise ValueError for the first label outside; on a GPU, which would have to be waited for, don't look."""
-    if not labels.is_cpu or not len(labels):
-        return
+def want_range(objective: nn.Module, labels: Tensor, low: float, high: float, advice: str = "") -> Tensor:
+    """Return the labels. Raises ValueError for the first out of range. A GPU's are not checked: it would stall."""
     outside = ~((labels >= low) & (labels <= high))
-    if bool(outside.any()):
+    if labels.is_cpu and bool(outside.any()):
         row = int(outside.int().argmax())
-        raise ValueError(
-            f"{type(objective).__name__} takes labels from {low} to {high}, but row {row} has {labels[row].item()}"
-            f"{advice}"
-        )
+        found = f"row {row} has {labels[row].item()}"
+        raise ValueError(f"{type(objective).__name__} takes labels from {low} to {high}, but {found}{advice}")
+    return labels

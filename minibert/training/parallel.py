@@ -1,7 +1,7 @@
 """Several processes, each with a device, that train one model: `torchrun --nproc-per-node 2 ...`.
 
-Every process draws the same batches and embeds its share of each; vectors are gathered, so that every objective sees
-the whole batch, and gradients are averaged. One process alone passes through all this untouched.
+Every process draws the same batches and embeds its share of each. Vectors are gathered, so that every objective sees
+the whole batch, and gradients are averaged. With one process, each function here does nothing.
 """
 
 from __future__ import annotations
@@ -22,32 +22,37 @@ _groups = count()
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _several() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if _several() else 1
 
 
+def is_first() -> bool:
+    """Tell if this is the process that evaluates and writes."""
+    return rank() == 0
+
+
 def local_device() -> torch.device:
-    """Where this process should compute: the GPU of torchrun's LOCAL_RANK, or the CPU."""
+    """Return this process's device: the GPU of torchrun's LOCAL_RANK, or the CPU."""
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Inside, the processes that torchrun started (RANK, WORLD_SIZE) know each other; nothing where it started none.
+    """Inside, the processes that torchrun started (RANK, WORLD_SIZE) are one group.
 
     Raises:
-        RuntimeError: torch's, where the processes don't find each other.
+        RuntimeError: torch's, if the processes don't find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ or dist.is_initialized():
         yield
         return
     store, own, number = next(rendezvous("env://"))
-    # Every group under a name of its own: what the one before left in the store would lead a second one astray.
+    # Each group has its own prefix, because the keys that an earlier one left in the store would mislead it.
     store = dist.PrefixStore(f"minibert {next(_groups)}", store)  # type: ignore[attr-defined]
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=own, world_size=number)
     try:
@@ -57,12 +62,12 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def share(rows: np.ndarray) -> np.ndarray:
-    """Of a batch's rows those of this process: every n-th, where n is the number of processes."""
+    """Return this process's rows of a batch: every n-th of n processes."""
     return rows[rank() :: world()]
 
 
 def gather(own: Tensor, count: int) -> Tensor:
-    """All processes' vectors in the order of the batch, with gradients for this one's. (own, D) -> (count, D)"""
+    """Gather all processes' vectors in the order of the batch, with gradients for its own. (own, D) -> (count, D)"""
     if not _several():
         return own
     whole: Tensor = _Gather.apply(own, count)  # type: ignore[no-untyped-call]
@@ -75,15 +80,15 @@ def average_gradients(module: nn.Module) -> None:
         return
     gradients = [value.grad for value in module.parameters() if value.grad is not None]
     for dtype in {gradient.dtype for gradient in gradients}:
-        alike = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.flatten() for gradient in alike]) / world()  # one message, not one per parameter
+        of_dtype = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = torch.cat([gradient.flatten() for gradient in of_dtype]) / world()  # one message, not one per parameter
         dist.all_reduce(flat)
-        for gradient, mean in zip(alike, flat.split([gradient.numel() for gradient in alike]), strict=True):
+        for gradient, mean in zip(of_dtype, flat.split([gradient.numel() for gradient in of_dtype]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
 
 def mean(value: Tensor) -> float:
-    """The mean of all processes' numbers."""
+    """Return the mean of all processes' numbers."""
     if _several():
         value = value / world()
         dist.all_reduce(value)
@@ -98,7 +103,7 @@ def same_weights(module: nn.Module) -> None:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if _several():
         dist.barrier()
 
@@ -117,8 +122,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # Every process computes the same loss of the whole batch; what it owes to its own rows is only here, and is
-        # divided by the number of processes when gradients are averaged.
+        # Every process computes the same loss of the whole batch, but only its own rows have gradients here. Averaging
+        # divides them by the number of processes.
         return gradients[0][rank() :: world()] * world(), None
 
 

@@ -1,4 +1,4 @@
-"""The loss, and the scores, over the steps: one picture of a training's log."""
+"""Draw a training's log: the loss and the scores over the steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def plot_log(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) ->
     """Draw the records of `train` (or of `read_log`) into a PNG file.
 
     Args:
-        records: Loss per step, drawn pale, with its running mean; scores, if there are any, on an axis of their own.
+        records: Their loss is drawn with its running mean, and their scores, if any, on an axis of their own.
         path: The file.
 
     Raises:
-        ImportError: matplotlib is not there. ValueError: there is no loss in the records. OSError: see ``replacing``.
+        ImportError: matplotlib is not installed. ValueError: No record has a loss. OSError: The file can't be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def plot_log(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) ->
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """Each value's mean with those before it, a twentieth of all of them at most. (n,) -> (n,)"""
+    """Average each value with those before it, over at most a twentieth of all values. (n,) -> (n,)"""
     window = max(1, len(values) // 20)
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)

@@ -18,15 +18,15 @@ import torch
 
 from .examples import Examples
 
-# Words of SNLI and MultiNLI -> classes, in sentence-transformers' order. SNLI's pairs without a majority are left out.
+# Labels of SNLI and MultiNLI -> classes, in sentence-transformers' order. SNLI's pairs without a majority are left out.
 NLI_CLASSES: Mapping[str, int | None] = {"entailment": 0, "neutral": 1, "contradiction": 2, "-": None}
 
-# Where the STS Benchmark's files have what, as published (ixa2.si.ehu.eus/stswiki): no header, scores from 0 to 5.
+# The columns of the STS Benchmark's files, as published (ixa2.si.ehu.eus/stswiki): no header, scores from 0 to 5.
 STS_BENCHMARK: dict[str, Any] = {"texts": (6, 7), "label": 5, "form": "tsv"}
 
 Column: TypeAlias = "str | int"
 Classes: TypeAlias = "Sequence[str] | Mapping[str, int | None]"
-Row: TypeAlias = "tuple[str, list[Any]]"  # where it stands, for messages; the cells that were asked for
+Row: TypeAlias = "tuple[str, list[Any]]"  # its place, for messages; the cells of the columns to read
 
 
 def read_examples(
@@ -38,28 +38,26 @@ def read_examples(
     scale: tuple[float, float] | None = None,
     form: str | None = None,
 ) -> Examples:
-    """Read rows of texts, and a label for each.
+    """Read rows of texts, with a label each.
 
     Args:
         path: A file of UTF-8 text, or of Parquet.
-        texts: The columns of the texts, in the order that the objective takes them. A name: the file's first line says
-            the names. A number, from 1 on (as `cut -f` counts): it has no such line.
-        label: The column of the labels. None: the examples have none.
-        classes: Labels are words (or numbers as they are written) that stand for classes: in a sequence the first for
-            0, the second for 1; in a mapping for what it says, and rows are left out where that is None
-            (`NLI_CLASSES`). None: labels are numbers, and become float32.
-        scale: The lowest and the highest score there can be; they become 0 and 1. None: scores stay as they are.
-        form: tsv (tabs, no quoting), csv (commas, quoting as spreadsheets write it), jsonl (an object a line) or
-            parquet. None: as the file's name ends.
+        texts: The texts' columns, in the objective's order: names from the file's first line, or numbers from 1 (as
+            `cut -f` counts) for a file without such a line.
+        label: The labels' column. None: there are no labels.
+        classes: Labels are words. A sequence numbers them from 0. A mapping gives each word's number, or None to leave
+            its rows out (`NLI_CLASSES`). None: labels are numbers, and become float32.
+        scale: The lowest and the highest possible score, which become 0 and 1. None: scores stay unchanged.
+        form: tsv (tabs, no quotes), csv (commas, quotes as in spreadsheets), jsonl (an object per line) or parquet.
+            None: from the file's name.
 
     Raises:
-        ValueError: the file is empty, no UTF-8, or damaged; a column is not there; a label is none or out of range.
-            The message says which line. OSError: the file can't be read.
+        ValueError: The file is empty, damaged or not UTF-8, a column is missing, or a label is not valid. The message
+            names the line. OSError: The file can't be read.
     """
     path = Path(path)
     _check_columns(texts, label, classes, scale)
-    read = FORMS[_form(path, form)]
-    rows = read(path, [*texts, *([] if label is None else [label])])
+    rows = FORMS[_form(path, form)](path, [*texts, *([] if label is None else [label])])
     columns: list[list[str]] = [[] for _ in texts]
     labels: list[float] = []
     for place, cells in rows:
@@ -70,17 +68,17 @@ def read_examples(
             labels.append(number)
         for column, name, cell in zip(columns, texts, cells, strict=True):
             if not isinstance(cell, str):
-                raise ValueError(f"{place}: column {name!r} should hold a text, and holds {cell!r}")
+                raise ValueError(f"{place}: column {name!r} must hold a text, not {cell!r}")
             column.append(cell)
     if not columns[0]:
-        raise ValueError(f"{path}: there is no example in this file")
+        raise ValueError(f"{path}: the file has no examples")
     if label is None:
         return Examples(columns, None)
     return Examples(columns, torch.tensor(labels, dtype=torch.float32 if classes is None else torch.long))
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], list[str]]:
-    """A file of the STS Benchmark's form: scores (n,), first and second sentences. Raises as `read_examples`."""
+    """Read a file of the STS Benchmark: scores (n,), first and second sentences. Raises as `read_examples`."""
     examples = read_examples(path, **STS_BENCHMARK)
     assert examples.labels is not None
     first, second = examples.columns
@@ -94,9 +92,9 @@ def _check_columns(
         raise ValueError(f"texts must be the columns of the texts, in a list, not {texts!r}")
     for column in [*texts, *([] if label is None else [label])]:
         if isinstance(column, int) and column < 1:
-            raise ValueError(f"columns are counted from 1 on: there is no column {column}")
+            raise ValueError(f"columns count from 1: there is no column {column}")
     if label is None and (classes is not None or scale is not None):
-        raise ValueError("classes or a scale are for labels: say which column holds them")
+        raise ValueError("classes and scale are for labels: name their column")
     if classes is not None and scale is not None:
         raise ValueError("labels are either classes or scores on a scale, not both")
     if scale is not None and not scale[0] < scale[1]:
@@ -104,27 +102,27 @@ def _check_columns(
 
 
 def _form(path: Path, form: str | None) -> str:
-    """The key of FORMS. Raises ValueError if it is unknown."""
+    """Return the key of FORMS. Raises ValueError if it is unknown."""
     ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
     form = form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
     if form not in FORMS:
-        raise ValueError(f"{path}: examples are in .tsv, .csv, .jsonl or .parquet (or say which form the file has)")
+        raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
     return form
 
 
 def _label(place: str, cell: Any, classes: Classes | None, scale: tuple[float, float] | None) -> float | None:
-    """The label as a number; None where its row is to be left out."""
+    """Return the label as a number; None to leave its row out."""
     if classes is not None:
         numbers = classes if isinstance(classes, Mapping) else {word: i for i, word in enumerate(classes)}
         if str(cell) not in numbers:
-            raise ValueError(f"{place}: the label {cell!r} is none of {', '.join(numbers)}")
+            raise ValueError(f"{place}: the label {cell!r} is not one of {', '.join(numbers)}")
         return numbers[str(cell)]
     try:
         number = float(cell)
     except (TypeError, ValueError):
-        raise ValueError(f"{place}: the label {cell!r} is no number") from None
+        raise ValueError(f"{place}: the label {cell!r} is not a number") from None
     if not math.isfinite(number):
-        raise ValueError(f"{place}: the label {cell!r} is no finite number")
+        raise ValueError(f"{place}: the label {cell!r} is not finite")
     if scale is None:
         return number
     low, high = scale
@@ -142,7 +140,7 @@ def _csv(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
 
 
 def _quoted(path: Path) -> Iterator[Row]:
-    """The rows of a CSV file; a quoted cell may hold line ends, and a row's place is where it begins."""
+    """Yield the rows of a CSV file. A quoted cell may hold line ends; a row's place is its first line."""
     reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
     while True:
         place = f"{path}, line {reader.line_num + 1}"
@@ -151,11 +149,11 @@ def _quoted(path: Path) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"{place}: no CSV ({error})") from None
+            raise ValueError(f"{place}: not CSV ({error})") from None
 
 
 def _delimited(path: Path, columns: Sequence[Column], rows: Iterator[Row]) -> Iterator[Row]:
-    """The cells of those columns, row by row; the first row is a header where a column is told by its name."""
+    """Yield the cells of those columns, row by row. The first row is a header if a column is given by name."""
     names: list[str] = next(rows, ("", []))[1] if any(isinstance(column, str) for column in columns) else []
     places = [column - 1 if isinstance(column, int) else _find(path, column, names) for column in columns]
     for place, cells in rows:
@@ -166,9 +164,9 @@ def _delimited(path: Path, columns: Sequence[Column], rows: Iterator[Row]) -> It
 
 def _find(path: Path, column: Column, names: Collection[str]) -> int:
     if not names:
-        raise ValueError(f"{path}: there is no example in this file")
+        raise ValueError(f"{path}: the file has no examples")
     if column not in names:
-        raise ValueError(f"{path}: there is no column {column!r}; there are {', '.join(map(repr, names))}")
+        raise ValueError(f"{path}: there is no column {column!r}, only {', '.join(map(repr, names))}")
     return list(names).index(str(column))
 
 
@@ -178,12 +176,12 @@ def _jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{place}: no JSON ({error})") from None
+            raise ValueError(f"{place}: not JSON ({error})") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{place}: not a JSON object, as {{{json.dumps(columns[0])}: ...}}")
+            raise ValueError(f"{place}: not a JSON object such as {{{json.dumps(columns[0])}: ...}}")
         for column in columns:
             if column not in values:
-                raise ValueError(f"{place}: there is no {column!r}; there are {', '.join(map(repr, values))}")
+                raise ValueError(f"{place}: there is no {column!r}, only {', '.join(map(repr, values))}")
         yield place, [values[column] for column in columns]
 
 
@@ -192,7 +190,7 @@ def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise ValueError(f"{path}: Parquet needs one more package: pip install pyarrow") from None
+        raise ValueError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
     with path.open("rb") as opened:
         try:
             file = parquet.ParquetFile(opened)
@@ -203,13 +201,13 @@ def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
             for number, row in enumerate(rows, 1):
                 yield f"{path}, row {number}", [row[str(column)] for column in columns]
         except ArrowException as error:
-            raise ValueError(f"{path}: no Parquet file, or a damaged one ({error})") from None
+            raise ValueError(f"{path}: not a Parquet file, or damaged ({error})") from None
 
 
 def _check_named(path: Path, columns: Sequence[Column]) -> None:
     for column in columns:
         if not isinstance(column, str):
-            raise ValueError(f"{path}: columns have names in such a file, not numbers as {column}")
+            raise ValueError(f"{path}: its columns have names, not numbers such as {column}")
 
 
 FORMS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
@@ -221,9 +219,9 @@ FORMS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line with its place, without its end; unpacked where the name ends in .gz."""
-    packed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as file:
+    """Yield each line with its place, without its end. A name that ends in .gz is decompressed."""
+    compressed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if compressed else path.open("rb") as file:
         number = 0
         try:
             for number, line in enumerate(file, 1):
@@ -233,4 +231,4 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             reason = f"{error.reason} at byte {error.start}"
             raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: no gzip file, or a damaged one ({error})") from None
+            raise ValueError(f"{path}: not a gzip file, or damaged ({error})") from None

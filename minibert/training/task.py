@@ -1,4 +1,4 @@
-"""What the loop trains: anything with a loss for some rows of its data. Sentence vectors are one such task."""
+"""Tasks: a model, its data and a loss for some rows of them. The loop trains any task; sentence vectors are one."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from .objectives import Objective
 
 
 class Task(nn.Module):
-    """What is trained, with its data: its parameters learn, `loss` says from what.
+    """A model that learns, with its data. Every parameter of the task is trained.
 
     Attributes:
-        model: What is evaluated, and saved with `save_pretrained`; part of the task, as is all else that learns.
-        lengths: Tokens of each row, (N,): batches are grouped by it.
+        model: It is evaluated, and saved with `save_pretrained`.
+        lengths: Tokens of each row, (N,). Batches are grouped by it.
     """
 
     model: nn.Module
     lengths: np.ndarray
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        """The mean loss of these rows of the data (B,), a scalar with gradients.
+        """Return the mean loss of these rows of the data (B,), a scalar with gradients.
 
-        With several processes each is asked for the same rows, may compute its `parallel.share` of them, and the
-        gradients are averaged: so the mean of all processes' losses must be the loss of all rows.
+        All processes get the same rows. Each may compute its `parallel.share` of them, and gradients are averaged. So
+        the mean of all processes' losses must be the loss of all rows.
         """
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
-        """What else the weights depend on, data included, in JSON's types: a resume compares it."""
+        """Return what the weights depend on besides the settings, in JSON's types. It must match for a resume."""
         raise NotImplementedError
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model as it is published. OSError where the folder can't be written."""
+        """Write the model as it is published. Raises OSError if the folder can't be written."""
         save: Any = self.model.save_pretrained
         save(folder)
 
 
 class SentenceTask(Task):
-    """Sentence vectors that serve an objective.
+    """Sentence vectors that minimise an objective.
 
-    Texts are tokenised here, once; what is too long is cut and told as by the encoder's `encode`.
+    Texts are tokenised once, here. Longer texts are truncated as in the encoder's `encode`.
 
     Args:
-        encoder: What is trained.
-        objective: A module (vectors, one (B, D) per column; labels or None) -> scalar; its weights are trained too,
-            and moved to where the encoder's are.
+        encoder: The model that is trained.
+        objective: A module (vectors, one (B, D) per column; labels or None) -> scalar. Its weights are trained too, and
+            moved to the encoder's device.
         examples: Texts and labels.
-        chunk_size: For batches that do not fit in memory, embed so many rows at a time (GradCache, arXiv 2101.06983).
-            The gradients are the same, each text is computed twice. None: all at once.
+        chunk_size: Embed so many rows at a time, for batches that don't fit in memory (GradCache, arXiv 2101.06983).
+            The gradients are the same, and each text is computed twice. None: all at once.
 
     Raises:
-        ValueError: the objective can't learn from such examples, or chunk_size is no positive number.
+        ValueError: The objective can't learn from these examples, or chunk_size is below 1.
     """
 
     model: SentenceEncoder
@@ -76,7 +76,7 @@ class SentenceTask(Task):
         if isinstance(objective, Objective):
             objective.check(len(examples.columns), examples.labels)
         weight = next(encoder.parameters())
-        # In half precision the objective stays in float32, as the vectors that `forward` gives.
+        # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
         self.objective = objective.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self.model = encoder
         self.examples = examples
@@ -88,12 +88,12 @@ class SentenceTask(Task):
         self.lengths = np.sum([tokens.lengths for tokens in self.tokens], axis=0)
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        """Of the whole batch on every rank, from vectors that each has computed its share of."""
+        """Return the loss of the whole batch, on every process; each embeds its share of the rows."""
         own = parallel.share(rows)
         return self.of_vectors([parallel.gather(self.embed(tokens, own), len(rows)) for tokens in self.tokens], rows)
 
     def of_vectors(self, vectors: Sequence[Tensor], rows: np.ndarray) -> Tensor:
-        """The objective, in full precision whatever the encoder was computed in. (B, D) per column -> scalar"""
+        """Compute the objective without autocast. (B, D) per column -> scalar"""
         device = vectors[0].device
         labels = self.examples.labels
         if labels is not None:
@@ -102,11 +102,10 @@ class SentenceTask(Task):
             return self.objective(vectors, labels)
 
     def embed(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
-        """Sentence vectors of one column, (B, D).
+        """Return sentence vectors of one column, (B, D).
 
-        In chunks it is GradCache: checkpointing keeps nothing of a chunk but its vectors, so the objective's gradients
-        with respect to those are computed first; then, one after another, each chunk is embedded again, with the same
-        dropout, and its gradients pass through.
+        In chunks this is GradCache. Checkpointing keeps only a chunk's vectors, so the objective's gradients with
+        respect to those come first. Then each chunk is embedded again, with the same dropout, for its gradients.
         """
         size = self.chunk_size
         if size is None or len(rows) <= size:
@@ -120,7 +119,7 @@ class SentenceTask(Task):
         return vectors if keep is None else vectors[:, :keep]
 
     def identity(self) -> dict[str, Any]:
-        """Data, model, objective and the ways in which they meet."""
+        """Return data, model, objective, and how they are combined."""
         return {
             "examples": self.examples.digest(),
             "objective": repr(self.objective),
@@ -131,7 +130,7 @@ class SentenceTask(Task):
 
 
 def padded(encoder: SentenceEncoder, tokens: Tokens, rows: np.ndarray) -> dict[str, Tensor]:
-    """What the encoder's `forward` takes, (B, S) each, on its device; without a mask where nothing is padded."""
+    """Return the arguments of the encoder's `forward`, (B, S) each, on its device; no mask if nothing is padded."""
     arrays = encoder.tokenizer.pad(tokens, rows, side="right")  # whatever the checkpoint says, as `encode` does
     batch = {name: torch.from_numpy(array).to(encoder.device) for name, array in arrays.items()}
     lengths = tokens.lengths[rows]

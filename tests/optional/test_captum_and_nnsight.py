@@ -1,6 +1,6 @@
-"""Two tools that researchers bring along work on the page as it is: captum attributes to it, nnsight traces it.
+"""Two common research tools work on the page as it is: captum attributes to it, nnsight traces it.
 
-They are no dependencies, and without them these tests are skipped; `pip install -e ".[test,research]"` brings them.
+They are optional, and without them these tests are skipped. `pip install -e ".[test,research]"` installs them.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""The plot of a training's log needs matplotlib, which minibert does not."""
+"""Only the plot of a training log needs matplotlib."""
 
 import sys
 
@@ -30,7 +30,7 @@ def test_a_log_without_steps_is_refused(tmp_path):
         plot_log([], tmp_path / "loss.png")
 
 
-def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch):
+def test_without_matplotlib_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         plot_log(RECORDS, tmp_path / "loss.png")

@@ -6,21 +6,23 @@ from pathlib import Path
 
 from tiny_folder import MEAN, write_encoder
 
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
+sys.path.append(str(Path(__file__).parents[2]))
 
-from bench import command, models, race, runners
-from bench.engines import Engine
+from tools.bench import command, inputs, race
+from tools.bench.engines import Engine
+from tools.bench.process import CHECKOUT
+from tools.peers import runners
 
 
 def test_a_tiny_model_is_raced_for_real(tmp_path, monkeypatch, capsys):
     folder = str(write_encoder(tmp_path / "tiny", ("Pooling", MEAN), ("Normalize", {})))
     monkeypatch.setattr(race, "FIRST_VECTORS", 1)
-    monkeypatch.setitem(models.SIZES, folder, models.Sizes(large=80, calls=64, single=9, long=4))
+    monkeypatch.setitem(inputs.SIZES, folder, inputs.Sizes(large=80, calls=64, single=9, long=4))
     # Known to the command, but not to the process that is to open it.
     monkeypatch.setitem(command.ENGINES, "unheard-of", Engine("unheard-of", "int8", runners.Runner))
     raw = tmp_path / "raw.json"
     names = ["transformers", "sentence-transformers", "minibert", "unheard-of"]
-    quick = ["--rounds", "1", "--threads", "1", "--no-peak", "--json", str(raw)]
+    quick = ["--rounds", "1", "--threads", "1", "--json", str(raw)]
     assert command.main(["--models", folder, "--only", *names, *quick]) == 0
     found = json.loads(raw.read_text(encoding="utf-8"))["models"][folder]
     assert list(found["engines"]) == names[:3]
@@ -35,3 +37,30 @@ def test_a_tiny_model_is_raced_for_real(tmp_path, monkeypatch, capsys):
     assert "not raced: unheard-of: KeyError" in printed
     assert command.main(["--read", str(raw)]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_a_checkout_is_raced_against_itself(tmp_path, monkeypatch, capsys):
+    folder = str(write_encoder(tmp_path / "tiny", ("Pooling", MEAN)))
+    monkeypatch.setattr(race, "FIRST_VECTORS", 1)
+    monkeypatch.setitem(inputs.SIZES, folder, inputs.Sizes(large=80, calls=64, single=9, long=4))
+    raw = tmp_path / "raw.json"
+    arguments = ["--models", folder, "--only", "minibert", "openvino", "--rounds", "2", "--threads", "1"]
+    assert command.main([*arguments, "--against", str(CHECKOUT), "--json", str(raw)]) == 0
+    found = json.loads(raw.read_text(encoding="utf-8"))["models"][folder]
+    assert list(found) == ["minibert"]  # engines of others do not take part
+    assert found["minibert"]["difference"] == 0
+    for tree in ("new", "old"):
+        assert [len(speeds) for speeds in found["minibert"][tree]["speeds"].values()] == [2, 2, 2]
+    printed = capsys.readouterr().out
+    assert "new over old" in printed
+    assert command.main(["--read", str(raw)]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_a_tree_without_its_own_minibert_is_refused(tmp_path, capsys):
+    (tmp_path / "minibert").mkdir()
+    (tmp_path / "minibert" / "model.py").touch()
+    folder = str(write_encoder(tmp_path / "tiny", ("Pooling", MEAN)))
+    arguments = ["--models", folder, "--only", "minibert", "--texts", __file__, "--against", str(tmp_path)]
+    assert command.main(arguments) == 1
+    assert capsys.readouterr().err.startswith("bench: ")

@@ -38,9 +38,9 @@ def assert_same_scores(ours, theirs, pairs=PAIRS, **options):
 
 
 @pytest.mark.parametrize("num_labels", LABELS)
-@pytest.mark.parametrize("prepared", [True, False])
-def test_scores(tmp_path, num_labels, prepared):
-    ours, theirs = load(write_cross_encoder(tmp_path, num_labels), prepared=prepared)
+@pytest.mark.parametrize("fast", [None, False])
+def test_scores(tmp_path, num_labels, fast):
+    ours, theirs = load(write_cross_encoder(tmp_path, num_labels), fast=fast)
     assert np.ptp(theirs.predict(PAIRS), axis=0).min() > 0.1  # no two of them are mixed up unseen
     assert_same(ours.predict(PAIRS), theirs.predict(PAIRS), 1e-6)
     assert_same_scores(ours, theirs)

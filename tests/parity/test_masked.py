@@ -10,8 +10,8 @@ from tiny_folder import TEXTS, write_vocabulary
 
 from minibert import Tokenizer
 from minibert.checkpoint.names import published_name
-from minibert.training.blocks import cut_into_blocks
-from minibert.training.masked import MaskedLMEvaluator, MaskedLMTask, hide
+from minibert.training.masked import MaskedLMEvaluator, MaskedLMTask, mask_words
+from minibert.training.masking import cut_into_blocks
 
 ROWS = np.array([3, 0, 2])
 
@@ -29,7 +29,7 @@ def hidden(task, seed):
     """What the task hides after the seed was set."""
     torch.manual_seed(seed)
     random = np.random.default_rng(int(torch.randint(2**62, ())))
-    return hide(task.tokenizer, task.masking, task.blocks, ROWS, [random] * len(ROWS))
+    return mask_words(task.tokenizer, task.masking, task.blocks, ROWS, [random] * len(ROWS))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -52,7 +52,7 @@ def test_the_evaluation_is_minus_their_loss_over_all_blocks(both):
     evaluate = MaskedLMEvaluator(task.tokenizer, task.blocks, share=0.4, seed=5)
     rows = np.arange(len(task.lengths))
     random = [np.random.default_rng([5, int(row)]) for row in rows]
-    batch, labels = hide(task.tokenizer, task.masking, task.blocks, rows, random)
+    batch, labels = mask_words(task.tokenizer, task.masking, task.blocks, rows, random)
     output = theirs(**batch, labels=labels)
     scores = evaluate(task.model)
     told = labels >= 0

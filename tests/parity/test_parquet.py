@@ -29,9 +29,9 @@ def test_labels_may_be_words(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        (["z"], "no column 'z'; there are 'a'"),
-        ([1], "names in such a file"),
-        (["a"], "row 3: column 'a' should hold a text, and holds None"),
+        (["z"], "no column 'z', only 'a'"),
+        ([1], "its columns have names, not numbers such as 1"),
+        (["a"], "row 3: column 'a' must hold a text, not None"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_row(tmp_path, texts, said):
@@ -40,7 +40,7 @@ def test_what_is_wrong_is_said_with_its_row(tmp_path, texts, said):
 
 
 def test_an_empty_table_and_a_damaged_file_are_said(tmp_path):
-    with pytest.raises(ValueError, match="no example in this file"):
+    with pytest.raises(ValueError, match="the file has no examples"):
         read_examples(write(tmp_path / "x.parquet", a=pyarrow.array([], pyarrow.string())), texts=["a"])
     content = write(tmp_path / "y.parquet", a=["x"] * 100).read_bytes()
     for damaged in (b"", content[:-30], b"no Parquet at all"):

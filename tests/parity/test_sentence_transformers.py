@@ -277,7 +277,7 @@ def test_minilm_in_fewer_bytes_bit_for_bit(minilm, precision):
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantisation_with_ranges_bit_for_bit(vectors, precision):
-    from minibert import precision as ours
+    from minibert import vectors as ours
 
     ranges = np.stack([vectors[1].min(0), vectors[1].max(0)]) * np.float32(0.7)  # so that some lie outside
     found = ours.quantize_embeddings(vectors[1], precision, ranges)

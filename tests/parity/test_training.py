@@ -33,7 +33,7 @@ from minibert.training import (
     Triplet,
     train,
 )
-from minibert.training.batches import epoch
+from minibert.training.examples import epoch
 
 D = TINY.hidden_size
 ROWS = 60

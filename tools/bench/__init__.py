@@ -1,1 +1,1 @@
-"""minibert raced against the other ways of getting sentence vectors: `python tools/bench --help`."""
+"""Race minibert against the other ways to get sentence vectors: `python tools/bench --help`."""

@@ -5,5 +5,5 @@ from importlib import import_module
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # so that these files are the package bench
-    sys.exit(import_module("bench.command").main())
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # for `tools.bench`, and this checkout's minibert
+    sys.exit(import_module("tools.bench.command").main())

@@ -1,11 +1,12 @@
-"""Race minibert against the other ways of getting sentence vectors, on this machine's CPU.
+"""Race minibert against the other ways to get sentence vectors, on this machine's CPU.
 
-    python tools/bench                                          all of it: about 25 minutes on two cores
+    python tools/bench                                          everything: about 25 minutes on two cores
     python tools/bench --models minilm --only "minibert*" "openvino*"
     python tools/bench --json raw.json --plot bench.png
-    python tools/bench --read raw.json --plot bench.png         the table and the plot of an earlier run
+    python tools/bench --read raw.json --plot bench.png         the tables and the plot of an earlier run
+    python tools/bench --against ../old --rounds 5              this checkout against another, nothing else
 
-Needs the extra `bench` (pip install -e '.[bench]'); an engine that can't be opened is listed with its error.
+Needs the extra `bench` (pip install -e '.[bench]'), but for --against. An engine that fails is listed with its error.
 """
 
 from __future__ import annotations
@@ -18,43 +19,47 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..peers.work import WORKLOADS
+from .against import against_report, commit, race_trees
 from .engines import ENGINES
-from .race import EngineError, Plan, measure_peak, race
-from .report import model_report, peak_table
+from .process import CHECKOUT, EngineError
+from .race import Plan, race
+from .report import model_report
 
-WORKLOADS = ("one large call", "calls of 32", "one text a call", "long texts")
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2", "minibert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Race, print, draw. Ends with status 1 where a checkpoint can't be raced."""
+    """Race, print and draw. Return status 1 where a checkpoint can't be raced."""
     options = parse(arguments)
+    try:
+        found = json.loads(options.read.read_text(encoding="utf-8")) if options.read else measure(options)
+    except (EngineError, OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     if options.read:
-        found = json.loads(options.read.read_text(encoding="utf-8"))
-        print(heading(found))
-        for name, values in found["models"].items():
-            print("\n" + model_report(name, values, found["peak"]))
-    else:
-        try:
-            found = measure(options)
-        except (EngineError, OSError, ValueError) as error:
-            print(f"bench: {error}", file=sys.stderr)
-            return 1
+        print("\n\n".join([heading(found), *(report(name, found) for name in found["models"])]))
     if options.plot:
-        from .plot import draw
+        from ..pictures import draw_race
 
-        draw(found, options.plot)
+        draw_race(found, options.plot)
     return 0
 
 
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that any of the patterns fits."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; what can't be done is refused here, not after twenty minutes."""
+    """Parse the command line, and refuse at once what can't be done."""
     parser = argparse.ArgumentParser(
         prog="python tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,101 +70,89 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="for each engine (default: all cores, %(default)s)")
     add("--texts", type=Path, metavar="FILE", help="texts, one a line, in place of docstrings")
-    add("--neighbour", action="store_true", help="race again beside a process that keeps a core busy")
-    add("--no-peak", dest="peak", action="store_false", help="leave out the machine's own matrix products")
+    add("--neighbour", action="store_true", help="race beside another process that keeps a core busy")
+    add("--against", type=Path, metavar="CHECKOUT", help="race the minibert rows of two checkouts, and nothing else")
     add("--json", type=Path, metavar="FILE", help="write all that was measured, round by round")
-    add("--plot", type=Path, metavar="FILE.png", help="draw the table")
+    add("--plot", type=Path, metavar="FILE", help="draw the table, as .png or .svg")
     add("--read", type=Path, metavar="FILE", help="race nothing; print and draw what --json wrote")
     options = parser.parse_args(arguments)
-    options.engines = matching(ENGINES, options.only)
+    options.engines = matching((e for e in ENGINES if not options.against or not ENGINES[e].is_peer), options.only)
     options.workloads = matching(WORKLOADS, options.workloads)
     if not options.engines or not options.workloads:
         parser.error(f"nothing matches; engines: {', '.join(ENGINES)}; workloads: {', '.join(WORKLOADS)}")
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
-    if options.plot and find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install -e '.[bench]'")
-    for path in (options.texts, options.read):
+    if options.plot and (options.against or find_spec("matplotlib") is None):
+        parser.error("--plot draws a race of engines, and needs matplotlib: pip install -e '.[bench]'")
+    for path in (options.texts, options.read, options.against and options.against / "minibert" / "model.py"):
         if path and not path.is_file():
             parser.error(f"there is no file {path}")
     return options
 
 
-def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Those that any of the patterns fits."""
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Race on each checkpoint, and say what was found as soon as it is."""
-    from .models import SIZES, Sizes, cut_workloads, open_model
-    from .texts import read_texts
+    """Race on each checkpoint, and print its tables as soon as they are there."""
+    from .inputs import SIZES, Sizes, cut_workloads, open_model, read_texts
 
     began = time.monotonic()
-
-    def say(line: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - began), 60)
-        print(f"[{minutes:2}:{seconds:02}] {line}", file=sys.stderr, flush=True)
-
-    plan = Plan(
-        engines=[ENGINES[name] for name in options.engines],
-        workloads=options.workloads,
-        rounds=options.rounds,
-        threads=options.threads,
-        neighbour=options.neighbour,
-        peak=options.peak,
-        say=say,
-    )
     found: dict[str, Any] = {
         "machine": processor(),
         "threads": options.threads,
         "rounds": options.rounds,
+        "beside a busy process": options.neighbour,
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
-        "peak": {},
         "models": {},
     }
-    if options.peak:
-        say("the machine's own matrix products")
-        found["peak"] = measure_peak(options.threads)
+    if options.against:
+        trees = {"new": CHECKOUT, "old": options.against.resolve()}
+        found["trees"] = {name: f"{tree} at {commit(tree)}" for name, tree in trees.items()}
     print(heading(found), flush=True)
     for name in options.models:
+
+        def say(line: str, name: str = name) -> None:
+            minutes, seconds = divmod(int(time.monotonic() - began), 60)
+            print(f"[{minutes:2}:{seconds:02}] {name}: {line}", file=sys.stderr, flush=True)
+
         sizes = SIZES.get(name, Sizes())
         with tempfile.TemporaryDirectory() as work:
             model = open_model(name, Path(work))
-            workloads = cut_workloads(model, read_texts(options.texts, sizes.large), sizes)
-            found["models"][name] = race(model, workloads, plan)
+            cut = cut_workloads(model, read_texts(options.texts, sizes.large), sizes)
+            names = [name for name in options.workloads if name in cut]
+            engines = [ENGINES[engine] for engine in options.engines]
+            plan = Plan(model, cut, names, engines, options.rounds, options.threads, options.neighbour, say)
+            found["models"][name] = race_trees(plan, trees["old"]) if options.against else race(plan)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        print("\n" + model_report(name, found["models"][name], found["peak"]), flush=True)
-    say("done")
+        print("\n" + report(name, found), flush=True)
     return found
 
 
+def report(name: str, found: Mapping[str, Any]) -> str:
+    """Return the tables of one checkpoint."""
+    return (against_report if "trees" in found else model_report)(name, found["models"][name])
+
+
 def heading(found: Mapping[str, Any]) -> str:
-    """Machine, versions, and what the machine can do."""
-    lines = [f"{found['machine']}, {found['threads']} threads, {found['date']}, medians of {found['rounds']} rounds"]
+    """Name the machine, the versions and the trees."""
+    beside = ", beside a busy process" if found["beside a busy process"] else ""
+    lines = [f"{found['machine']}, {found['threads']} threads, {found['date']}, {found['rounds']} rounds{beside}"]
     lines += [", ".join(f"{name} {number}" for name, number in found["versions"].items())]
-    if found["peak"]:
-        lines += ["", "-- the machine's own matrix products", "", peak_table(found["peak"])]
-    return "\n".join(lines)
+    return "\n".join(lines + [f"{name}: {tree}" for name, tree in found.get("trees", {}).items()])
 
 
 def processor() -> str:
-    """Its name, as far as the system tells."""
-    try:
+    """Return the processor's name, as far as the system tells."""
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
-    """Of all libraries that are here."""
+    """Return the versions of all libraries that are installed."""
     found = {}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .peers import CTranslate2, OnnxRuntime, OpenVino, Transformers
-from .runners import Minibert, Runner, SentenceTransformers
+import numpy as np
+
+from ..peers.runners import Padded, Runner, SentenceTransformers
+from ..peers.sessions import Session, ctranslate2, onnxruntime, openvino, transformers
+from ..peers.work import Model, Setting
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+class Minibert(Runner):
+    """minibert as a user has it, without settings."""
+
+    def __init__(self, model: Model, threads: int, batch_invariant: bool = False, **options: Any) -> None:
+        super().__init__(model, threads)
+        from minibert import SentenceEncoder
+
+        self.encoder = SentenceEncoder.from_pretrained(model.folder, device="cpu", truncation="silent", **options)
+        self.batch_invariant = batch_invariant
+
+    def encode(self, texts: list[str], limit: int, setting: Setting) -> np.ndarray:
+        """Call `encode` once."""
+        self.encoder.max_seq_length = limit
+        return np.asarray(self.encoder.encode(texts, batch_invariant=self.batch_invariant))
 
 
 @dataclass(frozen=True)
@@ -19,63 +39,49 @@ class Engine:
 
     name: str
     precision: str
-    kind: type[Runner]
+    kind: Callable[..., Runner]
     options: dict[str, Any] = field(default_factory=dict)
-    needs: str = ""  # what `convert` makes for it
-    # Variables of the environment that are settings of its library: each is tried, in a process of its own.
+    needs: str = ""  # the form that `peers.convert` makes for it
+    # Environment variables that are settings of its library. Each is tried, in a process of its own.
     environments: tuple[dict[str, str], ...] = ({},)
 
     @property
     def is_peer(self) -> bool:
-        """Whether it is somebody else's."""
+        """Return whether it is another project's."""
         return self.kind is not Minibert
 
 
+def _padded(name: str, precision: str, open_session: Callable[..., Session], needs: str = "", **options: Any) -> Engine:
+    environments = _ctranslate2_environments() if open_session is ctranslate2 else ({},)
+    return Engine(name, precision, partial(Padded, open_session=open_session), options, needs, environments)
+
+
 def _ctranslate2_environments() -> tuple[dict[str, str], ...]:
-    """Its two libraries of matrix products; and AVX-512 where there is, which it leaves alone unless asked."""
-    try:
-        wide = "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        wide = False
+    """Return its two matrix libraries; AVX-512 is switched on where present, since it doesn't do so by itself."""
+    processor = Path("/proc/cpuinfo")
+    wide = processor.exists() and "avx512f" in processor.read_text(encoding="utf-8")
     isa = {"CT2_FORCE_CPU_ISA": "AVX512"} if wide else {}
     return isa, isa | {"CT2_USE_MKL": "0"}
-
-
-def _ctranslate2(name: str, precision: str, dtype: str) -> Engine:
-    return Engine(name, precision, CTranslate2, {"dtype": dtype}, "ctranslate2", _ctranslate2_environments())
 
 
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("transformers", "float32", Transformers),
+        _padded("transformers", "float32", transformers),
         Engine("sentence-transformers", "float32", SentenceTransformers),
-        Engine("onnxruntime", "float32", OnnxRuntime, needs="onnx"),
-        Engine("openvino", "float32", OpenVino, needs="openvino"),
-        _ctranslate2("ctranslate2", "float32", "float32"),
+        _padded("onnxruntime", "float32", onnxruntime, "onnx"),
+        _padded("openvino", "float32", openvino, "openvino"),
+        _padded("ctranslate2", "float32", ctranslate2, "ctranslate2"),
         Engine("minibert", "float32", Minibert),
         Engine("minibert batch-invariant", "float32", Minibert, {"batch_invariant": True}),
-        Engine("transformers bfloat16", "bfloat16", Transformers, {"dtype": "bfloat16"}),
+        _padded("transformers bfloat16", "bfloat16", transformers, dtype="bfloat16"),
         Engine("sentence-transformers bfloat16", "bfloat16", SentenceTransformers, {"dtype": "bfloat16"}),
-        Engine("openvino bfloat16", "bfloat16", OpenVino, {"dtype": "bf16"}, needs="openvino"),
-        _ctranslate2("ctranslate2 bfloat16", "bfloat16", "bfloat16"),
+        _padded("openvino bfloat16", "bfloat16", openvino, "openvino", dtype="bf16"),
+        _padded("ctranslate2 bfloat16", "bfloat16", ctranslate2, "ctranslate2", dtype="bfloat16"),
         Engine("minibert bfloat16", "bfloat16", Minibert, {"dtype": "bfloat16"}),
-        Engine("onnxruntime int8", "int8", OnnxRuntime, {"file": "int8.onnx"}, needs="onnx"),
-        _ctranslate2("ctranslate2 int8", "int8", "int8"),
-        _ctranslate2("ctranslate2 int8_bfloat16", "int8", "int8_bfloat16"),
+        _padded("onnxruntime int8", "int8", onnxruntime, "onnx", file="int8.onnx"),
+        _padded("ctranslate2 int8", "int8", ctranslate2, "ctranslate2", dtype="int8"),
+        _padded("ctranslate2 int8_bfloat16", "int8", ctranslate2, "ctranslate2", dtype="int8_bfloat16"),
         Engine("minibert int8", "int8", Minibert, {"dtype": "int8"}),
     )
 }
-
-
-def environment(threads: int) -> dict[str, str]:
-    """For every process: as many threads as was asked for, no network, and these files to be found as `bench`."""
-    tools = str(Path(__file__).resolve().parents[1])
-    return os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "RAYON_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "true",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": os.pathsep.join([tools, *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }

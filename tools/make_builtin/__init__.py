@@ -1,1 +1,1 @@
-"""The maker of the model that ships inside the package: see `command`."""
+"""Make the model that ships inside the package: see `command`."""

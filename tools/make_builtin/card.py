@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was made of, how good it is; every figure measured here and now."""
+"""Write the model card. Every figure in it is measured here and now."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS, ROUNDS = 1024, 9  # of the race
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured of one model."""
+    """The measurements of one model."""
 
     spearman: float
     pearson: float
@@ -68,7 +68,7 @@ def write_card(
 
 
 def measure(sts: Path, *models: str) -> list[Figures]:
-    """Scores times 100, and the rate of one large call, the median of rounds that take turns."""
+    """Return scores times 100, and texts per second of one large call: medians of interleaved rounds."""
     evaluate = read_sts(sts)
     texts = [*evaluate.first, *evaluate.second][:TEXTS]
     encoders = [SentenceEncoder.from_pretrained(model, device="cpu") for model in models]
@@ -86,7 +86,7 @@ def measure(sts: Path, *models: str) -> list[Figures]:
 
 
 def machine() -> str:
-    """The processor's own name, and how many of its cores there are."""
+    """Return the processor's name and the number of cores."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
     names = Counter(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

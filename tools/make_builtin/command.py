@@ -4,8 +4,8 @@
 
 CORPORA is a folder with the files that `corpora.CORPORA` lists; the teacher is all-MiniLM-L6-v2. The phases are
 sentences, the student's word pieces, the teacher's vectors, training, the folder with its model card. Each leaves its
-result in WORK, where a broken-off run goes on. Seeds are fixed; the STS Benchmark's dev part is only watched, and
-neither trained on nor used to choose among weights.
+result in WORK, and an interrupted run continues there. Seeds are fixed. The STS Benchmark's dev part is only reported:
+it is neither trained on nor used to choose among weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """All phases, those that are done already from their files."""
+    """Run all phases; those that are done are read from their files."""
     options = parse(arguments)
     torch.manual_seed(RECIPE.seed)
     work: Path = options.work
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sentences = kept(
         work / "sentences.json", lambda: take_sentences(options.corpora, RECIPE.seed)[: RECIPE.sentences], seconds
     )
-    # Products in bfloat16 move the teacher's vectors by about 1e-3, far less than the student will miss them by.
+    # Products in bfloat16 move the teacher's vectors by about 1e-3, far less than the student's own error.
     fast = SentenceEncoder.from_pretrained(options.teacher, dtype="bfloat16", truncation="silent")
     pieces = kept(work / "pieces.json", lambda: choose_pieces(fast, sentences, RECIPE.pieces), seconds)
     with seconds("teacher"):
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Seconds:
-    """How long each phase took, over all runs that it was broken off in: ``with seconds("training"): ...``"""
+    """The seconds of each phase, summed over interrupted runs: ``with seconds("training"): ...``"""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,7 +79,7 @@ class Seconds:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count what is done inside, also where it breaks off."""
+        """Add the time spent inside, also where it is interrupted."""
         started = time.perf_counter()
         try:
             yield
@@ -89,7 +89,7 @@ class Seconds:
 
 
 def kept(path: Path, make: Callable[[], Result], seconds: Seconds) -> Result:
-    """What a JSON file holds; where there is none yet, it is made."""
+    """Return the content of a JSON file, which is made first where it is missing."""
     if not path.exists():
         with seconds(path.stem):
             write_json(make(), path)
@@ -98,7 +98,7 @@ def kept(path: Path, make: Callable[[], Result], seconds: Seconds) -> Result:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; the defaults make the model that is in the package."""
+    """Parse the command line; the defaults make the model that is in the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", type=Path, help="the folder of texts")
     parser.add_argument("--work", type=Path, required=True, help="where the phases leave their results")

@@ -1,4 +1,4 @@
-"""The texts that the student learns from: what they are, whose, and how many sentences of each are taken."""
+"""The texts that the student learns from: their sources, their licences, and how many sentences of each are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Corpus:
-    """One file, as the folder of corpora has it: a sentence a line, or several with tabs between them (.tsv.gz)."""
+    """One file in the folder of corpora: a sentence a line, or several with tabs between them (.tsv.gz)."""
 
     file: str
     most: int  # sentences, so that no one kind of text outweighs the others

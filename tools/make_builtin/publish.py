@@ -1,4 +1,4 @@
-"""A trained student -> the folder that is published: float16 on the disk, float32 wherever it is loaded."""
+"""Write a trained student as it is published: float16 on disk, float32 wherever it is loaded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from minibert.checkpoint.weights import SAFETENSORS
 def write_folder(student: SentenceEncoder, folder: Path) -> None:
     """Write all but the model card.
 
-    config.json says float32, by which transformers and sentence-transformers load as minibert does: the numbers in
-    the file are halves, what is computed from them is not.
+    config.json says float32, so transformers and sentence-transformers load as minibert does. Only the numbers in the
+    file are float16.
     """
     student.save_pretrained(folder)
     path = folder / SAFETENSORS
@@ -24,5 +24,5 @@ def write_folder(student: SentenceEncoder, folder: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files in it."""
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

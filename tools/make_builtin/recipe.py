@@ -1,4 +1,4 @@
-"""The numbers that the built-in model depends on, and why they are these."""
+"""The numbers that define the built-in model, with reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """Cut the feed-forwards down to ``intermediate`` neurons, then train: the rate falls to 0 in every stage."""
+    """Cut the feed-forwards to ``intermediate`` neurons, then train with a rate that falls to 0."""
 
     intermediate: int
     steps: int
@@ -16,14 +16,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Attributes:
-    layers: Of the teacher's six. With CLS pooling the last computes one row only, so three cost little more than two.
-    stages: In two steps from the teacher's 1536 neurons to what is fast: what is cut at once is missed more.
-    pieces: Word pieces, of the teacher's 30522: what 16 MB leave room for beside the layers, in float16.
-    sentences: How many of those that `corpora.CORPORA` allows.
-    sample: Texts by which neurons are weighed.
-    batch_size: Also what similarities are compared within.
-    seed: Of the choice and order of sentences, and of training.
+    """The whole recipe.
+
+    Attributes:
+        layers: Those of the teacher's six. The last computes one row only, so three are little slower than two.
+        stages: Two steps down from the teacher's 1536 neurons. A single cut loses more.
+        pieces: The number of word pieces, of the teacher's 30522. It fills 16 MB together with the layers, in float16.
+        sentences: The number of sentences, of all that `corpora.CORPORA` allows.
+        sample: The number of texts that measure the strength of neurons.
+        batch_size: Similarities are compared within a batch, too.
+        seed: It fixes the choice and order of sentences, and training.
     """
 
     layers: tuple[int, ...] = (0, 2, 5)

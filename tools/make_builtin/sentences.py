@@ -1,4 +1,4 @@
-"""The corpora -> one shuffled list of different sentences."""
+"""Draw one shuffled list of different sentences from the corpora."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ FEWEST_WORDS, MOST_LETTERS = 3, 240  # single terms teach little; long paragraph
 
 
 def take_sentences(folder: Path, seed: int, corpora: tuple[Corpus, ...] = CORPORA) -> list[str]:
-    """As many of each corpus as its ``most`` says, drawn by chance, none twice, all shuffled.
+    """Draw at most ``most`` sentences of each corpus at random, none twice, and shuffle all.
 
     Raises:
-        OSError: a corpus is not in the folder. ValueError: there is no sentence at all.
+        OSError: A corpus is not in the folder.
+        ValueError: There is not a single sentence.
     """
     chance = random.Random(seed)
     seen: set[str] = set()
@@ -38,7 +39,7 @@ def take_sentences(folder: Path, seed: int, corpora: tuple[Corpus, ...] = CORPOR
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The lines of a gzipped file; where its name says .tsv, the fields of each line."""
+    """Yield the lines of a gzipped file; of a .tsv file the fields of each line."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             fields = line.rstrip("\n").split("\t") if ".tsv" in path.suffixes else [line]
@@ -46,12 +47,12 @@ def read_texts(path: Path) -> Iterator[str]:
 
 
 def normal_form(text: str) -> str:
-    """What is left of a text when case and all but letters a to z and digits are passed over."""
+    """Return a text in lower case with only its letters a to z and digits."""
     return " ".join(re.findall("[a-z0-9]+", text.lower()))
 
 
 def count_by_corpus(folder: Path, sentences: list[str], corpora: tuple[Corpus, ...] = CORPORA) -> dict[str, int]:
-    """How many of the sentences are out of each file."""
+    """Count the sentences that come from each file."""
     left = set(sentences)
     counts = {}
     for corpus in corpora:

@@ -1,4 +1,4 @@
-"""A student made of the teacher: some of its layers, of these the neurons that say most, some of its word pieces."""
+"""Cut a student out of the teacher: some of its layers, their strongest neurons, some of its word pieces."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from torch import Tensor
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
 from minibert.checkpoint.sentence_transformers import SentenceModules
-from minibert.fast.prepare import prepare
 from minibert.model import EncoderLayer
 from minibert.pooling import Normalize, Pooling
 from minibert.research.hooks import capture
 
-POSITIONS = 256  # as many tokens as the teacher takes
+POSITIONS = 256  # the most tokens that the teacher takes
 
 
 class ClsLayer(EncoderLayer):
-    """A last layer that computes only what CLS pooling takes: the first position's vector. (B, S, D) -> (B, 1, D)
+    """A last layer that computes only the vector that CLS pooling reads. (B, S, D) -> (B, 1, D)
 
-    Its weights are those of the page's layer. Keys and values are still of all positions.
+    Its weights are those of the page's layer. Keys and values still come from all positions.
     """
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """One query instead of S. Without gradients, where it is not training that waits, the page's own way."""
+        """Compute one query instead of S. Without gradients the page's own formula serves."""
         if not torch.is_grad_enabled():
             return super().forward(x, mask)[:, :1]
         own, first = self.attention, x[:, :1]
         q, k, v = own.split(own.query(first)), own.split(own.key(x)), own.split(own.value(x))
-        mixed = own.core(q, k, v, mask)  # (B, H, 1, K)
-        first = self.attention_norm(first + own.out(mixed.transpose(1, 2).flatten(2)))
+        attended = own.core(q, k, v, mask)  # (B, H, 1, K)
+        first = self.attention_norm(first + own.out(attended.transpose(1, 2).flatten(2)))
         return self.feed_forward_norm(first + self.feed_forward(first))
 
 
 def make_student(
     teacher: SentenceEncoder, tokenizer: Tokenizer, kept: Sequence[int], layers: Sequence[int]
 ) -> SentenceEncoder:
-    """Some of the teacher's layers under CLS pooling, not yet trained.
+    """Return some of the teacher's layers under CLS pooling, not yet trained.
 
     Args:
-        teacher: Where the weights come from.
-        tokenizer, kept: Of the student; which of the teacher's pieces its own are.
-        layers: Of the teacher.
+        teacher: The source of the weights.
+        tokenizer: The student's.
+        kept: The teacher's id of each of the student's pieces.
+        layers: The teacher's layers to take.
     """
     config = replace(
         teacher.model.config,
         vocab_size=len(kept),
         num_hidden_layers=len(layers),
         max_position_embeddings=POSITIONS,
-        hidden_dropout_prob=0.0,  # the teacher's vectors are no labels that could be learnt by heart
+        hidden_dropout_prob=0.0,  # the teacher's vectors can't be learnt by heart, as labels can
         attention_probs_dropout_prob=0.0,
     )
     weights = dict(teacher.model.state_dict())
@@ -65,7 +65,7 @@ def make_student(
 
 
 def cut_neurons(student: SentenceEncoder, count: int, sample: Sequence[str]) -> SentenceEncoder:
-    """The student with the ``count`` strongest neurons of each feed-forward, by what they do on these texts."""
+    """Return the student with the ``count`` neurons of each feed-forward that are strongest on these texts."""
     weights = dict(student.model.state_dict())
     for layer in range(len(student.model.layers)):
         neurons = strongest_neurons(student, layer, count, sample)
@@ -77,26 +77,25 @@ def cut_neurons(student: SentenceEncoder, count: int, sample: Sequence[str]) -> 
 
 
 def assemble(config: BertConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> SentenceEncoder:
-    """An encoder with CLS pooling and vectors of length 1, in the form that trains fast."""
+    """Return an encoder with CLS pooling, vectors of length 1, and a last layer that trains fast."""
     model = Bert(config, pooler=False)
+    model.layers[-1] = ClsLayer(config)
     model.load_state_dict(weights)
-    prepare(model)
-    model.layers[-1].__class__ = ClsLayer
     modules = SentenceModules(after=[Pooling("cls"), Normalize()], max_seq_length=POSITIONS)
     return SentenceEncoder(model, tokenizer, modules, truncation="silent").eval()
 
 
 @torch.no_grad()
 def strongest_neurons(student: SentenceEncoder, layer: int, count: int, sample: Sequence[str]) -> Tensor:
-    """The neurons of a feed-forward that add most to what flows on, (count,), ascending.
+    """Return the neurons of a feed-forward that add most to its output, (count,), ascending.
 
-    By mean |activation| times the length of the weights that it goes out by.
+    A neuron's strength is its mean |activation| times the norm of its outgoing weights.
     """
     name = f"layers.{layer}.feed_forward.activation"
     batch = student.tokenize(sample)
     with capture(student.model, name) as values:
         student.model(**batch)
-    real = values[name][batch["attention_mask"].bool()]  # (tokens, F)
+    activations = values[name][batch["attention_mask"].bool()]  # (tokens, F)
     outgoing = student.model.state_dict()[f"layers.{layer}.feed_forward.down.weight"]  # (D, F)
-    strength = real.abs().mean(0) * outgoing.norm(dim=0)
+    strength = activations.abs().mean(0) * outgoing.norm(dim=0)
     return strength.topk(count).indices.sort().values

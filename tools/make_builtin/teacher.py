@@ -1,4 +1,4 @@
-"""Sentences -> the teacher's vectors, once, in pieces that a broken-off run goes on from."""
+"""Compute the teacher's vectors once, in pieces, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIECE = 16_384  # sentences a file
 
 
 def teacher_vectors(teacher: SentenceEncoder, sentences: Sequence[str], folder: Path) -> np.ndarray:
-    """The vectors that the student is to give, as float16 (sentences, D); ``folder`` keeps them."""
+    """Return the vectors that the student learns, float16 (sentences, D); ``folder`` keeps them."""
     folder.mkdir(parents=True, exist_ok=True)
     pieces = []
     for start in range(0, len(sentences), PIECE):

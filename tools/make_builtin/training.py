@@ -1,4 +1,4 @@
-"""The student learns to give the teacher's vectors, and to find texts as alike as the teacher does."""
+"""Train the student to return the teacher's vectors, and the teacher's similarities within a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERY = 250  # steps between looks at the STS Benchmark, and between checkpoints
 
 
 def read_sts(path: Path) -> STSEvaluator:
-    """The STS Benchmark's own form: tab separated; score and sentences are the 5th, 6th and 7th column."""
+    """Read the STS Benchmark as published: score and sentences are the 5th, 6th and 7th column, tab separated."""
     return STSEvaluator(read_examples(path, texts=[6, 7], label=5, form="tsv"))
 
 
@@ -33,9 +33,9 @@ def train_student(
     folder: Path,
     sts: Path,
 ) -> list[dict[str, Any]]:
-    """Train in place, going on from a checkpoint in the folder; the log's records.
+    """Train in place, from the folder's checkpoint if there is one. Return the log's records.
 
-    What counts are the last step's weights: the scores on the way are for the reader.
+    The last step's weights are kept. The scores on the way are only reported.
     """
     objective = Combined([TeacherVectors("cosine"), SimilarityMatrix()])
     task = SentenceTask(student, objective, Examples([sentences], torch.from_numpy(vectors)))
@@ -45,7 +45,7 @@ def train_student(
         learning_rate=stage.learning_rate,
         warmup=recipe.warmup,
         weight_decay=0.0,
-        precision="bfloat16",
+        autocast="bfloat16",
         seed=recipe.seed,
     )
     return train(

@@ -1,8 +1,7 @@
-"""Which of the teacher's word pieces the student keeps: those whose loss would be felt most.
+"""Choose the teacher's word pieces that the student keeps: those whose loss would matter most.
 
-A piece that is left out is spelt by others, for WordPiece takes the longest that it knows: without `trained` a text has
-`train ##ed`. How much that matters, the teacher itself can tell: 1 - cos of its vectors for the one spelling and the
-other; and how often, the corpora. The product of both is a piece's worth.
+Other pieces spell a missing one, since WordPiece takes the longest piece that it knows: `trained` becomes `train ##ed`.
+The damage is 1 - cos of the teacher's vectors for the two spellings. A piece's worth is that times its frequency.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from minibert.checkpoint.atomic import write_text
 from minibert.checkpoint.wordpiece import SPECIAL
 
 CONTINUES = "##"
-FEWEST_SEEN = 3  # a single character must occur so often to be kept
-PRIOR = 0.5  # how far general English counts, beside the corpora
+FEWEST_SEEN = 3  # a single character that occurs less often is not kept
+PRIOR = 0.5  # the weight of general English, beside that of the corpora
 
 
 def choose_pieces(teacher: SentenceEncoder, sentences: Sequence[str], size: int) -> list[int]:
-    """Ids in the teacher's vocabulary, ascending, ``size`` of them: special tokens, single characters, the worthiest.
+    """Return ``size`` ids of the teacher's vocabulary, ascending: special tokens, single characters, the worthiest.
 
     Raises:
-        ValueError: the size is too small for those that have to be kept.
+        ValueError: The size is too small for the pieces that have to be kept.
     """
     pieces = teacher.tokenizer.convert_ids_to_tokens(range(len(teacher.tokenizer)))
     counts = Counter(teacher.tokenizer.encode(sentences).ids.tolist())
@@ -36,7 +35,7 @@ def choose_pieces(teacher: SentenceEncoder, sentences: Sequence[str], size: int)
     if size < len(kept):
         raise ValueError(f"{size} pieces are too few: special tokens and single characters alone are {len(kept)}")
     often = _frequencies(counts, rest)
-    most = np.argsort(-often, kind="stable")[: 2 * size]  # the rest has no chance
+    most = np.argsort(-often, kind="stable")[: 2 * size]  # rarer pieces can't win
     rest, often = [rest[i] for i in most], often[most]
     by_frequency = rest[: size - len(kept)]
     known = {pieces[i]: i for i in [*kept, *by_frequency]}
@@ -47,7 +46,7 @@ def choose_pieces(teacher: SentenceEncoder, sentences: Sequence[str], size: int)
 
 
 def cut_tokenizer(teacher: SentenceEncoder, kept: Sequence[int], folder: Path) -> Tokenizer:
-    """The teacher's tokenizer with only these pieces, numbered anew in this order, by way of a vocab.txt."""
+    """Return the teacher's tokenizer with only these pieces, renumbered in this order, by way of a vocab.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     pieces = teacher.tokenizer.convert_ids_to_tokens(kept)
     write_text(folder / "vocab.txt", "".join(f"{piece}\n" for piece in pieces))
@@ -56,7 +55,7 @@ def cut_tokenizer(teacher: SentenceEncoder, kept: Sequence[int], folder: Path) -
 
 
 def _is_needed(piece: str, count: int) -> bool:
-    """Single characters: with them every word in English letters can be spelt."""
+    """Return whether a piece is a single character: these can spell every word in English letters."""
     bare = piece.removeprefix(CONTINUES)
     return len(bare) == 1 and (bare.isascii() or count >= FEWEST_SEEN)
 
@@ -67,10 +66,10 @@ def _is_english(piece: str) -> bool:
 
 
 def _frequencies(counts: Counter[int], ids: Sequence[int]) -> np.ndarray:
-    """How often each piece is to be expected, (len(ids),), summing to 1.
+    """Return the expected frequency of each piece, (len(ids),), summing to 1.
 
-    Half of it the corpora, half what BERT's vocabulary says of English at large: it is ordered by frequency, so by
-    Zipf's law a piece's is about 1 over its place.
+    One half comes from the corpora, the other from BERT's vocabulary. That is ordered by frequency in general English,
+    so by Zipf's law a piece's frequency is about 1 over its rank.
     """
     seen = np.array([counts[i] for i in ids], dtype=float)
     zipf = 1 / np.arange(100, 100 + len(ids))
@@ -78,7 +77,7 @@ def _frequencies(counts: Counter[int], ids: Sequence[int]) -> np.ndarray:
 
 
 def _spell(piece: str, known: dict[str, int], unknown: int) -> list[int]:
-    """The piece in other pieces, the longest first, as WordPiece does. Ids."""
+    """Return the ids that spell a piece in other pieces, the longest first, as WordPiece does."""
     inside, bare, ids = piece.startswith(CONTINUES), piece.removeprefix(CONTINUES), []
     start = 0
     while start < len(bare):
@@ -94,7 +93,7 @@ def _spell(piece: str, known: dict[str, int], unknown: int) -> list[int]:
 
 @torch.inference_mode()
 def _vectors(teacher: SentenceEncoder, texts: Sequence[Sequence[int]], together: int = 256) -> np.ndarray:
-    """The teacher's vectors, of length 1, for texts given as ids without [CLS] and [SEP]. (len(texts), D)"""
+    """Return the teacher's unit vectors of texts given as ids without [CLS] and [SEP]. (len(texts), D)"""
     first, last = teacher.tokenizer.encode([""]).ids.tolist()
     result = np.empty((len(texts), teacher.get_sentence_embedding_dimension()), dtype=np.float32)
     by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))

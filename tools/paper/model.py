@@ -1,4 +1,4 @@
-"""The small model that the tables begin with."""
+"""The small model that the tables start from."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def add_model(parser: argparse.ArgumentParser, layers: int) -> None:
-    """The options that say which model it is."""
+    """Add the options that choose the model."""
     parser.add_argument("--model", default=MODEL, help="a folder or a hub id (default: %(default)s)")
-    parser.add_argument("--layers", type=int, default=layers, help="of these the first so many (default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=layers, help="keep the first layers (default: %(default)s)")
 
 
 def small_encoder(model: str, layers: int, pooling: str | None = None) -> SentenceEncoder:
-    """The first ``layers`` of a checkpoint, on the CPU; after the pooling nothing: the paper's vectors are as pooled.
+    """Return the first ``layers`` of a checkpoint, on the CPU, with nothing after the pooling, as in the paper.
 
     Raises:
-        ValueError: the checkpoint has fewer layers.
+        ValueError: The checkpoint has fewer layers.
     """
     encoder = SentenceEncoder.from_pretrained(model, pooling=pooling, device="cpu", truncation="silent")
     there = len(encoder.model.layers)

@@ -1,12 +1,12 @@
-"""Which pooling, and which concatenation? Table 6 of Sentence-BERT (arXiv 1908.10084), on a small scale.
+"""Compare poolings and concatenations: Table 6 of Sentence-BERT (arXiv 1908.10084), on a small scale.
 
     python tools/paper table6 snli-dev.tsv.gz sts-train.csv sts-dev.csv --plot table6.png
 
 The paper trains BERT-base on 570,000 + 430,000 pairs of NLI with the softmax objective, and on the STS Benchmark with
-the regression objective. Here it is a small model that knows sentences already (all-MiniLM-L6-v2, trained with the
-mean, 86.7 as it comes), the pairs of SNLI's dev part, and a hundred of the paper's batches of 16: so compare the order
-within a column, not the figures. All are Spearman's correlation times 100 on the STS Benchmark's dev part, medians over
-the seeds.
+the regression objective. This re-run takes a small model that already encodes sentences (all-MiniLM-L6-v2, mean
+pooling, 86.7 before training), the pairs of SNLI's dev part, and a hundred of the paper's batches of 16. So compare the
+order within a column, not the figures. All are Spearman's correlation times 100 on the STS Benchmark's dev part,
+medians over the seeds.
 
 The files: SNLI tab separated, label, premise, hypothesis; the STS Benchmark as published. About 20 minutes on two cores
 for each seed; `--layers 2` takes half of that.
@@ -46,12 +46,12 @@ SOFTMAX = ("u", "v", "|u-v|")
 
 
 def read_sts(path: Path) -> Examples:
-    """The STS Benchmark's pairs, their scores from 0 to 1."""
+    """Read the STS Benchmark's pairs, with scores from 0 to 1."""
     return read_examples(path, texts=(6, 7), label=5, scale=(0, 5), form="tsv")
 
 
 class Experiment:
-    """One model, trained again and again from the same beginning. Scores are medians over the seeds, times 100."""
+    """One model, trained repeatedly from the same start. Scores are medians over the seeds, times 100."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.model, self.layers, self.seeds = options.model, options.layers, options.seeds
@@ -61,15 +61,15 @@ class Experiment:
         self.evaluate = STSEvaluator(read_sts(options.sts_dev))
 
     def before(self, pooling: str) -> float:
-        """Without any training."""
+        """Score the model without training."""
         return 100 * self.evaluate(small_encoder(self.model, self.layers, pooling))["spearman"]
 
     def on_nli(self, pooling: str, terms: Iterable[str]) -> float:
-        """After training with the softmax objective."""
+        """Score the model after training with the softmax objective."""
         return self._median(pooling, self.nli, tuple(terms))
 
     def on_sts(self, pooling: str) -> float:
-        """After training with the regression objective."""
+        """Score the model after training with the regression objective."""
         return self._median(pooling, self.sts, ())
 
     def _median(self, pooling: str, examples: Examples, terms: tuple[str, ...]) -> float:
@@ -77,7 +77,7 @@ class Experiment:
         for seed in range(self.seeds):
             started = time.perf_counter()
             encoder = small_encoder(self.model, self.layers, pooling)
-            torch.manual_seed(seed)  # of the classifier's first weights
+            torch.manual_seed(seed)  # for the classifier's initial weights
             width = encoder.get_sentence_embedding_dimension()
             objective: nn.Module = Softmax(width, terms=terms) if terms else CosineRegression()
             train(
@@ -93,7 +93,7 @@ class Experiment:
 
 
 def plot(panels: dict[str, dict[str, tuple[float, float]]], path: Path) -> None:
-    """Draw the paper's figure and ours for each row of each panel."""
+    """Draw the paper's figure and this run's for each row of each panel."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
@@ -111,7 +111,7 @@ def plot(panels: dict[str, dict[str, tuple[float, float]]], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train all of them, print both halves of the table."""
+    """Train all models, and print both halves of the table."""
     parser = argparse.ArgumentParser(
         prog="python tools/paper table6", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -119,10 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sts_train", type=Path, help="sts-train.csv")
     parser.add_argument("sts_dev", type=Path, help="sts-dev.csv")
     add_model(parser, layers=6)
-    parser.add_argument("--steps", type=int, default=100, help="of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="for each training (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="(default: %(default)s; the paper's is 2e-5)")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of which the median counts (default: 1)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, too (.png or .svg); needs matplotlib")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings for each median (default: 1)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the tables too (.png or .svg); needs matplotlib"
+    )
     options = parser.parse_args(arguments)
     experiment = Experiment(options)
 

@@ -1,16 +1,16 @@
-"""What is smart batching worth? Table 7 of Sentence-BERT (arXiv 1908.10084), on this machine.
+"""Measure smart batching: Table 7 of Sentence-BERT (arXiv 1908.10084), on this machine.
 
     python tools/paper table7 sts-dev.csv
 
-Sentences per second of encoding a file's sentences, tokenising included, as medians of interleaved rounds:
+Sentences per second of encoding a file's sentences, including tokenizing, as medians of interleaved rounds:
 
     given order     32 sentences a batch as they come, each padded to the longest of its batch
     sorted          32 sentences a batch of near-equal length: the paper's smart batching
-    minibert        `encode`: batches cut by tokens, side by side on the cores (inference/batching.py)
+    minibert        `encode`: batches cut by tokens, side by side on the cores
 
-The paper's figures are of BERT-base with its own code, on an Intel i7-5820K and on a V100; ours are of another model on
-another machine: compare the gains, not the figures. The file: as the STS Benchmark is published. Under a minute on two
-cores.
+The paper's figures are of BERT-base, on an Intel i7-5820K and on a V100. This run has another model and machine, so
+compare the gains, not the figures. The file has the form of the published STS Benchmark. It takes less than a minute on
+two cores.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from minibert.training.reading import read_pairs
 from .model import add_model, small_encoder
 
 BATCH = 32
-# The paper's, in sentences a second: without and with smart batching.
+# The paper's sentences per second, without and with smart batching.
 PAPER_CPU = {"given order": 44, "sorted": 83}
 PAPER_GPU = {"given order": 1378, "sorted": 2042}
 
 
 def given_order(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
-    """Batch after batch as they come. n sentences -> (n, D)"""
+    """Encode batch after batch in the given order. n sentences -> (n, D)"""
     batches = [sentences[start : start + BATCH] for start in range(0, len(sentences), BATCH)]
     with torch.inference_mode():
         return torch.cat([encoder(**encoder.tokenize(batch)) for batch in batches]).numpy()
 
 
 def by_length(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
-    """Shortest first, results in their old places. n sentences -> (n, D)"""
+    """Encode the shortest first, and put the vectors back in order. n sentences -> (n, D)"""
     order = np.argsort(encoder.tokenizer.encode(sentences).lengths, kind="stable")
     vectors = given_order(encoder, [sentences[i] for i in order])
     result = np.empty_like(vectors)
@@ -53,7 +53,7 @@ def by_length(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
 
 
 def smart(encoder: SentenceEncoder, sentences: list[str]) -> np.ndarray:
-    """As minibert does it. n sentences -> (n, D)"""
+    """Encode as minibert does. n sentences -> (n, D)"""
     vectors: np.ndarray = encoder.encode(sentences)
     return vectors
 
@@ -66,7 +66,7 @@ WAYS: dict[str, Callable[[SentenceEncoder, list[str]], np.ndarray]] = {
 
 
 def race(encoder: SentenceEncoder, sentences: list[str], rounds: int) -> dict[str, float]:
-    """Sentences per second of each way. ValueError if the ways do not give the same vectors."""
+    """Return the sentences per second of each way. Raises ValueError if their vectors differ."""
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     reference = given_order(encoder, sentences)
     for _ in range(rounds):
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="sts-dev.csv or one of its form")
     add_model(parser, layers=6)
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each median (default: %(default)s)")
     options = parser.parse_args(arguments)
     _, first, second = read_pairs(options.file)
     sentences = [*first, *second]
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def cells(rates: Mapping[str, float], way: str) -> tuple[str, str]:
-    """A rate, and how much it is above that of the given order."""
+    """Return a rate, and its gain over that of the given order."""
     if way not in rates:
         return "", ""
     return f"{rates[way]:.0f}", f"{100 * (rates[way] / rates['given order'] - 1):+.0f} %"

@@ -1,6 +1,6 @@
-"""The model that ships inside the package: a folder in the published layout, made by `tools/make_builtin`.
+"""The model inside the package: a folder in the published layout, made by `tools/make_builtin`.
 
-Its README.md is the model card: what it was made of, how, how good it is, and at what.
+Its README.md is the model card: its data, its training and its scores.
 """
 
 from pathlib import Path

@@ -1,15 +1,12 @@
-"""The forms in which other engines want a checkpoint; and the float64 vectors that all are measured by.
+"""The forms in which other engines want a checkpoint, and the float64 vectors that all engines are compared with.
 
-Each runs in a process of its own (`python -m bench.convert onnx MODEL.json`), so that one that fails, for lack of
-its library or otherwise, costs the race only the engines that need it.
+Each function runs in a process of its own, so a library that is missing costs only the engines that need it.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +16,17 @@ from torch import Tensor, nn
 
 from minibert import Bert
 
-from .job import Model, read_workloads
-from .pool import pool
+from .sessions import pool_states
+from .work import Model
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-COMPARED = 256  # texts
 
 
 class PlainGraph(nn.Module):
-    """A BERT with its pooling, in the very operations that onnxruntime's optimizer looks for. (B, S) x 3 -> (B, D)
+    """A BERT with its pooling, in the operations that onnxruntime's optimizer looks for. (B, S) x 3 -> (B, D)
 
-    What it fuses into one node each (embeddings, attention, bias and gelu, addition and norm) it knows by the graphs
-    that transformers 4 gave; in those of transformers 5 it finds no attention. The weights are the same.
+    The optimizer knows embeddings, attention, bias and GELU, addition and norm by the graphs of transformers 4. It
+    finds no attention in the graphs of transformers 5. The weights are the same.
     """
 
     def __init__(self, model: Model) -> None:
@@ -45,7 +41,7 @@ class PlainGraph(nn.Module):
             layer.feed_forward.activation = nn.GELU()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """As transformers 4 wrote it."""
+        """Compute as transformers 4 did."""
         parts = self.bert.embeddings
         x = parts.token(input_ids) + parts.token_type(token_type_ids)
         x = parts.norm(x + parts.position(torch.arange(self.model.positions)[None][:, : input_ids.shape[1]]))
@@ -58,10 +54,10 @@ class PlainGraph(nn.Module):
                 for project in (attention.query, attention.key, attention.value)
             )
             scores = q @ k.transpose(-1, -2) / math.sqrt(size) + mask
-            mixed = (torch.softmax(scores, dim=-1) @ v).permute(0, 2, 1, 3).contiguous()
-            x = layer.attention_norm(attention.out(mixed.view(*x.shape)) + x)
+            attended = (torch.softmax(scores, dim=-1) @ v).permute(0, 2, 1, 3).contiguous()
+            x = layer.attention_norm(attention.out(attended.view(*x.shape)) + x)
             x = layer.feed_forward_norm(layer.feed_forward(x) + x)
-        return pool(self.model, x, attention_mask)
+        return pool_states(self.model, x, attention_mask)
 
 
 class Pooled(nn.Module):
@@ -77,20 +73,20 @@ class Pooled(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         """Encode and pool."""
         x = self.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
-        return pool(self.model, x, attention_mask)
+        return pool_states(self.model, x, attention_mask)
 
 
-def to_onnx(model: Model, target: Path) -> None:
-    """onnx/model.onnx with fused nodes, onnx/int8.onnx made of it.
+def to_onnx(model: Model) -> None:
+    """Write onnx/model.onnx with fused nodes, and onnx/int8.onnx.
 
     Raises:
-        RuntimeError: the optimizer did not fuse every layer's attention, so this would not be onnxruntime at its best.
+        RuntimeError: The optimizer did not fuse every layer's attention, so onnxruntime would not be at its best.
     """
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers.optimizer import optimize_model
 
-    target.mkdir()
+    target = _folder(model, "onnx")
     plain, fused = target / "plain.onnx", target / "model.onnx"
     shapes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {"vectors": {0: "batch"}}
     with torch.no_grad():
@@ -117,51 +113,54 @@ def to_onnx(model: Model, target: Path) -> None:
         str(target / "int8.onnx"),
         per_channel=True,
         weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},  # behind fused nodes it can't tell
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},  # behind fused nodes it can't infer the type
     )
 
 
-def to_openvino(model: Model, target: Path) -> None:
-    """openvino/model.xml, through its own reader of torch; from ONNX, fused or not, it was no faster."""
+def to_openvino(model: Model) -> None:
+    """Write openvino/model.xml by openvino's own reader of torch. From ONNX, fused or not, it was no faster."""
     import openvino
 
-    target.mkdir()
     example = dict(zip(INPUTS, _example(), strict=True))
     with torch.no_grad():
         found = openvino.convert_model(Pooled(model, attn_implementation="sdpa"), example_input=example)
-    openvino.save_model(found, str(target / "model.xml"), compress_to_fp16=False)
+    openvino.save_model(found, str(_folder(model, "openvino") / "model.xml"), compress_to_fp16=False)
 
 
-def to_ctranslate2(model: Model, target: Path) -> None:
-    """ctranslate2/float32 and ctranslate2/int8."""
+def to_ctranslate2(model: Model) -> None:
+    """Write ctranslate2/float32 and ctranslate2/int8."""
     from ctranslate2.converters import TransformersConverter
 
-    target.mkdir()
+    target = _folder(model, "ctranslate2")
     TransformersConverter(model.folder).convert(str(target / "float32"))
     TransformersConverter(model.folder).convert(str(target / "int8"), quantization="int8")
 
 
-def to_float64(model: Model, target: Path) -> None:
-    """float64/vectors.npy: of the large call's first texts, by transformers, one by one: nothing is padded."""
+def float64_vectors(model: Model, texts: Sequence[str]) -> np.ndarray:
+    """Return the vectors of transformers and its tokenizer in float64, one text after another: nothing is padded."""
     from transformers import AutoTokenizer
 
-    target.mkdir()
     tokenizer = AutoTokenizer.from_pretrained(model.folder)
     pooled = Pooled(model, dtype=torch.float64)
     vectors = []
     with torch.inference_mode():
-        for text in read_workloads(model)["one large call"].calls[0][:COMPARED]:
+        for text in texts:
             batch = tokenizer([text], truncation=True, max_length=model.limit, return_tensors="pt")
             vectors.append(pooled(**batch).numpy())
-    np.save(target / "vectors.npy", np.concatenate(vectors))
+    return np.concatenate(vectors)
 
 
-KINDS: dict[str, Callable[[Model, Path], None]] = {
+KINDS: dict[str, Callable[[Model], None]] = {
     "onnx": to_onnx,
     "openvino": to_openvino,
     "ctranslate2": to_ctranslate2,
-    "float64": to_float64,
 }
+
+
+def _folder(model: Model, name: str) -> Path:
+    folder = Path(model.work) / name
+    folder.mkdir()
+    return folder
 
 
 def _norm(part: Any) -> nn.LayerNorm:
@@ -171,12 +170,7 @@ def _norm(part: Any) -> nn.LayerNorm:
 
 
 def _example() -> tuple[Tensor, Tensor, Tensor]:
-    """Two texts, one of them padded: (2, 9) each."""
+    """Return two texts, one of them padded: (2, 9) each."""
     mask = torch.ones(2, 9, dtype=torch.int64)
     mask[1, 5:] = 0
     return mask.clone(), mask, torch.zeros_like(mask)
-
-
-if __name__ == "__main__":
-    about = Model(**json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
-    KINDS[sys.argv[1]](about, Path(about.work) / sys.argv[1])

@@ -1,0 +1,1 @@
+"""How a call of `encode` or `predict` runs: its options, which texts go together, and on which core."""

@@ -1,0 +1,159 @@
+"""What surrounds a call of `encode` or `predict`: its options, dropout off, hooks that know their texts, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, ClassVar, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..vectors import quantize_embeddings
+
+
+class CallOptions(TypedDict, total=False):
+    """The keywords that `encode` and `predict` share.
+
+    Keys:
+        prompt_name, prompt: Put this before each text (of a pair: the first): a prompt of the checkpoint by its name,
+            or the words themselves. None: the checkpoint's default prompt, if it has one.
+        truncation: For text that is too long, as in `from_pretrained`. ``truncation_report`` has the figures.
+        batch_size: Texts a batch, at most. None: as many as are fast; batches are cut by tokens, not by texts.
+        batch_invariant: The same bits for a text alone, among others and in any order, on one machine with one number
+            of threads. Each text is computed by itself on one worker's cores, which takes longer.
+        show_progress_bar: On stderr. None: no.
+        fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
+    """
+
+    prompt_name: str | None
+    prompt: str | None
+    truncation: str | None
+    batch_size: int | None
+    batch_invariant: bool
+    show_progress_bar: bool | None
+    fast: bool | None
+
+
+class EncodeOptions(CallOptions, total=False):
+    """The keywords of `encode` that do not change the type of its result.
+
+    Keys:
+        normalize_embeddings: Scale vectors to length 1, after ``truncate_dim``.
+        truncate_dim: Keep the first so many dimensions, for models trained so (Matryoshka, arXiv 2205.13147).
+        precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``quantize_embeddings``).
+    """
+
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    precision: str
+
+
+class PredictOptions(CallOptions, total=False):
+    """The keywords of `predict` that do not change the type of its result.
+
+    Keys:
+        activation_fn: For the logits of each batch, (B, L) -> (B, L) or (B,), for this call.
+        apply_softmax: After the activation, let each pair's scores sum to 1; without effect where L is 1.
+    """
+
+    activation_fn: Callable[[Tensor], Tensor] | None
+    apply_softmax: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of one call, for hooks: batches are cut by length, so values come in another order than texts."""
+
+    call: object  # the same for all batches of the call
+    count: int  # texts in the whole call
+    rows: np.ndarray  # which of them are in this batch, row by row
+    lengths: np.ndarray  # tokens of each row, without padding
+
+
+_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
+
+
+def current_batch() -> Batch | None:
+    """Return the batch that is being computed for `encode` or `predict`; None outside of them."""
+    return _batch.get()
+
+
+def as_list(texts: str | Iterable[str]) -> list[Any]:
+    """Make a list of one text or many. Anything else stays in it, for the tokenizer to name."""
+    return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
+
+
+@contextmanager
+def in_batch(batch: Batch) -> Iterator[None]:
+    """Let hooks know which texts are being computed."""
+    before = _batch.set(batch)
+    try:
+        yield
+    finally:
+        _batch.reset(before)
+
+
+class evaluating:
+    """Turn dropout off in a module, as long as any thread is in here, and back on at the end where it was on."""
+
+    lock = Lock()
+    inside: ClassVar[dict[int, tuple[int, list[nn.Module]]]] = {}  # by id: threads in here, parts to turn back on
+
+    def __init__(self, module: nn.Module, *, known: bool = False) -> None:
+        self.module, self.known = module, known  # known to be off
+
+    def __enter__(self) -> None:
+        with self.lock:
+            threads, training = self.inside.get(id(self.module), (0, []))
+            if not self.known:
+                found = [part for part in self.module.modules() if part.training]
+                training = training + found
+                for part in found:
+                    part.training = False
+            self.inside[id(self.module)] = threads + 1, training
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            threads, training = self.inside.pop(id(self.module))
+            if threads > 1:
+                self.inside[id(self.module)] = threads - 1, training
+                return
+            for part in training:
+                part.training = True
+
+
+def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.device | str) -> Any:
+    """Put a batch's results in their texts' places, and return all; with the first batch, make room for ``count``."""
+    if isinstance(values, list):
+        result = [None] * count if result is None else result
+        for row, value in zip(rows, values, strict=True):
+            result[row] = value
+        return result
+    if result is None:  # only now is the width known, whatever stands after the pooling
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        if count == 1:
+            return values.to(device=device, dtype=dtype, copy=True)
+        result = torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
+    if result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
+        result.numpy()[rows] = values.to(result).numpy()
+    else:
+        result[torch.from_numpy(rows).to(result.device)] = values.to(result)
+    return result
+
+
+def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
+    """Convert results to the form that was asked for; a single text's without the first axis."""
+    vectors: Any = result
+    if precision != "float32":
+        vectors = quantize_embeddings(result.cpu().numpy(), precision)
+        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
+    elif as_numpy and not as_tensor:
+        vectors = result.numpy()
+    if not as_numpy and not as_tensor:
+        vectors = list(vectors)
+    return vectors[0] if single else vectors

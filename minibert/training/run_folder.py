@@ -1,0 +1,181 @@
+"""The folder of a training: its log, its best model, and a checkpoint from which it continues to the same bits.
+
+The random numbers of a step (its rows, its dropout) are a function of the seed, the step and the process. So a
+checkpoint needs only the weights, the optimizer and the number of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoint.atomic import replacing, write_text
+from . import parallel
+from .task import Task
+
+
+class ResumeError(ValueError):
+    """There is no checkpoint to resume from, or it belongs to another training."""
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file, if there is one. A last line that a crash cut off is ignored.
+
+    Raises:
+        ValueError: Another line is not JSON.
+    """
+    if not path.exists():
+        return []
+    *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    with suppress(ValueError):
+        lines += [rest] if rest and json.loads(rest) else []
+    return [json.loads(line) for line in lines]
+
+
+@dataclass
+class RunState:
+    """A training in progress: how far it is, and all that it needs to continue.
+
+    Attributes:
+        folder: None: nothing is written. Only the first process writes.
+        identity: All that a resumed training must have in common with the saved one, in JSON's types.
+        records: The log. Each record has ``step`` (steps done). That of a step has ``loss`` (before the step),
+            ``rate``, ``norm`` (of the gradients, before clipping), ``rows_per_s`` and ``tokens_per_s``. That of an
+            evaluation has ``scores``, a dict.
+        step: Steps done.
+        best: The highest score so far.
+    """
+
+    task: Task
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    folder: Path | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    best: float | None = None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file to resume from."""
+        return self.folder / "checkpoint.pt" if self.folder else None
+
+    def open_log(self) -> None:
+        """Start `log.jsonl`, or continue it: records of steps that will be taken again are forgotten."""
+        if self.folder is not None and parallel.is_first():
+            path = self.folder / "log.jsonl"
+            self.records = [record for record in read_log(path) if record["step"] <= self.step]
+            write_text(path, "".join(f"{json.dumps(record)}\n" for record in self.records))
+
+    def add(self, **record: Any) -> None:
+        """Append a record to the log."""
+        self.records.append(record)
+        if self.folder is not None and parallel.is_first():
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(record)}\n")
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises OSError if it can't be written; the one before it stays whole."""
+        path = self.checkpoint
+        if path is None or not parallel.is_first():
+            return
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "best": self.best,
+            "weights": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        try:
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:  # torch's writer hides the system's error in one of its own
+            before = "; the one before it is whole" if path.exists() else ""
+            message = f"the checkpoint of step {self.step} can't be written to {path}{before} ({error})"
+            raise OSError(message) from error
+
+    def load(self) -> None:
+        """Continue from the checkpoint.
+
+        Raises:
+            ResumeError: There is no checkpoint, it is damaged, or it belongs to another training (the message names
+                the differences).
+        """
+        path = self.checkpoint
+        if path is None or not path.exists():
+            raise ResumeError(f"there is no checkpoint to resume from: {path} does not exist")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            saved = state["identity"]
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ResumeError(f"the checkpoint {path} can't be read: {error}") from None
+        names = [name for name in {**saved, **self.identity} if saved.get(name) != self.identity.get(name)]
+        if names:
+            differences = [_difference(name, saved.get(name), self.identity.get(name)) for name in names]
+            raise ResumeError(f"{path} belongs to another training: {'; '.join(differences)}")
+        self.task.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+
+    def save_model(self) -> None:
+        """Write the model as it is published, in place of the one before. Raises OSError as `replace_folder`."""
+        if self.folder is not None and parallel.is_first():
+            replace_folder(self.task.save, self.folder / "model")
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's generators for one step of one process, whatever was drawn before."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+def replace_folder(save: Callable[[Path], object], folder: Path) -> None:
+    """Let ``save(path)`` write a new folder next to ``folder``, then put it in its place.
+
+    Raises:
+        OSError: A step failed. The folder from before is whole, and has its name again. If the system refuses even
+            that, it stays next to it, and `recover_folder` restores it.
+    """
+    new, old = _siblings(folder)
+    recover_folder(folder)
+    try:
+        save(new)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    finally:
+        recover_folder(folder)
+
+
+def recover_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that was interrupted: restore the folder from before, remove leftovers."""
+    new, old = _siblings(folder)
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _siblings(folder: Path) -> tuple[Path, Path]:
+    """Return the path of the folder that is being written, and that of the old one while they change places."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """Say how two values differ; of a printed module, name the first line that does."""
+    lines = zip_longest(str(was).splitlines(), str(now).splitlines(), fillvalue="nothing")
+    if "\n" in str(was) + str(now):
+        was, now = next(pair for pair in lines if pair[0] != pair[1])
+        return f"{name} had {was.strip()} where it has {now.strip()}"
+    return f"{name} was {was!r}, is {now!r}"
