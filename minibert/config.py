@@ -83,6 +83,33 @@ class BertConfig:
         """K, the width of one attention head (the paper's d_k)."""
         return self.hidden_size // self.num_attention_heads
 
+    def check_batch(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> None:
+        """Raise for a batch that a BERT of this shape can't compute, with the numbers in the message; see `Bert`.
+
+        Raises:
+            ValueError: S is 0 or above max_position_embeddings, shapes disagree, or an id is out of its range.
+            TypeError: ids are not int64 or int32, or a mask holds floating-point numbers.
+        """
+        longest, shape = self.max_position_embeddings, tuple(input_ids.shape)
+        if len(shape) != 2 or not 0 < shape[1] <= longest:
+            raise ValueError(f"input_ids must be (batch, 1 to {longest} tokens), not {shape}")
+        if attention_mask is not None and attention_mask.is_floating_point():
+            raise TypeError(f"attention_mask must be bool or 0/1 (1 = a token), not {attention_mask.dtype}")
+        if attention_mask is not None and attention_mask.shape not in (shape, (*shape, shape[1])):
+            raise ValueError(f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {shape}")
+        sizes = {"input_ids": self.vocab_size, "token_type_ids": self.type_vocab_size}
+        for (name, size), ids in zip(sizes.items(), (input_ids, token_type_ids), strict=True):
+            if ids is None:
+                continue
+            if tuple(ids.shape) != shape:
+                raise ValueError(f"{name} {tuple(ids.shape)} does not fit input_ids {shape}")
+            if str(ids.dtype) not in ("torch.int64", "torch.int32"):
+                raise TypeError(f"{name} must be int64 or int32, not {ids.dtype}")
+            here = ids.device.type == "cpu" and len(ids) > 0  # reading from elsewhere would make the device wait
+            lowest, highest = map(int, ids.aminmax()) if here else (0, 0)
+            if not 0 <= lowest <= highest < size:
+                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {lowest} to {highest}")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from the contents of a config.json (transformers) or a bert_config.json (Google).

@@ -1,6 +1,6 @@
-"""BERT on one page (arXiv 1810.04805; the layers are those of "Attention is all you need", arXiv 1706.03762).
+"""BERT on one page (arXiv 1810.04805; its layers are those of "Attention is all you need", arXiv 1706.03762).
 
-Read from top to bottom: the small parts first, then the layer, then the whole. Shapes are told by seven letters:
+Read from top to bottom: the small parts first, then the layer, then the whole. Seven letters give the shapes:
 
     B batch                          H heads
     S sequence, in tokens            K head size (the paper's d_k; D = H * K)
@@ -8,14 +8,14 @@ Read from top to bottom: the small parts first, then the layer, then the whole. 
     V vocabulary
 
 What makes BERT BERT:
-  * post-norm: each sub-layer adds to its input and the SUM is normalised, so what flows between layers is already
-    normalised, and there is no norm at the end (GPT-2 and its kin normalise first: "pre-norm");
-  * every position sees every other, to the left and to the right; only padding is masked;
-  * positions are learned vectors, added to the token's and the sentence's (token type) before the first layer;
+  * post-norm: each sub-layer adds to its input and the SUM is normalised. States between layers are normalised
+    already, so there is no norm at the end (GPT-2 and its kin normalise first: "pre-norm");
+  * every position attends to every other, left and right; only padding is masked;
+  * positions are learned vectors, added to those of the token and of the sentence (token type);
   * GELU is exact, by erf, and the variance of layer norm is biased, with eps 1e-12.
 
-Nothing here knows of files, text or the network. Any part can be replaced by assignment: its contract is the first
-line of its docstring, and the names of the weights (`layers.3.attention.query.weight`) are those of this page.
+Nothing here knows of files, text or the network. Any part can be replaced by assignment. Its contract is the first
+line of its docstring. Weights are named as on this page (`layers.3.attention.query.weight`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def gelu_new(x: Tensor) -> Tensor:
 
 
 class Activation(nn.Module):
-    """The non-linearity that config.json calls `hidden_act`, number by number. Any shape -> same"""
+    """Apply the non-linearity that config.json calls `hidden_act`, number by number. Any shape -> same"""
 
     formulas = {"gelu": gelu, "gelu_new": gelu_new, "relu": torch.relu, "silu": nn.functional.silu}
 
@@ -78,13 +78,13 @@ class Activation(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """What each token is, where it stands, which sentence it is in: three vectors, summed. (B, S) ids -> (B, S, D)"""
+    """Sum three vectors: the token's, its position's and its sentence's. (B, S) ids -> (B, S, D)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         D = config.hidden_size
         self.token = nn.Embedding(config.vocab_size, D, padding_idx=config.pad_token_id)
-        # With relative positions the order of words enters in the attention instead.
+        # With relative positions, attention takes care of the order of words instead.
         absolute = config.position_embedding_type == "absolute"
         self.position = nn.Embedding(config.max_position_embeddings, D) if absolute else None
         self.token_type = nn.Embedding(config.type_vocab_size, D)
@@ -93,7 +93,7 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)  # all of it is the first sentence
+            token_type_ids = torch.zeros_like(input_ids)  # everything is the first sentence
         x = self.token(input_ids) + self.token_type(token_type_ids)  # (B, S, D)
         if self.position is not None:
             x = x + self.position(torch.arange(input_ids.shape[1], device=input_ids.device))
@@ -101,7 +101,7 @@ class Embeddings(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """Scores for how far apart two positions are (arXiv 2009.13658). q, k (B, H, S, K) -> bias (B, H, S, S)"""
+    """Score how far apart two positions are (arXiv 2009.13658). q, k (B, H, S, K) -> bias (B, H, S, S)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -119,10 +119,10 @@ class RelativePositions(nn.Module):
 
 
 class ScaledDotProductAttention(nn.Module):
-    """softmax(q kᵀ / sqrt(K) + bias) v, without any weights of its own. q, k, v (B, H, S, K) -> (B, H, S, K)
+    """Attend: softmax(q kᵀ / sqrt(K) + bias) v, without weights. q, k, v (B, H, S, K) -> (B, H, S, K)
 
-    `mask` is True where a key may be attended to, and broadcasts to (B, H, S, S), like `bias`. `scores` and `probs`
-    do nothing: they give a name to two values worth watching, both (B, H, S, S) and both before dropout.
+    `mask` is True where a key may be attended to. It broadcasts to (B, H, S, S), as `bias` does. `scores` and `probs`
+    do nothing but name two values worth watching, both (B, H, S, S) and before dropout.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -137,14 +137,14 @@ class ScaledDotProductAttention(nn.Module):
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, S, S)
         scores = self.scores(scores if bias is None else scores + bias)
         if mask is not None:
-            # The lowest finite number, not -inf: a row that is all padding must come out finite, not NaN.
+            # The lowest finite number, not -inf: a row that is all padding must stay finite, and not become NaN.
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         probs = self.probs(torch.softmax(scores, dim=-1))
         return self.dropout(probs) @ v  # (B, H, S, K)
 
 
 class MultiHeadAttention(nn.Module):
-    """Every position gathers from every other, in H independent ways. x (B, S, D), mask or None -> (B, S, D)"""
+    """Let every position attend to every other, in H independent heads. x (B, S, D), mask or None -> (B, S, D)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -160,16 +160,16 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = (self.split(project(x)) for project in (self.query, self.key, self.value))
         bias = None if self.relative is None else self.relative(q, k)
-        mixed = self.core(q, k, v, mask, bias)  # (B, H, S, K)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, S, D)
+        attended = self.core(q, k, v, mask, bias)  # (B, H, S, K)
+        return self.out(attended.transpose(1, 2).flatten(2))  # (B, S, D)
 
     def split(self, x: Tensor) -> Tensor:
-        """Cut each vector into its heads' parts. (B, S, D) -> (B, H, S, K)"""
+        """Split each vector into its heads. (B, S, D) -> (B, H, S, K)"""
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
-    """Each position by itself: widen, bend, narrow. (B, S, D) -> (B, S, D)"""
+    """Widen each position by itself, activate, narrow. (B, S, D) -> (B, S, D)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention, then feed-forward; each adds to its input and the sum is normalised. x (B, S, D), mask -> (B, S, D)"""
+    """Attend, then feed forward; each adds to its input, and the sum is normalised. x (B, S, D), mask -> (B, S, D)"""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.ModuleList):
-    """The layers, one after another; as a list, so that `layers[3]` is the fourth. x (B, S, D), mask -> (B, S, D)"""
+    """Apply the layers one after another; `layers[3]` is the fourth. x (B, S, D), mask -> (B, S, D)"""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for layer in self:
@@ -207,9 +207,9 @@ class Encoder(nn.ModuleList):
 
 
 class Pooler(nn.Module):
-    """A dense layer and tanh over the [CLS] vector, trained to tell if the second text follows. (B, S, D) -> (B, D)
+    """Apply a dense layer and tanh to the [CLS] vector, as trained for next sentences. (B, S, D) -> (B, D)
 
-    Not what sentence encoders call CLS pooling: that is the vector that goes in here, `last_hidden_state[:, 0]`.
+    CLS pooling of sentence encoders is not this. It is the vector that goes in here, `last_hidden_state[:, 0]`.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -221,20 +221,20 @@ class Pooler(nn.Module):
 
 
 class EncoderOutput(NamedTuple):
-    """What `Bert` returns: `last_hidden_state` (B, S, D), and `pooler_output` (B, D), or None without a pooler."""
+    """The output of `Bert`: `last_hidden_state` (B, S, D), and `pooler_output` (B, D), or None without a pooler."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None
 
 
 class Bert(nn.Module):
-    """Token ids in, one vector per token out. (B, S) -> EncoderOutput
+    """Turn token ids into one vector per token. (B, S) -> EncoderOutput
 
-    `Bert(config)` has fresh random weights and is in training mode, as any module of torch; `from_pretrained` gives
-    published weights in eval mode.
+    `Bert(config)` has fresh random weights and is in training mode, as any module of torch. `from_pretrained` loads
+    published weights, in eval mode.
     """
 
-    report: Any = None  # after from_pretrained: the LoadReport, what became of every tensor
+    report: Any = None  # after from_pretrained: the LoadReport, which accounts for every tensor
 
     def __init__(self, config: BertConfig, pooler: bool = True) -> None:
         super().__init__()
@@ -251,15 +251,15 @@ class Bert(nn.Module):
 
         Args:
             input_ids: (B, S) whole numbers below V, int64 or int32.
-            attention_mask: (B, S), bool or 0/1: True where there is a token, False where there is padding; or
-                (B, S, S), where [b, i, j] says whether i may look at j. None: no padding.
+            attention_mask: (B, S), bool or 0/1: True at a token, False at padding. Or (B, S, S), where [b, i, j] is
+                True if i may attend to j. None: no padding.
             token_type_ids: (B, S): 0 for the first sentence, 1 for the second. None: all 0.
 
         Raises:
             ValueError: S is 0 or above max_position_embeddings, shapes disagree, or an id is out of its range.
             TypeError: ids that are not int64 or int32, a mask of floating-point numbers.
         """
-        self.check(input_ids, attention_mask, token_type_ids)
+        self.config.check_batch(input_ids, attention_mask, token_type_ids)
         mask = None
         if attention_mask is not None:
             mask = attention_mask.bool().unsqueeze(1)  # one mask for all heads
@@ -268,29 +268,8 @@ class Bert(nn.Module):
         x = self.layers(x, mask)
         return EncoderOutput(x, None if self.pooler is None else self.pooler(x))
 
-    def check(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> None:
-        """At the door, say what is wrong, with the numbers in it; nothing further in looks again."""
-        longest, shape = self.config.max_position_embeddings, tuple(input_ids.shape)
-        if len(shape) != 2 or not 0 < shape[1] <= longest:
-            raise ValueError(f"input_ids must be (batch, 1 to {longest} tokens), not {shape}")
-        if attention_mask is not None and attention_mask.is_floating_point():
-            raise TypeError(f"attention_mask must be bool or 0/1 (1 = a token), not {attention_mask.dtype}")
-        if attention_mask is not None and attention_mask.shape not in (shape, (*shape, shape[1])):
-            raise ValueError(f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {shape}")
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        both = (input_ids, self.config.vocab_size), (types, self.config.type_vocab_size)
-        for name, (ids, size) in zip(("input_ids", "token_type_ids"), both, strict=True):
-            if ids.shape != shape:
-                raise ValueError(f"{name} {tuple(ids.shape)} does not fit input_ids {shape}")
-            if ids.dtype not in (torch.int64, torch.int32):
-                raise TypeError(f"{name} must be int64 or int32, not {ids.dtype}")
-            on_hand = ids.device.type == "cpu" and len(ids) > 0  # looking elsewhere would make the device wait
-            lowest, highest = map(int, ids.aminmax()) if on_hand else (0, 0)
-            if not 0 <= lowest <= highest < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1}, but go from {lowest} to {highest}")
-
     def initialise(self, module: nn.Module) -> None:
-        """Fresh weights as the paper's: normal with `initializer_range`; 0 for biases and the padding token."""
+        """Draw fresh weights as in the paper: normal with `initializer_range`; 0 for biases and the padding token."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
@@ -306,14 +285,9 @@ class Bert(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        **hub: Unpack[HubOptions],
+        cls, name: str | os.PathLike[str], *, device: Any = None, dtype: Any = None, **hub: Unpack[HubOptions]
     ) -> Self:
-        """Load published weights from a folder or the hub. The arguments are those of `checkpoint.load.load_bert`."""
+        """Load published weights from a folder or the hub, in eval mode; see `checkpoint.load.load_bert`."""
         from .checkpoint.load import load_bert  # only these two methods know that files exist
 
         return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
