@@ -559,6 +559,16 @@ def test_a_model_of_half_precision_is_the_pages(encoder, dtype):
     assert f"layers.0.attention.query.weight is {kind} on cpu" in encoder.explain()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_fewer_bits_are_of_float32_weights_only(encoder, dtype):
+    encoder._arithmetic, encoder._decision = dtype, None
+    encoder.double()
+    with fast_layers(encoder) as calls:
+        assert apart(encoder) < 1e-10
+    assert calls == []
+    assert "layers.0.attention.query.weight is float64 on cpu" in encoder.explain()
+
+
 def test_weights_of_inference_mode_count_no_changes_and_are_left_to_the_page(shared):
     with torch.inference_mode():
         encoder = SentenceEncoder(widen(Bert(TINY)).eval(), shared.tokenizer)

@@ -249,6 +249,14 @@ def test_pairs_are_scored_by_their_first_token_and_of_tokens_only(cross_folder):
     assert encoder.predict([], fast=True).shape == (0,)
 
 
+def test_a_pooler_of_ones_own_is_given_all_positions(cross_folder):
+    encoder = CrossEncoder.from_pretrained(cross_folder, device="cpu")
+    before = encoder.predict(TEXTS[:2])
+    encoder.model.bert.pooler = LastPooler()
+    assert abs(encoder.predict(TEXTS[:2]) - encoder.predict(TEXTS[:2], fast=False)) < 1e-6
+    assert abs(encoder.predict(TEXTS[:2]) - before) > 1e-3
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "int8"])
 def test_scores_of_every_dtype_are_near_the_page(cross_folder, dtype, monkeypatch):
     monkeypatch.setattr("minibert.fast.prepare.times_float32", lambda _: 0.5)

@@ -214,6 +214,7 @@ def other_attention(before):
 
 PATCHES = [
     (LayerNorm, "forward", other_norm),
+    (LayerNorm, "__call__", other_norm),
     (Activation, "forward", other_norm),
     (Embeddings, "forward", other_embeddings),
     (ScaledDotProductAttention, "forward", other_core),
