@@ -11,8 +11,8 @@ from tokenizers import models, pre_tokenizers
 from torch import nn
 
 from minibert import Bert, CrossEncoder, SentenceEncoder, Tokenizer, text_model
-from minibert.checkpoint.sentence_transformers import SentenceModules
 from minibert.batching.plan import plan
+from minibert.checkpoint.sentence_transformers import SentenceModules
 from minibert.fast.tokens import round_up
 from minibert.model import Pooler, ScaledDotProductAttention
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
