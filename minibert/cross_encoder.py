@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batching.call import CallOptions, PredictOptions, deliver
+from .call import CallOptions, PredictOptions
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -30,6 +30,7 @@ from .pooling import DENSE_ACTIVATIONS
 from .text_model import TextModel
 from .tokenizer import Tokenizer
 from .truncation import check_mode
+from .vectors import deliver
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batching.call import CallOptions, EncodeOptions, as_list, deliver
+from .call import CallOptions, EncodeOptions, as_list
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -23,7 +23,7 @@ from .pooling import Pooling
 from .text_model import DOCUMENT, QUERY, TextModel
 from .tokenizer import Tokenizer, Tokens
 from .truncation import announce, check_mode
-from .vectors import PRECISIONS, SIMILARITIES, Vectors, similarity, similarity_pairwise
+from .vectors import SIMILARITIES, Vectors, check_precision, deliver, similarity, similarity_pairwise
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -34,9 +34,9 @@ OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 class SentenceEncoder(TextModel):
     """A Bert, its tokenizer, a pooling and what follows it. As a module: a batch of ids (B, S) -> vectors (B, D)
 
-    `encode` may be called from several threads at once. A part of `model` that you replace by assignment stays
-    replaced: `encode` uses that very model (`explain` says how). On the CPU the batches of a large call are computed
-    side by side, each in its own thread; where a part has a hook, one after another in the caller's.
+    `encode` may be called from several threads at once. It uses the very model that you see, with any part that you
+    replaced, and `explain` says how. Batches of a large call run side by side on the CPU, each in its own thread;
+    where a part has a hook, they run one after another in the caller's.
     """
 
     def __init__(
@@ -184,8 +184,7 @@ class SentenceEncoder(TextModel):
         """
         if output_value not in OUTPUTS:
             raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        check_precision(precision)
         single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
         if keep is not None and keep < 1:
             raise ValueError(f"truncate_dim must be at least 1, not {keep}")

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batching.call import Batch, evaluating, in_batch, put
-from .batching.plan import plan
-from .batching.workers import side_by_side, workers_for
+from .batches import plan, put, side_by_side, workers_for
+from .call import Batch, evaluating, in_batch
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules

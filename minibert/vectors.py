@@ -6,7 +6,7 @@ In all four measures a higher number means more similar. int8, uint8 and bits ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -116,8 +116,7 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
 
     Source: quantize_embeddings in sentence-transformers.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    check_precision(precision)
     if precision == "float32":
         return embeddings.astype(np.float32)
     if precision == "binary":
@@ -139,3 +138,22 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
     steps[steps == 0] = 1
     levels = np.clip(np.floor((embeddings - low) / steps), 0, 255)
     return (levels - 128).astype(kind) if precision == "int8" else levels.astype(kind)
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for an unknown precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+
+
+def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
+    """Convert results to the form that was asked for; a single text's without the first axis."""
+    vectors: Any = result
+    if precision != "float32":
+        vectors = quantize_embeddings(result.cpu().numpy(), precision)
+        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
+    elif as_numpy and not as_tensor:
+        vectors = result.numpy()
+    if not as_numpy and not as_tensor:
+        vectors = list(vectors)
+    return vectors[0] if single else vectors

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from minibert import Bert, BertConfig
 from minibert.fast.decide import decide
 from minibert.fast.int8 import Int8Linear
-from minibert.fast.linear import OneDnnLinear, PlainLinear
-from minibert.fast.stack import FastLayer, Stack
+from minibert.fast.stack import FastLayer, OneDnnLinear, PlainLinear, Stack
 from minibert.fast.tokens import PackedTokens
 from minibert.tokenizer import Tokens
 from minibert.truncation import TruncationReport

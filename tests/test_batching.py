@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibert.batching.plan import (
+from minibert.batches import (
     CPU_TOKENS,
     GPU_TOKENS,
     LEAST_TOKENS,

@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers
 from torch import nn
 
 from minibert import Bert, CrossEncoder, SentenceEncoder, Tokenizer, text_model
-from minibert.batching.plan import plan
+from minibert.batches import plan
 from minibert.checkpoint.sentence_transformers import SentenceModules
 from minibert.fast.tokens import round_up
 from minibert.model import Pooler, ScaledDotProductAttention

@@ -7,9 +7,9 @@ from helpers import TINY, widen
 from torch import nn
 
 from minibert import Bert
-from minibert.fast import int8, linear
-from minibert.fast.linear import pack
-from minibert.fast.prepare import ARITHMETICS
+from minibert.fast import int8, stack
+from minibert.fast.decide import ARITHMETICS
+from minibert.fast.stack import pack
 from minibert.model import Activation
 
 # Rounding, relative to numbers of about 10.
@@ -20,7 +20,7 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "int8": 0.2}
 def onednn(request, monkeypatch):
     """Both sides of the capability checks."""
     if not request.param:
-        monkeypatch.setattr(linear, "onednn_works", lambda _: False)
+        monkeypatch.setattr(stack, "onednn_works", lambda _: False)
         monkeypatch.setattr(int8, "onednn_int8_works", lambda: False)
         monkeypatch.setattr(int8, "prepack_works", lambda: False)
     return request.param
@@ -78,13 +78,13 @@ def test_the_machine_at_hand_was_asked(onednn):
     """So that "oneDNN" above means it where torch has it, and the plain side is really the other one."""
     assert int8.prepack_works() == onednn  # torch has had it for years
     made = ARITHMETICS["float32"](torch.ones(3, 32), torch.ones(3))
-    assert (made.weight.layout is not torch.strided) == (onednn and linear.onednn_works(torch.float32))
+    assert (made.weight.layout is not torch.strided) == (onednn and stack.onednn_works(torch.float32))
 
 
 def test_an_operator_with_other_numbers_is_not_used(monkeypatch):
-    assert not linear.onednn_works.__wrapped__(torch.float64)  # it has none
-    monkeypatch.setattr(linear, "activate", lambda x, _: x + 0.01)
-    assert not linear.onednn_works.__wrapped__(torch.float32)
+    assert not stack.onednn_works.__wrapped__(torch.float64)  # it has none
+    monkeypatch.setattr(stack, "activate", lambda x, _: x + 0.01)
+    assert not stack.onednn_works.__wrapped__(torch.float32)
 
 
 @pytest.mark.parametrize("name", ARITHMETICS)

@@ -13,8 +13,8 @@ from helpers import MINILM
 from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import SentenceEncoder
-from minibert.batching import workers
-from minibert.batching.workers import side_by_side, workers_for
+from minibert import batches as workers
+from minibert.batches import side_by_side, workers_for
 from minibert.text_model import TextModel
 
 
@@ -29,8 +29,8 @@ def _two_threads():
 @pytest.fixture(autouse=True)
 def lone(monkeypatch):
     """A judge of lone batches with a history of its own, and where each batch was computed."""
-    fresh = workers.Lone()
-    monkeypatch.setattr(workers, "lone", fresh)
+    fresh = workers.SingleBatch()
+    monkeypatch.setattr(workers, "single", fresh)
     return fresh
 
 

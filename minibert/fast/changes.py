@@ -1,8 +1,4 @@
-"""Notice every change of a model: another part, a hook, a mode, a weight, an edit of the page's own code.
-
-`encode` asks before each call, so each question is one pass in C over lists made beforehand: microseconds for the
-hundred modules of a small BERT.
-"""
+"""Notice every change of a model before each call: another part, a hook, a mode, a weight, an edit of the page."""
 
 from __future__ import annotations
 
@@ -22,16 +18,11 @@ from .. import fused, model
 # Where torch keeps a module's hooks, its parts and its parameters.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TABLES = (*HOOKS, "_modules", "_parameters")
-# Values of the page's modules that the stack reads and that are neither a module nor a parameter.
-SETTINGS = ("head_size", "formula", "eps", "max_norm")
+# Values of modules that count and that are neither a module nor a parameter.
+SETTINGS = ("head_size", "formula", "eps", "max_norm", "modes")
 # Every class whose code the stack stands for, and what it relies on of torch's.
-PAGE = tuple(
-    kind
-    for source in (model, fused)
-    for kind in vars(source).values()
-    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == source.__name__
-)
-CODE = [vars(kind) for kind in PAGE]
+NAMES = {**vars(model), **vars(fused)}.values()
+CODE = [vars(kind) for kind in NAMES if isinstance(kind, type) and issubclass(kind, nn.Module)]
 FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)]
 DATA: Any = Tensor.data  # torch's own descriptor
 _forward = itemgetter("forward")
@@ -41,12 +32,12 @@ _version = attrgetter("_version", "taken")
 class Snapshot:
     """Everything that decides how a module is computed, at one time.
 
-    It refers to what is below the module and never to the module, which may therefore keep it without a cycle. After
-    a call the processor's caches hold weights, so each object looked at costs a memory access: as few as possible are.
+    It refers to what is below the module and never to the module, which may therefore keep it without a cycle. Each
+    question is one pass in C. After a call the caches hold weights, so each object looked at is a memory access.
+    ``weights`` are the parameters whose values count, and ``modes`` the parts whose mode (training or not) counts.
     """
 
     def __init__(self, root: nn.Module, weights: Iterable[nn.Parameter], modes: Iterable[nn.Module]) -> None:
-        """Look at all below the root, at the weights' versions, and at the modes of those parts where they matter."""
         self._parts = list(modules_in(root))[1:]
         self._own = own = [part.__dict__ for part in self._parts]
         tables = [root._modules, *(each[name] for each in own for name in TABLES)]
@@ -114,10 +105,9 @@ def track(weights: Iterable[nn.Parameter]) -> None:
 
 
 def versions(weights: Iterable[nn.Parameter]) -> list[tuple[int, int]]:
-    """Return numbers that change whenever a tracked parameter's values may have.
+    """Return numbers that change whenever a tracked parameter's values may have changed.
 
-    Noticed: assignment, loading, optimizers, anything in place, `.data`. Not noticed: a write through memory shared
-    with numpy or another process, and through a `.data` that was taken before a call and is written to after it.
+    Not noticed: writes through memory shared with numpy or another process, or through a `.data` taken before a call.
     """
     return list(map(_version, weights))
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 import threading
 import warnings
 from operator import is_
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..config import BertConfig
-from ..model import Bert, EncoderLayer
+from ..model import Bert
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
 from .changes import page_code
-from .linear import PlainLinear
-from .stack import FastEmbeddings, FastLayer, Stack
+from .stack import FastEmbeddings, FastLayer, PlainLinear, Stack
 from .tokens import PackedTokens
 
 # In float64 the two differ by some 1e-15, and any edit by more.
@@ -52,35 +51,32 @@ def page_is_known(activation: str, eps: float) -> bool:
 
 def _compare(activation: str, eps: float) -> bool:
     """Run two layers on three texts in float64, whatever dtype, device or mode torch is set to."""
+    lengths = np.array([7, 4, 4])
+    ids = np.arange(1, 1 + lengths.sum(), dtype=np.int32)
+    tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), np.cumsum([0, *lengths]), TruncationReport())
+    real = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])  # (B, S)
     config = BertConfig(
         vocab_size=29,
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=24,
-        hidden_act=activation,
         max_position_embeddings=9,
+        hidden_act=activation,
         layer_norm_eps=eps,
     )
-    lengths = (7, 4, 4)
-    ids = np.arange(1, 1 + sum(lengths), dtype=np.int32)
-    starts = np.cumsum([0, *lengths])
-    tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), starts, TruncationReport())
-    rows = np.arange(len(lengths))
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+    modes = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast("cpu", enabled=False)
+    with modes[0], modes[1], modes[2], torch.device("cpu"), torch.no_grad():
         try:
-            with torch.device("cpu"), torch.no_grad():
-                bert = Bert(config, pooler=False).double().eval()
-                generator = torch.Generator().manual_seed(0)
-                for parameter in bert.parameters():
-                    parameter.normal_(std=0.5, generator=generator)
-                real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, S)
-                padded_ids, padded_types = torch.zeros(2, *real.shape, dtype=torch.int64)
-                padded_ids[real], padded_types[real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
-                expected = bert(padded_ids, real, padded_types).last_hidden_state[real]
-                layers = [FastLayer(cast(EncoderLayer, layer), PlainLinear) for layer in bert.layers]
-                stack = Stack(bert, FastEmbeddings(bert.embeddings), layers)
-                result = stack(PackedTokens(tokens, rows))[real]
+            bert: Any = Bert(config, pooler=False).double().eval()
+            generator = torch.Generator().manual_seed(0)
+            for parameter in bert.parameters():
+                parameter.normal_(std=0.5, generator=generator)
+            batch = torch.zeros(2, *real.shape, dtype=torch.int64)
+            batch[0, real], batch[1, real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
+            expected = bert(batch[0], real, batch[1]).last_hidden_state[real]
+            stack = Stack(bert, FastEmbeddings(bert.embeddings), [FastLayer(x, PlainLinear) for x in bert.layers])
+            result = stack(PackedTokens(tokens, np.arange(len(lengths))))[real]
         except Exception:  # whatever a changed page raises, it raises again where the user sees it
             return False
     return result.shape == expected.shape and bool((result - expected).abs().max() < TOLERANCE)

@@ -16,7 +16,7 @@ from ..config import BertConfig
 from ..display import table
 from ..fused import FUSED, has_hooks
 from ..heads import BertForSequenceClassification
-from ..model import Bert, Embeddings, Encoder, EncoderLayer, LayerNorm, Pooler
+from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
 from ..pooling import Pooling
 from .changes import Snapshot, TrackedParameter, modules_in, page_code
 from .check import page_is_known
@@ -89,8 +89,7 @@ def decide(
     skipped = {part for layer in fast for part in layer.layer.modules()}
     if stack is not None and stack.embeddings is not None:
         skipped.update(bert.embeddings.modules())
-    device = next(root.parameters()).device
-    padding = "free" if plain and not reasons else "none"
+    device, padding = next(root.parameters()).device, "free" if plain and not reasons else "none"
     return Decision(
         stack=stack,
         reasons=reasons,
@@ -126,11 +125,18 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
     keep_freed_memory()
     old = [] if before is None or before.stack is None else before.stack.layers
     known = {fast.layer: fast for fast in old if fast is not None}
+    # Exact products are of float64 too, where all weights are.
+    double = arithmetic == "float32" and next(bert.parameters()).dtype is torch.float64
+    dtype = torch.float64 if double else torch.float32
     layers: list[FastLayer | None] = []
     layer: Any
     for i, layer in enumerate(bert.layers):
         name = f"layers.{i}"
-        if why := _departure(layer, name, _parts(EncoderLayer)) or _unusable_layer(bert, layer, name, arithmetic):
+        if (
+            why := _departure(layer, name, _parts(EncoderLayer))
+            or _unlike(layer, name)
+            or _unusable(layer, name, dtype)
+        ):
             reasons[name] = why
             layers.append(None)
             continue
@@ -138,7 +144,9 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
         if layer not in known or known[layer].key != fast.key:
             known[layer] = fast
         layers.append(known[layer])
-    if why := _departure(bert.embeddings, "embeddings", _parts(Embeddings)) or _unusable_embeddings(bert.embeddings):
+    embeddings = bert.embeddings
+    why = _departure(embeddings, "embeddings", _parts(Embeddings)) or _unusable(embeddings, "embeddings", dtype)
+    if why:
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
     if used and all(page_is_known(layer.activation, layer.attention_norm[-1]) for layer in used):
@@ -180,8 +188,8 @@ def _own(part: nn.Module) -> str | None:
     return None
 
 
-def _unusable_layer(bert: Bert, layer: Any, name: str, arithmetic: str) -> str | None:
-    """Say why a layer whose parts are the page's own can't be packed."""
+def _unlike(layer: Any, name: str) -> str | None:
+    """Say why a layer whose parts are the page's own is not like the stack's; None where it is."""
     attention = layer.attention
     if attention.relative is not None:
         return f"{name}.attention has relative positions"
@@ -189,40 +197,25 @@ def _unusable_layer(bert: Bert, layer: Any, name: str, arithmetic: str) -> str |
         return f"{name}.feed_forward.activation has a formula of its own"
     if len({linear.weight.shape for linear in (attention.query, attention.key, attention.value)}) > 1:
         return f"{name}.attention has values of another width than its queries and keys"
-    table = bert.embeddings._modules["token"]
-    dtype = getattr(getattr(table, "weight", None), "dtype", torch.float32)
-    dtypes = (torch.float32, torch.float64) if arithmetic == "float32" else (torch.float32,)
-    dtype = dtype if dtype in dtypes else torch.float32
-    for path, part in layer.named_modules(prefix=name):
-        if isinstance(part, (nn.Linear, LayerNorm)) and (why := _unusable(part, path, dtype)):
-            return why
     return None
 
 
-def _unusable_embeddings(embeddings: Any) -> str | None:
-    """Say why embeddings whose parts are the page's own can't be looked up by the stack."""
-    for name in ("token", "position", "token_type", "norm"):
-        part = embeddings._modules[name]
+def _unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
+    """Say why the weights of a part can't be read by the stack; None where they can."""
+    for path, part in owner.named_modules(prefix=name):
         if getattr(part, "max_norm", None) is not None:
-            return f"embeddings.{name} has a max_norm, which changes its weights when they are read"
-        if why := _unusable(part, f"embeddings.{name}", embeddings.token.weight.dtype):
-            return why
-    return None
-
-
-def _unusable(part: nn.Module, name: str, dtype: torch.dtype) -> str | None:
-    """Say why weights can't be read by the stack."""
-    for key in ("weight", "bias"):
-        value = part._parameters.get(key)
-        if value is None and getattr(part, key, None) is not None:
-            return f"{name}.{key} is not a parameter"
-        if value is None:
-            continue
-        if type(value) not in (nn.Parameter, TrackedParameter):
-            return f"{name}.{key} is {type(value).__name__}, not a plain parameter"
-        if value.is_inference():
-            return f"{name}.{key} was made in inference mode, where torch counts no changes"
-        if (value.dtype, value.device.type, value.layout) != (dtype, "cpu", torch.strided):
-            kind = str(value.dtype).removeprefix("torch.")
-            return f"{name}.{key} is {kind} on {value.device}; the stack computes float32 or float64 on the CPU"
+            return f"{path} has a max_norm, which changes its weights when they are read"
+        for key in ("weight", "bias"):
+            value = getattr(part, key, None)
+            if value is None:
+                continue
+            if type(value) not in (nn.Parameter, TrackedParameter):
+                return f"{path}.{key} is {type(value).__name__}, not a plain parameter"
+            if value.is_inference():
+                return f"{path}.{key} was made in inference mode, where torch counts no changes"
+            if (value.dtype, value.device.type, value.layout) != (dtype, "cpu", torch.strided):
+                wanted = str(dtype).removeprefix("torch.")
+                return (
+                    f"{path}.{key} is {str(value.dtype).removeprefix('torch.')} on {value.device}, not {wanted} on cpu"
+                )
     return None

@@ -3,9 +3,8 @@
 Each token has its own range, so a text's vector does not depend on the rest of the batch. The range goes from the
 token's lowest to its highest number, because BERT's activations are lopsided: one channel stands out, and GELU has no
 negative tail. On all-MiniLM-L6-v2 this halves the error of a symmetric range.
-
-The product itself is fast; the passes before and after it take the time. Quantizing is one pass (by torch's operator
-for rows of embedding tables), and the passes afterwards work in place, because new memory costs more than arithmetic.
+The passes around a product take its time. So quantizing is one pass (by torch's operator for rows of embedding
+tables), and those afterwards work in place: new memory costs more than arithmetic.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .linear import activate
+from .stack import activate
 
 
 class Int8Linear:
@@ -103,10 +102,7 @@ def _zeros(count: int) -> Tensor:
 
 @cache
 def onednn_int8_works() -> bool:
-    """Return True if oneDNN's int8 operator (undocumented too) exists and its sums are exact, at the extremes too.
-
-    Some processors without int8 instructions add two products in 16 bits, which overflow.
-    """
+    """Return True if oneDNN's int8 operator exists and its sums are exact; in 16 bits, extremes would overflow."""
     levels = 255 - torch.arange(64, dtype=torch.uint8).view(2, 32)
     weight = (127 - torch.arange(96).view(3, 32)).to(torch.int8)
     scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float32)

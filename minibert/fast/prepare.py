@@ -10,13 +10,12 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from ..batching.workers import on_one_core
+from ..batches import on_one_core
 from ..checkpoint.hub import CheckpointFiles
 from ..checkpoint.load import read_again
 from .changes import DATA
 from .int8 import Int8Linear
-from .linear import Arithmetic, pack_bfloat16, pack_float32
-from .stack import Stack
+from .stack import Arithmetic, Stack, pack_bfloat16, pack_float32
 
 # The arithmetic of products, by the name that `dtype` takes. Weights, norms, softmax and residuals stay float32.
 ARITHMETICS: dict[str, Arithmetic] = {"float32": pack_float32, "bfloat16": pack_bfloat16, "int8": Int8Linear}
@@ -27,13 +26,9 @@ RELEASE = 64 * 2**20
 def choose(
     dtype: str | torch.dtype | None, device: torch.device, *, fast: bool
 ) -> tuple[str | torch.dtype | None, str]:
-    """Return the dtype to load weights in, and the arithmetic of the products.
+    """Return the dtype to load weights in, and the arithmetic of the products. Raise ValueError for int8 elsewhere.
 
     On the CPU, bfloat16 and int8 are arithmetics of the stack: the weights stay float32, mapped from the file.
-    Elsewhere bfloat16 is a dtype like others.
-
-    Raises:
-        ValueError: int8 where there is no stack.
     """
     name = str(dtype).removeprefix("torch.")
     here = fast and device.type == "cpu"
@@ -78,9 +73,8 @@ def _race(name: str) -> float:
 def pack_at_loading(stack: Stack, model: nn.Module, files: CheckpointFiles, *, first_only: bool) -> None:
     """Pack a model's weights, and exchange them for the same ones of which nothing was read.
 
-    What is read of a mapped file stays in memory beside the packed copy. Until a model is handed out nobody can have
-    changed its weights or kept one, so the file can be mapped anew. The system reads it again where somebody looks at
-    a weight, or trains it.
+    What is read of a mapped file stays in memory beside the packed copy. Nobody has seen the model yet, so its file
+    can be mapped anew. The system reads it again where somebody looks at a weight, or trains it.
 
     Args:
         stack: Of the model, which was just loaded from the files and is mapped.
@@ -108,9 +102,8 @@ def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let freed memory of up to 32 MB be used again, where malloc is glibc's.
+    """Let glibc keep freed memory of up to 32 MB: to get it anew, page by page, took a fifth of int8's large calls.
 
-    At first glibc gives larger pieces back to the system and gets them again page by page, a fifth of a large call's
-    time in int8. It learns from what is freed how much is worth keeping (mallopt(3), M_MMAP_THRESHOLD).
+    It learns from what is freed how much is worth keeping (mallopt(3), M_MMAP_THRESHOLD).
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)

@@ -4,23 +4,26 @@
 query, key and value as one product, activations and residuals inside the products, and nothing for padding. Tests
 hold it to the page, and so does a check in every process (`check.py`).
 
-    B texts    S longest text    D hidden size    H heads    K head size    T packed tokens, rounded up
+    B texts    S longest text    D hidden size    F intermediate size    T packed tokens, rounded up
+
+Products are oneDNN's, with weights stored in the order in which it reads them. It adds the bias and activates while
+the result is in cache, and uses bfloat16 instructions. torch calls it by an operator that is not documented, so
+`onednn_works` tries it on numbers first; where it is missing or wrong, torch's documented operators compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..model import Activation, Bert, Embeddings, EncoderLayer, LayerNorm
-from .attention import attend, attend_first
 from .changes import track, versions
-from .linear import Arithmetic, PackedLinear, pack
-from .tokens import PackedTokens, round_up
+from .tokens import PackedTokens, attend, attend_first, round_up
 
 
 class FastEmbeddings:
@@ -58,63 +61,54 @@ class FastLayer:
         self.head_size = attention.head_size
         self.activation = activation_name(feed_forward.activation) or ""
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
-        # Equal to another's where both compute the same. Versions are read before anything is packed, so that a change
-        # meanwhile is noticed.
+        # Equal where the same is computed. Versions are read before packing, so that a change meanwhile is noticed.
         norms = [id(x) if isinstance(x, Tensor) else x for x in (*self.attention_norm, *self.feed_forward_norm)]
         self.key = [arithmetic, self.head_size, self.activation, *norms, *map(id, self.weights), versions(self.weights)]
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
-        return self._after_attention(x, attend(self.qkv(x), texts, self.head_size))
+        return self._after_attention(x, attend(self._qkv(x), texts, self.head_size))
 
     def first(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute each text's first token only; keys and values are needed of all tokens. (T, D) -> (B, D)"""
         B = texts.shape[0]
         filler = (0, round_up(B) - B)
         first = x.index_select(0, functional.pad(texts.first, filler))
-        attended = attend_first(self.query(first)[:B], self.key_value(x), texts, self.head_size)
+        attended = attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
         return self._after_attention(first, functional.pad(attended, (0, 0, *filler)))[:B]
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = torch.layer_norm(self.out.add(attended, x), *self.attention_norm)
-        return torch.layer_norm(self.down.add(self.up(x, self.activation), x), *self.feed_forward_norm)
+        x = torch.layer_norm(self._out.add(attended, x), *self.attention_norm)
+        return torch.layer_norm(self._down.add(self._up(x, self.activation), x), *self.feed_forward_norm)
 
     @cached_property
-    def qkv(self) -> PackedLinear:
-        """Query, key and value side by side. (T, D) -> (T, 3 D)"""
+    def _qkv(self) -> PackedLinear:  # side by side, (T, D) -> (T, 3 D)
         attention = self.layer.attention
         return pack(self.arithmetic, attention.query, attention.key, attention.value)
 
     @cached_property
-    def query(self) -> PackedLinear:
-        """The query alone, for `first`. (B, D) -> (B, D)"""
+    def _query(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.attention.query)
 
     @cached_property
-    def key_value(self) -> PackedLinear:
-        """Key and value side by side, for `first`. (T, D) -> (T, 2 D)"""
+    def _key_value(self) -> PackedLinear:  # side by side, (T, D) -> (T, 2 D)
         return pack(self.arithmetic, self.layer.attention.key, self.layer.attention.value)
 
     @cached_property
-    def out(self) -> PackedLinear:
-        """(T, D) -> (T, D)"""
+    def _out(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.attention.out)
 
     @cached_property
-    def up(self) -> PackedLinear:
-        """(T, D) -> (T, F)"""
+    def _up(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.feed_forward.up)
 
     @cached_property
-    def down(self) -> PackedLinear:
-        """(T, F) -> (T, D)"""
+    def _down(self) -> PackedLinear:
         return pack(self.arithmetic, self.layer.feed_forward.down)
 
     def pack(self, *, first: bool) -> None:
-        """Pack all weights now that a call will use; ``first`` as the last layer of CLS pooling does."""
-        for name in ("query", "key_value") if first else ("qkv",):
-            getattr(self, name)
-        _ = self.out, self.up, self.down
+        """Pack all weights now that calls will use, where ``first`` is the last layer of CLS pooling."""
+        _ = (self._query, self._key_value) if first else self._qkv, self._out, self._up, self._down
 
 
 class Stack:
@@ -152,3 +146,110 @@ def _norm(norm: LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float]:
 def activation_name(activation: Activation) -> str | None:
     """Return config.json's name of the page's formula; None for a formula of one's own."""
     return next((name for name, formula in Activation.formulas.items() if formula is activation.formula), None)
+
+
+# The page's activations by oneDNN's names: an operation after the product, and its algorithm.
+FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", "")}
+
+
+class PackedLinear(Protocol):
+    """Weights (O, I) and biases (O,), packed for one arithmetic."""
+
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Multiply, add the bias, activate. x (T, I), any float -> (T, O), in the float that costs least"""
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Multiply, add the bias and the residual. x (T, I), residual (T, O) -> (T, O), the residual's dtype"""
+
+
+Arithmetic = Callable[[Tensor, Tensor], PackedLinear]  # of a weight and a bias
+
+
+class OneDnnLinear:
+    """Weights in oneDNN's own order; sums in float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+        self.dtype = weight.dtype
+
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """(T, I) -> (T, O), in this dtype"""
+        name, algorithm = FUSED.get(activation, FUSED[None])
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, name, [], algorithm)
+        return y if activation in FUSED else activate(y, activation)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """In float32 oneDNN adds the residual. In bfloat16 it is added afterwards, so that it stays float32."""
+        if self.dtype is not torch.float32:
+            return self(x).float().add_(residual)
+        return torch.ops.mkldnn._linear_pointwise.binary(x.float(), residual, self.weight, self.bias, "add")
+
+
+class PlainLinear:
+    """The same by torch's documented operators."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """(T, I) -> (T, O), in the weight's dtype"""
+        return activate(functional.linear(x.to(self.weight.dtype), self.weight, self.bias), activation)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(T, I), (T, O) -> (T, O), in the residual's dtype"""
+        return residual + self(x)
+
+
+def pack_float32(weight: Tensor, bias: Tensor) -> PackedLinear:
+    """Pack for exact products: in float32, or in float64 where the weights are."""
+    onednn = weight.dtype is torch.float32 and onednn_works(torch.float32)
+    return (OneDnnLinear if onednn else PlainLinear)(weight, bias)
+
+
+def pack_bfloat16(weight: Tensor, bias: Tensor) -> PackedLinear:
+    """Pack for products of bfloat16 factors, summed in float32."""
+    return (OneDnnLinear if onednn_works(torch.bfloat16) else PlainLinear)(weight.bfloat16(), bias.bfloat16())
+
+
+def pack(arithmetic: Arithmetic, *layers: nn.Linear) -> PackedLinear:
+    """Pack layers that read the same input as one, their outputs side by side."""
+    weights: list[Tensor] = [layer.weight.detach() for layer in layers]
+    biases: list[Tensor] = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach() for layer in layers
+    ]
+    # A single bias is copied too: otherwise it would keep its whole file mapped.
+    return arithmetic(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply the page's activation of that name, in one pass where torch has one. None returns x."""
+    if activation is None:
+        return x
+    if activation in ("gelu", "gelu_new"):
+        return functional.gelu(x, approximate="none" if activation == "gelu" else "tanh")
+    return Activation.formulas[activation](x)
+
+
+@cache
+def onednn_works(dtype: torch.dtype) -> bool:
+    """Return True if oneDNN's operator exists and gives torch's numbers, with each fused activation."""
+    x, weight = _sample(2, 2, 32).to(dtype), _sample(1, 3, 32).to(dtype)
+    bias = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
+    plain = functional.linear(x.float(), weight.float(), bias.float())
+    rtol = 4 * torch.finfo(dtype).eps
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        for activation, (name, algorithm) in FUSED.items():
+            result = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
+            if not torch.allclose(result.float(), activate(plain, activation), rtol=rtol, atol=1e-5):
+                return False
+        if dtype is torch.float32:
+            result = torch.ops.mkldnn._linear_pointwise.binary(x, plain, packed, bias, "add")
+            return torch.allclose(result, plain + plain, rtol=rtol, atol=1e-5)
+    except (AttributeError, RuntimeError, NotImplementedError):  # another torch, another processor
+        return False
+    return True
+
+
+def _sample(largest: float, *shape: int) -> Tensor:
+    return torch.linspace(-largest, largest, shape[0] * shape[1], dtype=torch.float32).view(shape)

@@ -1,11 +1,12 @@
-"""Packed tokens: the texts of a batch one after another, so that nothing is computed for padding.
+"""Packed tokens, and attention over them: the texts of a batch one after another, without padding.
 
-B texts          S tokens of the longest text
+B texts    S tokens of the longest text    D hidden size    H heads    K head size
 T packed tokens, rounded up (see `round_up`); the rows beyond the last token are filler and are never read
 """
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -14,6 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..tokenizer import Tokens
+
+# The kernel's softmax takes keys 16 at a time and the rest one by one, and each text and head has a cost of its own.
+# So short texts are attended several at once, up to GROUP tokens, with keys filled up to a multiple of LANES. With 23
+# tokens either halves the time (fitted, two cores of an Intel Xeon).
+LANES = 16
+GROUP = {torch.float32: 16, torch.bfloat16: 32}
+# For a single text so many keys beyond a multiple cost less than filling up (fitted, two cores of an AMD EPYC, Zen 4).
+LEFT_OVER = 8
 
 
 class PackedTokens:
@@ -42,24 +51,16 @@ class PackedTokens:
 
     @property
     def first(self) -> Tensor:
-        """Where each text's first token is among the packed ones. (B,)"""
+        """The place of each text's first token among the packed ones. (B,)"""
         if self.equal:
-            return (
-                torch.arange(0, self.count, self.shape[1])
-                if self.count
-                else torch.zeros(self.shape[0], dtype=torch.int64)
-            )
+            return torch.arange(self.shape[0]) * self.shape[1]
         return torch.from_numpy(np.minimum(self._first, len(self.input_ids) - 1))
 
     @property
     def positions(self) -> Tensor:
-        """The place of each token in its own text, 0 for filler. (T,)"""
-        places = np.zeros(len(self.input_ids), np.int64)
-        if self.equal:
-            places[: self.count] = np.tile(np.arange(self.shape[1]), self.shape[0])
-        else:
-            places[: self.count] = np.arange(self.count) - np.repeat(self._first, self.lengths)
-        return torch.from_numpy(places)
+        """The place of each token in its own text, 0 for filler; where lengths differ. (T,)"""
+        places = np.arange(self.count) - np.repeat(self._first, self.lengths)
+        return _filled(places, len(self.input_ids) - self.count)
 
     @property
     def mask(self) -> Tensor | None:
@@ -94,9 +95,107 @@ def _filled(values: np.ndarray, filler: int) -> Tensor:
 
 
 def round_up(count: int) -> int:
-    """The number of rows that products are made of, at most 1/16 more.
+    """Return the number of rows that products are made of, at most 1/16 more.
 
-    oneDNN compiles a program for each number of rows: a millisecond, and half a megabyte that it keeps. Results of
-    ever other sizes also leave holes in memory.
+    oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
     """
     return count + -count % max(2, (1 << count.bit_length()) // 32)
+
+
+def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
+    """Let every token attend to its own text. Queries, keys, values side by side (T, 3 D) -> (T, D)"""
+    qkv = _kernel_dtype(qkv)
+    parts, begin = [], 0
+    for length, count in texts.runs:
+        end = begin + length * count
+        if begin < end:
+            q, k, v = _split(qkv[begin:end], count, length, 3, head_size)
+            parts.append(_merge(_attend_equal(q, k, v, beyond=len(qkv) - end)))
+        begin = end
+    if begin < len(qkv):
+        parts.append(qkv[begin:, : qkv.shape[1] // 3])  # filler
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def attend_first(q: Tensor, kv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
+    """Let each text's first token attend to its text. q (B, D), keys and values side by side (T, 2 D) -> (B, D)
+
+    A text without tokens gives zeros.
+    """
+    q, kv = _kernel_dtype(q), _kernel_dtype(kv)
+    parts, begin, text = [], 0, 0
+    for length, count in texts.runs:
+        end = begin + length * count
+        (query,) = _split(q[text : text + count], count, 1, 1, head_size)
+        k, v = _split(kv[begin:end], count, length, 2, head_size)
+        parts.append(_merge(functional.scaled_dot_product_attention(query, k, v)))
+        begin, text = end, text + count
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _split(x: Tensor, count: int, length: int, parts: int, head_size: int) -> Tensor:
+    """Cut packed texts of one length into parts and heads. (B * S, parts * D) -> (parts, B, H, S, K)"""
+    heads = x.shape[1] // (parts * head_size)  # given, because torch can't infer it where there are no rows
+    return x.view(count, length, parts, heads, head_size).permute(2, 0, 3, 1, 4)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """Bring the heads together. (B, H, S, K) -> (B * S, D)"""
+    B, _, S, _ = x.shape
+    return x.transpose(1, 2).reshape(B * S, -1)
+
+
+def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
+    """Attend in texts of one length, the way that is fastest for it. (B, H, S, K) -> (B, H, S, K)
+
+    Keys that fill up are the rows that come next in memory, masked out. So nothing is copied, but for the last texts,
+    where too few rows (``beyond``) come next.
+    """
+    B, H, S, K = q.shape
+    texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
+    if (B == 1 and S % LANES <= LEFT_OVER) or (texts == 1 and S % LANES < 3):
+        return functional.scaled_dot_product_attention(q, k, v)
+    group = texts * S
+    window = -(-group // LANES) * LANES
+    groups = min(B // texts, (B * S + beyond - window) // group + 1)
+    if groups < 1:
+        return _attend_padded(q, k, v)
+    grouped = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)
+    k_windows, v_windows = (
+        z.as_strided((groups, H, window, K), (group * z.stride(2), *z.stride()[1:])) for z in (k, v)
+    )
+    added = _own_text_only(texts, S, window, q.dtype)
+    attended = functional.scaled_dot_product_attention(grouped, k_windows, v_windows, attn_mask=added)
+    attended = attended.transpose(1, 2).reshape(-1, S, H, K)
+    if (done := groups * texts) < B:
+        last = _attend_padded(q[done:], k[done:], v[done:])
+        attended = torch.cat([attended, last.transpose(1, 2)])
+    return attended.transpose(1, 2)
+
+
+def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention text by text, with keys filled up by zeros to a multiple of LANES."""
+    S = q.shape[2]
+    added = _own_text_only(1, S, S + -S % LANES, q.dtype)
+    k, v = (functional.pad(z, (0, 0, 0, -S % LANES)) for z in (k, v))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
+
+
+@lru_cache(maxsize=256)
+def _own_text_only(texts: int, S: int, window: int, dtype: torch.dtype) -> Tensor:
+    """Added to the scores: 0 for keys of the same text, -inf for others. (1, 1, texts * S, window)"""
+    with torch.inference_mode(False):
+        text = torch.arange(window) // S
+        other = text[: texts * S, None] != text
+        return torch.zeros(1, 1, texts * S, window, dtype=dtype).masked_fill_(other, -torch.inf)
+
+
+def _kernel_dtype(x: Tensor) -> Tensor:
+    """Convert to the dtype that the kernel is fastest in: bfloat16 only with AMX."""
+    return x if x.dtype is not torch.bfloat16 or _has_amx() else x.float()
+
+
+@cache
+def _has_amx() -> bool:
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is None or bool(supported())

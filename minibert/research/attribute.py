@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..batching.call import evaluating
+from ..call import evaluating
 from ..display import table
 from ..encoder import SentenceEncoder
 from .hooks import capture

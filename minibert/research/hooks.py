@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batching.call import Batch, current_batch
+from ..call import Batch, current_batch
 from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
 

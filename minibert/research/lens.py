@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..batching.call import evaluating
+from ..call import evaluating
 from ..heads import BertWithMaskedLM
 from ..tokenizer import Tokenizer
 

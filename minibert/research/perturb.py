@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..batching.call import evaluating
+from ..call import evaluating
 from ..encoder import SentenceEncoder
 from ..model import ScaledDotProductAttention
 from .catalogue import bert_in

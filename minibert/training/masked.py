@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..batching.plan import cpu_tokens, plan_batches
+from ..batches import cpu_tokens, plan_batches
 from ..checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of

@@ -10,10 +10,7 @@ from threading import Lock
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-
-from ..vectors import quantize_embeddings
 
 
 class CallOptions(TypedDict, total=False):
@@ -125,35 +122,3 @@ class evaluating:
                 return
             for part in training:
                 part.training = True
-
-
-def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.device | str) -> Any:
-    """Put a batch's results in their texts' places, and return all; with the first batch, make room for ``count``."""
-    if isinstance(values, list):
-        result = [None] * count if result is None else result
-        for row, value in zip(rows, values, strict=True):
-            result[row] = value
-        return result
-    if result is None:  # only now is the width known, whatever stands after the pooling
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        if count == 1:
-            return values.to(device=device, dtype=dtype, copy=True)
-        result = torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
-    if result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
-        result.numpy()[rows] = values.to(result).numpy()
-    else:
-        result[torch.from_numpy(rows).to(result.device)] = values.to(result)
-    return result
-
-
-def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
-    """Convert results to the form that was asked for; a single text's without the first axis."""
-    vectors: Any = result
-    if precision != "float32":
-        vectors = quantize_embeddings(result.cpu().numpy(), precision)
-        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
-    elif as_numpy and not as_tensor:
-        vectors = result.numpy()
-    if not as_numpy and not as_tensor:
-        vectors = list(vectors)
-    return vectors[0] if single else vectors

@@ -1,1 +1,0 @@
-"""How a call of `encode` or `predict` runs: its options, which texts go together, and on which core."""
