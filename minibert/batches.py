@@ -49,7 +49,7 @@ def cpu_tokens(config: BertConfig) -> int:
 
 
 def plan(
-    lengths: np.ndarray, config: BertConfig, *, max_texts: int | None, workers: int, padding: str, alone: bool
+    lengths: np.ndarray, config: BertConfig, max_texts: int | None, workers: int, *, padding: str, alone: bool
 ) -> list[np.ndarray]:
     """Return the indices of the texts of each batch; every text is in exactly one.
 

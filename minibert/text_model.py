@@ -78,7 +78,7 @@ class TextModel(nn.Module):
     def explain(self) -> str:
         """Return a table to print: for each part, whether the stack or the page computes it in a call, and why."""
         with evaluating(self):
-            return self._decide(False, self._why_page(None), current=False).explanation()
+            return self._decide(False, self._why_page(None), known=False).explanation()
 
     def _prepare(
         self, files: CheckpointFiles, device: torch.device, arithmetic: str, fast: bool | None, notes: Iterable[str]
@@ -92,7 +92,7 @@ class TextModel(nn.Module):
         if next(self.model.parameters()).dtype == torch.float64:
             self.double()
         if device.type == "cpu" and fast is not False and self.model.report.mapped:
-            decision = self._decide(None, None, current=False)
+            decision = self._decide(None, None, known=False)
             if decision.stack is not None:
                 pack_at_loading(decision.stack, self.model, files, first_only=decision.reads_first)
         if device.type != "cpu" and fast is not False:
@@ -104,74 +104,80 @@ class TextModel(nn.Module):
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        device: torch.device | str,
-        reading: Mapping[str, Any],
-        per_token: bool = False,
         prompt_name: str | None = None,
         prompt: str | None = None,
         truncation: str | None = None,
-        batch_size: int | None = None,
-        batch_invariant: bool = False,
-        show_progress_bar: bool | None = None,
-        fast: bool | None = None,
+        **options: Any,
     ) -> tuple[Tokens, Any]:
-        """Compute texts, or pairs of texts: the whole of `encode` and `predict` but for the form of their results.
+        """Tokenize texts, or pairs of texts, and compute them: all of `encode` and `predict` but the results' form.
 
         Args:
             texts, pairs: The texts, and the second texts of pairs.
-            device: Of the result.
-            reading: Options for `_read`.
-            per_token: The results are a list of (states, result) for each text, and not rows of one tensor.
-            prompt_name: This and all that follow are described in ``CallOptions``.
+            prompt_name, prompt, truncation: See ``CallOptions``.
+            options: Of `_compute`.
 
         Returns:
             The tokens; and the results in the order of the texts, None where there are no texts.
         """
         mode = check_mode(truncation or self.truncation)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         words = self.choose_prompt(prompt, prompt_name)
         if words:
             texts = [words + text if isinstance(text, str) else text for text in texts]
         tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode, stacklevel=4)
-        prompt_length = self._prompt_tokens(words) if words else 0
+        return tokens, self._compute(tokens, prompt_length=self._prompt_tokens(words) if words else 0, **options)
 
-        count, result = len(tokens.lengths), None
+    def _compute(
+        self,
+        tokens: Tokens,
+        *,
+        prompt_length: int,
+        device: torch.device | str,
+        reading: Mapping[str, Any],
+        per_token: bool = False,
+        batch_size: int | None = None,
+        batch_invariant: bool = False,
+        show_progress_bar: bool | None = None,
+        fast: bool | None = None,
+    ) -> Any:
+        """Compute texts batch by batch, each by the stack or by the page, and put the results in the texts' places.
+
+        Args:
+            prompt_length: Tokens at the beginning of each text that are not read.
+            device: Of the result.
+            reading: The call's own options, for `_read`.
+            per_token: Return a list of (states, result) for each text, and not rows of one tensor.
+            batch_size: This and all that follow are described in ``CallOptions``.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        count, result, call, lengths = len(tokens.lengths), None, object(), tokens.lengths
         forced = self._why_page(fast)
-        current = self._decision is not None and self._decision.holds()
+        known = self._decision is not None and self._decision.holds()
         with (
-            evaluating(self, known=current and not forced),
+            evaluating(self, known=known and not forced),
             progress_bar(count, self.unit, bool(show_progress_bar)) as bar,
         ):
-            decision = self._decide(fast, forced, current=current)
-            call, first_only = object(), decision.reads_first and not per_token and not prompt_length
+            decision = self._decide(fast, forced, known=known)
+            workers = workers_for(decision.device, hooked=decision.hooked)
 
             def compute(rows: np.ndarray) -> Any:
-                lengths = tokens.lengths[rows]
-                watched = in_batch(Batch(call, count, rows, lengths)) if decision.hooked else nullcontext()
+                watched = in_batch(Batch(call, count, rows, lengths[rows])) if decision.hooked else nullcontext()
                 # Results per token may go into training, which tensors of inference mode may not.
                 with torch.no_grad() if per_token else torch.inference_mode(), watched:
+                    first_only = decision.reads_first and not per_token and not prompt_length
                     output, mask = self._forward(tokens, rows, decision, first_only=first_only)
                     states, values = self._read(output, mask, prompt_length, **reading)
-                if not per_token:
-                    return values
-                return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
+                return _by_text(states, values, lengths[rows]) if per_token else values
 
-            workers = workers_for(decision.device, hooked=decision.hooked)
             batches = plan(
-                tokens.lengths,
-                self.model.config,
-                max_texts=batch_size,
-                workers=workers,
-                padding=decision.padding,
-                alone=batch_invariant,
+                lengths, self.model.config, batch_size, workers, padding=decision.padding, alone=batch_invariant
             )
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 result = put(result, count, rows, values, device)
                 bar.update(len(rows))
-        return tokens, result
+        return result
 
     def _forward(
         self, tokens: Tokens, rows: np.ndarray, decision: Decision, *, first_only: bool
@@ -221,19 +227,19 @@ class TextModel(nn.Module):
             return "fast=False was asked for"
         return "autocast is on" if torch.is_autocast_enabled("cpu") else None
 
-    def _decide(self, fast: bool | None, forced: str | None, *, current: bool) -> Decision:
+    def _decide(self, fast: bool | None, forced: str | None, *, known: bool) -> Decision:
         """Choose who computes a call, part by part.
 
         Args:
             fast: As in `encode`.
             forced: From `_why_page`.
-            current: The last decision is known to hold.
+            known: The last decision is known to hold.
 
         Raises:
             ValueError: ``fast`` is True, and the page has to compute a part; why.
         """
         decision = self._decision
-        if decision is None or not current:
+        if decision is None or not known:
             decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision)
         if forced:
             decision = decision.by_page(forced)
@@ -272,3 +278,8 @@ class TextModel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
         return {**self.__dict__, "_decision": None}
+
+
+def _by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+    """Split a batch into each text's states, without padding, and its result."""
+    return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]

@@ -68,19 +68,16 @@ def decide(
 
     Args:
         root: Holds everything that computes; a hook on any part of it counts.
-        model: A Bert, or a model with a head that has one as `bert`.
+        model: A Bert, or a model with a head on its `bert`.
         readers: The modules that read the last states.
-        arithmetic: Of the products, a key of `prepare.ARITHMETICS`.
-        before: The decision that no longer holds; weights that did not change stay packed.
+        arithmetic: A key of `prepare.ARITHMETICS`.
+        before: The decision that no longer holds; unchanged weights stay packed.
     """
     code = page_code()
     bert: Any = getattr(model, "bert", model)
-    reasons: dict[str, str] = {}
-    stack = None
-    if why := _whole(model, bert):
-        reasons[""] = why
-    else:
-        stack = _stack(bert, arithmetic, reasons, before)
+    why = _whole(model, bert)
+    reasons = {"": why} if why else {}
+    stack = None if why else _stack(bert, arithmetic, reasons, before)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
     watched = pooler is not None and _departure(pooler, "pooler", _parts(Pooler)) is not None
@@ -145,8 +142,7 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
             known[layer] = fast
         layers.append(known[layer])
     embeddings = bert.embeddings
-    why = _departure(embeddings, "embeddings", _parts(Embeddings)) or _unusable(embeddings, "embeddings", dtype)
-    if why:
+    if why := _departure(embeddings, "embeddings", _parts(Embeddings)) or _unusable(embeddings, "embeddings", dtype):
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
     if used and all(page_is_known(layer.activation, layer.attention_norm[-1]) for layer in used):
