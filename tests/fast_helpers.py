@@ -1,4 +1,4 @@
-"""What the tests of the fast stack share: tokens of given lengths, a Bert's stack, and who computed."""
+"""Helpers for the tests of the fast stack: tokens of given lengths, a Bert's stack, and who computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORDER = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 0.15, "int8": 0.6}
 
 
 def random_tokens(lengths: Sequence[int], config: BertConfig = TINY, seed: int = 0) -> Tokens:
-    """Texts of these numbers of tokens, of any token type."""
+    """Return texts of these lengths, with any ids and token types."""
     generator = np.random.default_rng(seed)
     count = sum(lengths)
     ids = generator.integers(config.vocab_size, size=count).astype(np.int32)
@@ -40,7 +40,7 @@ def packed(tokens: Tokens) -> PackedTokens:
 
 
 def padded(tokens: Tokens) -> dict[str, Tensor]:
-    """What the page takes: `bert(**padded(tokens))`."""
+    """Return the page's arguments: `bert(**padded(tokens))`."""
     mask = torch.arange(int(tokens.lengths.max())) < torch.from_numpy(tokens.lengths)[:, None]
     ids, types = torch.zeros(2, *mask.shape, dtype=torch.int64)
     ids[mask], types[mask] = torch.from_numpy(tokens.ids).long(), torch.from_numpy(tokens.types).long()
@@ -48,7 +48,7 @@ def padded(tokens: Tokens) -> dict[str, Tensor]:
 
 
 def stack_of(bert: Bert, dtype: str = "float32") -> Stack:
-    """The stack that computes all of a Bert, with products in this dtype; in float64 for a Bert of that dtype."""
+    """Return the stack that computes all of a Bert, with products in this dtype; in float64 for a Bert of float64."""
     decision = decide(bert, bert, [], {"float64": "float32"}.get(dtype, dtype), None)
     assert decision.stack is not None
     assert not decision.reasons

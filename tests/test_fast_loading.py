@@ -1,4 +1,4 @@
-"""What is packed at loading: as exact and as watchful as at the first call, and in memory once."""
+"""Packing at loading is as exact and as watchful as at the first call, and weights are in memory once."""
 
 import dataclasses
 import platform

@@ -106,7 +106,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory):
-    """What the built-in model gives with each edit, and unedited, each in a copy of the package; in one process."""
+    """The built-in model's vectors with each edit, and unedited, each from a copy of the package; in one process."""
     package = Path(minibert.__file__).parent
     source = (package / "model.py").read_text(encoding="utf-8")
     builtin = package / "checkpoint" / "builtin" / "minibert-tiny"

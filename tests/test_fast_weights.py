@@ -1,4 +1,4 @@
-"""No weight out of date: however it is changed, the next call uses it; and what a call remembers stays its own."""
+"""A changed weight is used by the next call, however it was changed; copies and freed memory know nothing of calls."""
 
 import copy
 import gc
