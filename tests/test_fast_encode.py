@@ -137,7 +137,7 @@ def test_whoever_hooks_the_model_sees_all_positions(folder):
 
 
 def test_a_pooling_of_ones_own_is_given_texts_without_padding(folder):
-    """What it would make of padding can't be known."""
+    """Its use of padding can't be known."""
 
     class Sum(nn.Module):
         def forward(self, x, mask, prompt_length=0):

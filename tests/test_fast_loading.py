@@ -161,6 +161,15 @@ def test_nothing_is_packed_again_without_need(no_packing):
     assert set(packed) == {part for part in touched if isinstance(part, nn.Linear)}
 
 
+def test_a_decision_is_kept_from_call_to_call():
+    encoder = SentenceEncoder.from_pretrained(MINILM)
+    encoder.encode(SENTENCES)
+    decision = encoder._decision
+    for options in ({}, {"fast": False}, {"output_value": None}, {"batch_size": 1}, {"prompt": "query: "}):
+        encoder.encode(SENTENCES, **options)
+        assert encoder._decision is decision
+
+
 @pytest.mark.parametrize("other", [{"num_hidden_layers": 1}, {"intermediate_size": 38}], ids=str)
 def test_files_that_change_meanwhile_are_one_clear_error(folder, other, monkeypatch):
     pack_at_loading = text_model.pack_at_loading
