@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibert.batches import CPU_TOKENS, GPU_TOKENS, OVERHEAD, cpu_tokens, plan_batches, plan_even
+from minibert.batches import (
+    CPU_TOKENS,
+    GPU_TOKENS,
+    LEAST_TOKENS,
+    OVERHEAD,
+    cpu_tokens,
+    plan,
+    plan_batches,
+    plan_even,
+)
 from minibert.config import BertConfig
 
 some_lengths = st.lists(st.integers(1, 60), max_size=40).map(np.array)
@@ -148,3 +157,74 @@ def test_small_models_have_larger_batches():
     assert cpu_tokens(BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)) == fewest
     assert cpu_tokens(BertConfig(hidden_size=384, num_hidden_layers=3, intermediate_size=256)) == most
     assert fewest < cpu_tokens(BertConfig(hidden_size=384, num_hidden_layers=4, intermediate_size=1024)) < most
+
+
+# --- plans of a call
+
+PADDINGS = ["free", "costs", "none", "device"]
+calls = {"workers": st.integers(1, 4), "max_texts": st.none() | st.integers(1, 10), "alone": st.booleans()}
+any_lengths = st.lists(st.integers(0, 300), max_size=40).map(lambda lengths: np.array(lengths, dtype=int))
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@given(lengths=any_lengths, **calls)
+@quietly
+def test_a_plan_has_every_text_once_within_its_bounds(padding, lengths, workers, max_texts, alone):
+    batches = plan(lengths, BertConfig(), max_texts=max_texts, workers=workers, padding=padding, alone=alone)
+    assert sorted(np.concatenate([[], *batches]).astype(int).tolist()) == list(range(len(lengths)))
+    assert all(0 < len(rows) <= (1 if alone else max_texts or len(rows)) for rows in batches)
+    assert all(rows.strides[0] >= 0 for rows in batches)
+
+
+@given(lengths=any_lengths, **calls)
+@quietly
+def test_without_padding_a_batch_is_of_one_length_the_longest_first(lengths, workers, max_texts, alone):
+    batches = plan(lengths, BertConfig(), max_texts=max_texts, workers=workers, padding="none", alone=False)
+    assert all(len(set(lengths[rows])) == 1 for rows in batches)
+    assert (np.diff([lengths[rows[0]] for rows in batches]) <= 0).all()
+    bound = min(CPU_TOKENS[0], max(LEAST_TOKENS, -(-int(lengths.sum()) // workers)))
+    assert all(len(rows) == 1 or int(lengths[rows].sum()) <= bound for rows in batches)
+
+
+def test_without_padding_texts_of_one_length_share_a_batch():
+    lengths = np.array([5, 9, 5, 7, 5, 9])
+    batches = plan(lengths, BertConfig(), max_texts=None, workers=2, padding="none", alone=False)
+    assert [sorted(rows.tolist()) for rows in batches] == [[1, 5], [3], [0, 2, 4]]
+    batches = plan(lengths, BertConfig(), max_texts=2, workers=2, padding="none", alone=False)
+    assert sorted(map(len, batches)) == [1, 1, 2, 2]
+
+
+def test_many_texts_without_padding_are_cut_for_the_workers():
+    lengths = np.full(64, 10)
+    batches = plan(lengths, BertConfig(), max_texts=None, workers=4, padding="none", alone=False)
+    assert len(batches) >= 4
+    assert max(len(rows) for rows in batches) * 10 <= max(LEAST_TOKENS, 160)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_no_texts_and_one_text_are_planned(padding):
+    nothing = plan(np.zeros(0, dtype=int), BertConfig(), max_texts=None, workers=2, padding=padding, alone=False)
+    assert nothing == []
+    (one,) = plan(np.array([7]), BertConfig(), max_texts=None, workers=2, padding=padding, alone=False)
+    assert one.tolist() == [0]
+
+
+def test_alone_each_text_is_a_batch_in_the_order_given():
+    batches = plan(np.array([5, 9, 7]), BertConfig(), max_texts=None, workers=2, padding="free", alone=True)
+    assert [rows.tolist() for rows in batches] == [[0], [1], [2]]
+
+
+def test_a_gpu_has_larger_batches():
+    lengths = np.full(4000, 20)
+    options = {"max_texts": None, "workers": 1, "alone": False}
+    on_gpu, here = (plan(lengths, BertConfig(), padding=padding, **options) for padding in ("device", "costs"))
+    assert max(len(rows) * 20 for rows in here) <= CPU_TOKENS[0] < max(len(rows) * 20 for rows in on_gpu) <= GPU_TOKENS
+
+
+def test_where_padding_is_free_each_worker_has_as_many_tokens():
+    lengths = np.random.default_rng(0).integers(20, 30, 1000)
+    batches = plan(lengths, BertConfig(), max_texts=None, workers=3, padding="free", alone=False)
+    tokens = [int(lengths[rows].sum()) for rows in batches]
+    assert len(batches) % 3 == 0
+    assert max(tokens) - min(tokens) <= 2 * 30
+    assert max(tokens) <= CPU_TOKENS[0]

@@ -12,9 +12,10 @@ import torch
 from helpers import MINILM
 from tiny_folder import MEAN, TEXTS, write_encoder
 
-from minibert import Bert, SentenceEncoder
+from minibert import SentenceEncoder
 from minibert import batches as workers
 from minibert.batches import side_by_side, workers_for
+from minibert.text_model import TextModel
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +43,13 @@ def encoder(tmp_path):
 def used(monkeypatch):
     """The names of the threads in which batches were computed."""
     names = set()
-    forward = Bert.forward
+    forward = TextModel._forward
 
     def watch(self, *arguments, **options):
         names.add(threading.current_thread().name)
         return forward(self, *arguments, **options)
 
-    monkeypatch.setattr(Bert, "forward", watch)
+    monkeypatch.setattr(TextModel, "_forward", watch)
     return names
 
 
@@ -56,7 +57,7 @@ def test_the_vectors_are_those_of_one_batch_after_another(encoder, used, monkeyp
     side = encoder.encode(TEXTS * 5, batch_size=2)
     assert len([name for name in used if name.startswith("minibert")]) >= 1
     used.clear()
-    monkeypatch.setattr("minibert.encoder.workers_for", lambda *_, **__: 1)
+    monkeypatch.setattr("minibert.text_model.workers_for", lambda *_, **__: 1)
     assert np.abs(side - encoder.encode(TEXTS * 5, batch_size=2)).max() < 1e-6
     assert used == {"MainThread"}
 
@@ -145,16 +146,23 @@ def test_whoever_watches_a_part_is_called_in_his_own_thread_batch_after_batch(en
     assert used == {"MainThread"}
 
 
+def test_on_the_page_batches_are_side_by_side_too(encoder, used):
+    side = encoder.encode(TEXTS * 5, batch_size=2, fast=False)
+    assert [name for name in used if name.startswith("minibert")]
+    assert np.abs(side - encoder.encode(TEXTS * 5, fast=False, batch_invariant=True)).max() < 1e-6
+
+
 def test_autocast_holds_where_it_was_asked_for():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert workers_for(torch.device("cpu"), watched=False) == 1
-    assert workers_for(torch.device("cpu"), watched=False) == 2
+        assert workers_for(torch.device("cpu"), hooked=False) == 1
+    assert workers_for(torch.device("cpu"), hooked=False) == 2
 
 
 def test_only_the_cpu_has_workers_and_never_too_many(monkeypatch):
-    assert workers_for(torch.device("meta"), watched=False) == 1
+    assert workers_for(torch.device("meta"), hooked=False) == 1
+    assert workers_for(torch.device("cpu"), hooked=True) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert workers_for(torch.device("cpu"), watched=False) == 8
+    assert workers_for(torch.device("cpu"), hooked=False) == 8
 
 
 def test_a_forked_process_starts_workers_of_its_own(encoder):
