@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from inspect import isfunction
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from typing import Any
@@ -13,7 +14,7 @@ from torch.autograd.graph import increment_version
 from torch.nn.modules.module import _has_any_global_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .. import fused, model
+from .. import fused, heads, model, pooling
 
 # Where torch keeps a module's hooks, its parts and its parameters.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -21,11 +22,13 @@ TABLES = (*HOOKS, "_modules", "_parameters")
 # Values of modules that count and that are neither a module nor a parameter.
 SETTINGS = ("head_size", "formula", "eps", "max_norm", "modes")
 # Every class whose code the stack stands for, and what it relies on of torch's.
-NAMES = {**vars(model), **vars(fused)}.values()
+NAMES = {**vars(model), **vars(fused), **vars(heads), **vars(pooling)}.values()
 CODE = [vars(kind) for kind in NAMES if isinstance(kind, type) and issubclass(kind, nn.Module)]
+# A function's code can be exchanged too, as IPython's autoreload does it.
+FUNCTIONS = [value for code in CODE for value in code.values() if isfunction(value)]
 FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)]
 DATA: Any = Tensor.data  # torch's own descriptor
-_forward = itemgetter("forward")
+_forward, _code, _dtype = itemgetter("forward"), attrgetter("__code__"), attrgetter("dtype")
 _version = attrgetter("_version", "taken")
 
 
@@ -41,11 +44,12 @@ class Snapshot:
         self._parts = list(modules_in(root))[1:]
         self._own = own = [part.__dict__ for part in self._parts]
         tables = [root._modules, *(each[name] for each in own for name in TABLES)]
-        self._settings = [(each, name) for each in own for name in SETTINGS if each.get(name) is not None]
+        self._settings = [(each, name) for each in own for name in SETTINGS if name in each]
         self._settings += [(part.__dict__, "training") for part in modes]
         self._empty = [table for table in tables if not table]  # nearly all hooks, and most of the rest
         self._filled = [table for table in tables if table]
         self._weights = list(weights)
+        self._others = [] if self._weights else list(root.parameters())  # without a stack only dtypes count
         self._seen, self._versions = self._look(), versions(self._weights)
         self._sizes = list(map(len, own))  # a `forward` set on a part is one entry more
 
@@ -61,7 +65,8 @@ class Snapshot:
     def _look(self) -> list[object]:
         tables = chain.from_iterable(map(dict.values, self._filled))
         settings = [own.get(name) for own, name in self._settings]
-        return [*tables, *map(type, self._parts), *settings, bool(_has_any_global_hook())]
+        dtypes = map(_dtype, self._others)
+        return [*tables, *map(type, self._parts), *settings, *dtypes, bool(_has_any_global_hook())]
 
 
 def modules_in(module: nn.Module) -> Iterator[nn.Module]:
@@ -76,7 +81,8 @@ def modules_in(module: nn.Module) -> Iterator[nn.Module]:
 def page_code() -> list[object]:
     """Return all that the page's classes consist of, so that a method patched in place is noticed."""
     own = chain.from_iterable(code.values() for code in CODE)
-    return [*own, *map(_forward, FORWARDS), nn.Module.__call__]
+    formulas = model.Activation.formulas.values(), pooling.POOLINGS.values(), pooling.UNPADDED.values()
+    return [*own, *map(_code, FUNCTIONS), *chain(*formulas), *map(_forward, FORWARDS), nn.Module.__call__]
 
 
 class TrackedParameter(nn.Parameter):
@@ -96,12 +102,13 @@ class TrackedParameter(nn.Parameter):
         DATA.__set__(self, value)
 
 
-def track(weights: Iterable[nn.Parameter]) -> None:
-    """Make changes of these parameters countable. They stay the objects that optimizers and users hold."""
+def track(part: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters whose changes can be counted now. They stay the objects that optimizers and users hold."""
     _count_fused_steps()
-    for weight in weights:
+    for weight in part.parameters():
         if type(weight) is nn.Parameter:
             weight.__class__ = TrackedParameter
+    return [weight for weight in part.parameters() if isinstance(weight, TrackedParameter)]
 
 
 def versions(weights: Iterable[nn.Parameter]) -> list[tuple[int, int]]:

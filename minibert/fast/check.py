@@ -5,6 +5,7 @@ Someone may have edited `model.py`, or patched a class of it. A reader who chang
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from operator import is_
@@ -13,8 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import BertConfig
-from ..model import Bert
+from ..config import ClassifierConfig
+from ..fused import fuse
+from ..heads import BertForSequenceClassification
+from ..model import EncoderOutput
+from ..pooling import POOLINGS, Pooling
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
 from .changes import page_code
@@ -25,10 +29,10 @@ from .tokens import PackedTokens
 TOLERANCE = 1e-9
 _lock = threading.Lock()
 _code: list[object] = []  # of the page, as it was when it was checked
-_results: dict[tuple[str, float], bool] = {}
+_results: dict[tuple[str, float, int], bool] = {}
 
 
-def page_is_known(activation: str, eps: float) -> bool:
+def page_is_known(activation: str, eps: float, depth: int = 2) -> bool:
     """Return True if a small random BERT has the same states on the page and in the stack; milliseconds, then cached.
 
     Where they differ, one warning says so. It is checked again when a class of the page was changed since.
@@ -38,45 +42,49 @@ def page_is_known(activation: str, eps: float) -> bool:
         if len(code) != len(_code) or not all(map(is_, code, _code)):
             _code[:] = code
             _results.clear()
-        if (activation, eps) not in _results:
-            _results[activation, eps] = _compare(activation, eps)
-            if not _results[activation, eps]:
+        kind = activation, eps, depth
+        if kind not in _results:
+            _results[kind] = _compare(*kind)
+            if not _results[kind]:
                 warnings.warn(
                     "the page (minibert/model.py, or a class of it) was changed: it computes other numbers than the "
                     "fast stack. encode uses the page itself, which is slower",
                     stacklevel=2,
                 )
-        return _results[activation, eps]
+        return _results[kind]
 
 
-def _compare(activation: str, eps: float) -> bool:
-    """Run two layers on three texts in float64, whatever dtype, device or mode torch is set to."""
-    lengths = np.array([7, 4, 4])
-    ids = np.arange(1, 1 + lengths.sum(), dtype=np.int32)
+def _compare(activation: str, eps: float, depth: int) -> bool:
+    """Run a classifier and the poolings on three texts in float64, whatever dtype, device or mode torch is set to."""
+    lengths = np.array([66, 4, 4])
+    ids = (np.arange(lengths.sum(), dtype=np.int32) % 28) + 1
     tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), np.cumsum([0, *lengths]), TruncationReport())
     real = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])  # (B, S)
-    config = BertConfig(
-        vocab_size=29,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=9,
-        hidden_act=activation,
-        layer_norm_eps=eps,
+    sizes: Any = {"vocab_size": 29, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    config = ClassifierConfig(
+        **sizes, max_position_embeddings=66, num_hidden_layers=depth, hidden_act=activation, layer_norm_eps=eps
     )
     modes = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast("cpu", enabled=False)
     with modes[0], modes[1], modes[2], torch.device("cpu"), torch.no_grad():
         try:
-            bert: Any = Bert(config, pooler=False).double().eval()
+            model = BertForSequenceClassification(config).double().eval()
+            bert: Any = model.bert
             generator = torch.Generator().manual_seed(0)
-            for parameter in bert.parameters():
+            for parameter in model.parameters():
                 parameter.normal_(std=0.5, generator=generator)
             batch = torch.zeros(2, *real.shape, dtype=torch.int64)
             batch[0, real], batch[1, real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
-            expected = bert(batch[0], real, batch[1]).last_hidden_state[real]
             stack = Stack(bert, FastEmbeddings(bert.embeddings), [FastLayer(x, PlainLinear) for x in bert.layers])
-            result = stack(PackedTokens(tokens, np.arange(len(lengths))))[real]
+            texts = PackedTokens(tokens, np.arange(len(lengths)))
+            x, first = stack(texts), stack(texts, first_only=True)
+            scores = model.read(EncoderOutput(first, bert.pooler(first))).logits
+            found = [x[real], scores, Pooling("cls")(first, None), *(Pooling(mode)(x, real) for mode in POOLINGS)]
+            for page in (model, fuse(copy.deepcopy(model))):
+                scores, states = page(batch[0], real, batch[1])
+                expected = [states[real], scores, Pooling("cls")(states, real)]
+                expected += [Pooling(mode)(states, real) for mode in POOLINGS]
+                if not all(torch.allclose(x, y, rtol=0, atol=TOLERANCE) for x, y in zip(found, expected, strict=True)):
+                    return False
         except Exception:  # whatever a changed page raises, it raises again where the user sees it
             return False
-    return result.shape == expected.shape and bool((result - expected).abs().max() < TOLERANCE)
+    return True

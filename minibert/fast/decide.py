@@ -12,20 +12,19 @@ import torch
 from torch import nn
 
 from ..checkpoint.tensors import on_meta
-from ..config import BertConfig
+from ..config import ClassifierConfig
 from ..display import table
 from ..fused import FUSED, has_hooks
 from ..heads import BertForSequenceClassification
 from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
 from ..pooling import Pooling
-from .changes import Snapshot, TrackedParameter, modules_in, page_code
+from .changes import Snapshot, TrackedParameter, modules_in, page_code, track
 from .check import page_is_known
 from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
-# Of these it is known which last states they read: none at padding; and what they make of Bert's output.
-READERS = Pooling, Pooler
-HEADS = (BertForSequenceClassification,)
+READERS = Pooling, Pooler  # of these it is known which last states they read: none at padding
+HEAD = BertForSequenceClassification  # and of this, what it makes of Bert's output
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,8 @@ def decide(
 ) -> Decision:
     """Decide for all calls until something changes.
 
-    Args:
-        root: Holds everything that computes; a hook on any part of it counts.
-        model: A Bert, or a model with a head on its `bert`.
-        readers: The modules that read the last states.
-        arithmetic: A key of `prepare.ARITHMETICS`.
-        before: The decision that no longer holds; unchanged weights stay packed.
+    ``root`` holds all that computes, ``model`` is a Bert or has one as `bert`, ``readers`` read the last states, and
+    ``before`` is the decision that no longer holds: weights that did not change stay packed.
     """
     code = page_code()
     bert: Any = getattr(model, "bert", model)
@@ -98,7 +93,7 @@ def decide(
         arithmetic=arithmetic,
         snapshot=Snapshot(
             root,
-            [weight for layer in fast for weight in layer.weights],
+            track(bert) if fast else (),
             [part for part in root.modules() if part not in skipped and part is not root],
         ),
         code=code,
@@ -109,8 +104,8 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
     """Say why the page computes all of a model; None where it need not."""
     if has_hooks():
         return "a hook is registered on all modules of torch"
-    if bert is not model and type(model) not in HEADS:
-        return f"model is {type(model).__name__}, not {HEADS[0].__name__}"
+    if bert is not model and type(model) is not HEAD:
+        return f"model is {type(model).__name__}, not {HEAD.__name__}"
     for part, kind, name in ((model, type(model), "model"), (bert, Bert, "model"), (bert.layers, Encoder, "layers")):
         if why := _departure(part, name, {"": kind}):
             return why
@@ -145,7 +140,7 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
     if why := _departure(embeddings, "embeddings", _parts(Embeddings)) or _unusable(embeddings, "embeddings", dtype):
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
-    if used and all(page_is_known(layer.activation, layer.attention_norm[-1]) for layer in used):
+    if used and all(page_is_known(layer.activation, layer.attention_norm[-1], len(layers)) for layer in used):
         return Stack(bert, None if "embeddings" in reasons else FastEmbeddings(bert.embeddings), layers)
     why = "the page's code was changed: it computes other numbers than the stack" if used else reasons["layers.0"]
     reasons.clear()
@@ -154,11 +149,17 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
 
 
 @cache
-def _parts(kind: type[nn.Module]) -> dict[str, type[nn.Module]]:
-    """Return the class of each part of a part of the page, by its name there; "" is the part itself."""
-    build: Any = kind
+def _fresh(kind: Any) -> Any:
+    """Return a part of the page as it is made, without numbers; None for other classes. Fused parts count as such."""
+    page = next((page for page, part in FUSED.items() if part is kind), kind)
     with on_meta():
-        return {name: type(part) for name, part in build(BertConfig()).named_modules()}
+        model = BertForSequenceClassification(ClassifierConfig(num_hidden_layers=1))
+    return next((part for part in (*model.modules(), Pooling()) if type(part) is page), None)
+
+
+def _parts(kind: Any) -> dict[str, type[nn.Module]]:
+    """Return the class of each part of a part of the page, by its name there; "" is the part itself."""
+    return {name: type(part) for name, part in _fresh(kind).named_modules()}
 
 
 def _departure(owner: nn.Module, name: str, parts: Mapping[str, type[nn.Module]]) -> str | None:
@@ -176,9 +177,11 @@ def _departure(owner: nn.Module, name: str, parts: Mapping[str, type[nn.Module]]
 
 
 def _own(part: nn.Module) -> str | None:
-    """Say what a part has that its class has not: a method of its own, or a hook."""
-    if own := next((key for key in part.__dict__ if callable(getattr(type(part), key, None))), None):
-        return f"{own!r} of its own"
+    """Say what a part has that a fresh one has not: an attribute, a method of its own, or a hook."""
+    kind: Any = type(part)
+    fresh = _fresh(kind) or part
+    if own := sorted(part.__dict__.keys() - {*fresh.__dict__, *fresh._modules, "report"}):
+        return f"{own[0]!r} of its own"
     if has_hooks(part):
         return f"{'forward' if part._forward_hooks or part._forward_pre_hooks else 'backward'} hook"
     return None

@@ -29,7 +29,7 @@ class Int8Linear:
         self.bias = bias
         if not (largest.isfinite().all() and bias.isfinite().all()):
             scale = torch.full_like(scale, torch.nan)  # whole numbers would lose it
-        self.scale = scale
+        self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int64)
         self.weight = whole.to(torch.int8)
         if onednn_int8_works():
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)
@@ -37,7 +37,7 @@ class Int8Linear:
     def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
         """(T, I) -> (T, O), float32"""
         levels, step, lowest = to_levels(x.float())
-        y = _product(levels, self.weight, self.scale)
+        y = _product(levels, self.weight, self.scale, self.zeros)
         y = torch.addcmul(self.bias, y, step, out=y).addr_(lowest, self.shift)
         return torch.ops.aten.gelu_(y) if activation == "gelu" else activate(y, activation)
 
@@ -85,19 +85,13 @@ def prepack_works() -> bool:
     return bool((apart <= 0.51 * step).all()) and torch.allclose(step, _plain_levels(rows)[1])
 
 
-def _product(levels: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+def _product(levels: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
     """Multiply levels (T, I) uint8 by weights (O, I) int8 -> (T, O) float32"""
     if weight.layout is torch.strided:
         return levels.float() @ (weight.float() * scale[:, None]).T
     return torch.ops.onednn.qlinear_pointwise(
-        levels, 1.0, 0, weight, scale, _zeros(len(scale)), None, 1.0, 0, torch.float32, "none", [], ""
+        levels, 1.0, 0, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
-
-
-@cache
-def _zeros(count: int) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.zeros(count, dtype=torch.int64)
 
 
 @cache
@@ -105,9 +99,9 @@ def onednn_int8_works() -> bool:
     """Return True if oneDNN's int8 operator exists and its sums are exact; in 16 bits, extremes would overflow."""
     levels = 255 - torch.arange(64, dtype=torch.uint8).view(2, 32)
     weight = (127 - torch.arange(96).view(3, 32)).to(torch.int8)
-    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float32)
+    scale, zeros = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float32), torch.zeros(3, dtype=torch.int64)
     try:
-        product = _product(levels, torch.ops.onednn.qlinear_prepack(weight, None), scale)
+        product = _product(levels, torch.ops.onednn.qlinear_prepack(weight, None), scale, zeros)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
-    return torch.equal(product, _product(levels, weight, scale))
+    return torch.equal(product, _product(levels, weight, scale, zeros))

@@ -35,20 +35,14 @@ def choose(
     if name == "int8" and not here:
         raise ValueError("int8 needs the fast stack on the CPU: use device='cpu' without fast=False, or another dtype")
     if name in ("bfloat16", "int8") and here:
-        warn_if_slow(name)
+        if (ratio := times_float32(name)) > 1:
+            warnings.warn(
+                f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it "
+                f"has no fast instructions for {name}); dtype='float32' is faster here, and exact",
+                stacklevel=3,
+            )
         return None, name
     return dtype, "float32"
-
-
-def warn_if_slow(name: str) -> None:
-    """Warn where this processor is slower at such products than at float32's, by measuring both."""
-    ratio = times_float32(name)
-    if ratio > 1:
-        warnings.warn(
-            f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it has "
-            f"no fast instructions for {name}); dtype='float32' is faster here, and exact",
-            stacklevel=4,
-        )
 
 
 @cache
@@ -94,10 +88,11 @@ def pack_at_loading(stack: Stack, model: nn.Module, files: CheckpointFiles, *, f
 
 
 def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
-    for parameter, same in read_again(model, files):
-        # Biases and norms, which are read at every call, are copied: the system reads megabytes around each.
-        value = parameter.detach().clone() if parameter.ndim < 2 else same
-        DATA.__set__(parameter, value)  # torch's own descriptor: nothing is to be packed again
+    with torch.inference_mode(False):  # weights of that mode never have gradients, and are never packed
+        for parameter, same in read_again(model, files):
+            # Biases and norms, which are read at every call, are copied: the system reads megabytes around each.
+            value = parameter.detach().clone() if parameter.ndim < 2 else same
+            DATA.__set__(parameter, value)  # torch's own descriptor: nothing is to be packed again
 
 
 @cache

@@ -55,9 +55,7 @@ class FastLayer:
     def __init__(self, layer: EncoderLayer, arithmetic: Arithmetic) -> None:
         self.layer, self.arithmetic = layer, arithmetic
         attention, feed_forward = layer.attention, layer.feed_forward
-        linear = (attention.query, attention.key, attention.value, attention.out, feed_forward.up, feed_forward.down)
-        self.weights = [weight for part in linear for weight in part.parameters()]
-        track(self.weights)
+        self.weights = track(layer)
         self.head_size = attention.head_size
         self.activation = activation_name(feed_forward.activation) or ""
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
