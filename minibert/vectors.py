@@ -1,7 +1,4 @@
-"""Work with finished vectors: compare them, or store them in fewer bytes.
-
-In all four measures a higher number means more similar. int8, uint8 and bits are those of sentence-transformers.
-"""
+"""Work with finished vectors: compare them, or store them in fewer bytes, as sentence-transformers does."""
 
 from __future__ import annotations
 
@@ -23,26 +20,12 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a, dim=-1) @ normalize(b, dim=-1).T
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the dot product. a (n, D), b (m, D) -> (n, m)"""
-    return a @ b.T
-
-
-def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """Return the negative Euclidean distance. a (n, D), b (m, D) -> (n, m)"""
-    return -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def manhattan(a: Tensor, b: Tensor) -> Tensor:
-    """Return the negative sum of absolute differences. a (n, D), b (m, D) -> (n, m)"""
-    return -torch.cdist(a, b, p=1)
-
-
+# a (n, D), b (m, D) -> (n, m). A distance is negative, so that a higher number means more similar.
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
-    "dot": dot,
-    "euclidean": euclidean,
-    "manhattan": manhattan,
+    "dot": lambda a, b: a @ b.T,
+    "euclidean": lambda a, b: -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"),
+    "manhattan": lambda a, b: -torch.cdist(a, b, p=1),
 }
 
 
@@ -73,7 +56,7 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
 
 
 def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
-    """Return both as (n, D) and (m, D), in one dtype and on one device."""
+    """Check both, and return them in one dtype and on one device. (n, D), (m, D)"""
     if measure not in SIMILARITIES:
         raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {measure!r}")
     first, second = _matrix(a), _matrix(b)
@@ -120,13 +103,11 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision == "float32":
         return embeddings.astype(np.float32)
-    if precision == "binary":
-        return (np.packbits(embeddings > 0, axis=-1) - 128).astype(np.int8)
-    if precision == "ubinary":
-        return np.packbits(embeddings > 0, axis=-1)
-    kind = np.int8 if precision == "int8" else np.uint8
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(embeddings > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits - 128).astype(np.int8)
     if embeddings.ndim == 2 and len(embeddings) == 0:
-        return embeddings.astype(kind)
+        return embeddings.astype(precision)
     if ranges is None:
         if embeddings.ndim == 1 or len(embeddings) == 1:
             raise ValueError(
@@ -138,4 +119,4 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
     steps = (high - low) / 255
     steps[steps == 0] = 1
     levels = np.clip(np.floor((embeddings - low) / steps), 0, 255)
-    return (levels - 128).astype(kind) if precision == "int8" else levels.astype(kind)
+    return (levels + np.iinfo(precision).min).astype(precision)

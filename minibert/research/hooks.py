@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +27,24 @@ from torch import Tensor, nn
 from ..batching.call import Batch, current_batch
 from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
+New: TypeAlias = "Callable[[Tensor], Tensor] | Tensor | list[Tensor]"
+
 
 class Values(dict[str, Any]):
     """Captured values by name, in the order of computation: tensors, or after `encode` lists with one for each text."""
 
     def __missing__(self, name: str) -> Any:
-        raise KeyError(
-            f"{name} was not captured; of the {len(self)} values that were, the nearest: {nearest(name, self)}"
-        )
+        near = nearest(name, self)
+        raise KeyError(f"{name} was not captured; of the {len(self)} values that were, the nearest: {near}")
 
 
 @contextmanager
 def capture(model: nn.Module, *patterns: str) -> Iterator[Values]:
-    """Keep values of the forwards that run inside.
+    """Keep values of the forwards that run inside: those whose names match one of the patterns, as in ``find``.
 
     After a forward of the model, the values are those of that (the latest) forward as computed, with padding and
     gradients, (B, ...). After `SentenceEncoder.encode` they are lists over all of its texts, in order: copies without
     the batch axis and without padding, as (H, tokens, tokens) of `probs`.
-
-    Args:
-        model: A Bert, or a module that contains one.
-        patterns: Names, with `*`, `?`, `[0-4]` for text between two dots and `**` for any number of such parts.
 
     Raises:
         ValueError: a pattern matches no name (the message says why), or no value that it matches was computed inside;
@@ -73,7 +70,7 @@ def capture(model: nn.Module, *patterns: str) -> Iterator[Values]:
 def patch(
     model: nn.Module,
     pattern: str,
-    new: Callable[[Tensor], Tensor] | Tensor | list[Tensor] | Mapping[str, Tensor | list[Tensor]],
+    new: New | Mapping[str, New],
     *,
     positions: Numbers | Mapping[int, int] | None = None,
     heads: Numbers | None = None,
@@ -81,8 +78,7 @@ def patch(
     """Replace values in the forwards that run inside.
 
     Args:
-        model: A Bert, or a module that contains one.
-        pattern: As in ``capture``.
+        model, pattern: As in ``capture``.
         new: A function, value -> value of the same shape; or a tensor; or the result of ``capture``, which is looked up
             by name. Row b of the batch gets row b, and a single row serves all. Values captured from `encode` are for
             `encode`: text i gets those of text i.
@@ -136,11 +132,10 @@ class _Keeper:
         if batch is None:
             self.values[name] = value
             return
-        if name not in self.values:
-            self.values[name] = [None] * batch.count
+        copies = self.values.setdefault(name, [None] * batch.count)
         with torch.inference_mode(False):  # so that the copies can take part in a computation with gradients
-            for text, part in zip(batch.rows, _parts(place, value, batch), strict=True):
-                self.values[name][text] = value[part].clone()
+            for text, part in _by_text(place, value, batch):
+                copies[text] = part.clone()
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,7 @@ class _Patch:
     """The hook that replaces the value of one place."""
 
     place: Place
-    new: Callable[[Tensor], Tensor] | Tensor | list[Tensor]
+    new: New
     positions: dict[int, int] | None  # position -> position in the new value
     heads: dict[int, int] | None
     used: set[str]
@@ -172,9 +167,9 @@ class _Patch:
         if len(new) not in (1, batch.count):
             raise ValueError(f"the patch for {self.place.name} is for {len(new)} texts, but encode has {batch.count}")
         result = value.clone()
-        for text, part in zip(batch.rows, _parts(self.place, value, batch), strict=True):
+        for text, part in _by_text(self.place, result, batch):
             source = new[text if len(new) > 1 else 0]
-            result[part] = self._blend(f"{self.place.name} in text {text}", value[part], source, self.place.axes[1:])
+            part.copy_(self._blend(f"{self.place.name} in text {text}", part, source, self.place.axes[1:]))
         return result
 
     def _blend(self, name: str, value: Tensor, source: Tensor, axes: tuple[str, ...]) -> Tensor:
@@ -201,7 +196,6 @@ class _Patch:
 
 
 def _new_at(place: Place, new: Any) -> Any:
-    """Return the part of ``patch``'s argument that is for this place."""
     if isinstance(new, Mapping):
         if place.name not in new:
             raise ValueError(f"there is nothing to patch {place.name} with; the nearest: {nearest(place.name, new)}")
@@ -224,8 +218,8 @@ def _pairs(chosen: Any, place: Place, letter: str, what: str) -> dict[int, int] 
     return pairs
 
 
-def _parts(place: Place, value: Tensor, batch: Batch) -> list[tuple[int | slice, ...]]:
-    """Return the index of each text's part of a batch's value, without padding."""
+def _by_text(place: Place, value: Tensor, batch: Batch) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of each text in a batch, and its part of the value: a view, without padding."""
     axes = place.axes
     if len(axes) != value.ndim:  # of a custom module: recognise its axes by their sizes
         sizes = (len(batch.rows), max(batch.lengths))
@@ -233,10 +227,8 @@ def _parts(place: Place, value: Tensor, batch: Batch) -> list[tuple[int | slice,
         if value.shape[:1] != sizes[:1]:
             raise ValueError(f"{place.name} is {_form(value)}, without a row for each text: use a forward, not encode")
         axes = ("B", "S" if by_token else "", *[""] * value.ndim)[: value.ndim]
-    return [
-        tuple(row if axis == "B" else slice(length if axis == "S" else None) for axis in axes)
-        for row, length in enumerate(batch.lengths.tolist())
-    ]
+    for row, (text, length) in enumerate(zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)):
+        yield text, value[tuple(row if axis == "B" else slice(length if axis == "S" else None) for axis in axes)]
 
 
 def _form(value: Tensor) -> str:

@@ -26,7 +26,6 @@ from ..encoder import SentenceEncoder
 from .attribute import attribute
 from .catalogue import nearest
 from .hooks import capture
-from .perturb import prompt_of
 
 FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "page.js")
 # These begin or end markup in HTML, or a line in JavaScript. JSON allows an escape for each.
@@ -58,7 +57,7 @@ def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
     if missing := [name for layer in by_layer for name in layer if name not in values]:
         near = nearest(missing[0], values)
         raise ValueError(f"{missing[0]} was not computed, so it can't be shown; the nearest: {near}")
-    lost, prompt_length = encoder.truncation_report.lost, prompt_of(encoder, None)[1]
+    lost, prompt_length = encoder.truncation_report.lost, encoder._prompt_tokens(encoder.choose_prompt(None))
     found: dict[str, Any] = {
         "version": __version__,
         "relative": encoder.model.config.position_embedding_type != "absolute",
