@@ -66,10 +66,7 @@ class Pooling(nn.Module):
 
     Without a mask nothing is padding. With ``include_prompt=False`` the first ``prompt_length`` tokens of each text
     ([CLS] and the prompt) are left out, as INSTRUCTOR models need. ``weightedmean`` still counts positions from the
-    first of them.
-
-    Raises:
-        ValueError: a mode is unknown.
+    first of them. Raises ValueError if a mode is unknown.
     """
 
     def __init__(self, modes: str | Sequence[str] = "mean", include_prompt: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Work with finished vectors: compare them, or store them in fewer bytes, as sentence-transformers does."""
+"""Work with finished vectors: compare them, or store them in fewer bytes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
     """Compare every vector of a with every vector of b. a (n, D), b (m, D) -> (n, m)
 
-    Raises:
-        ValueError: the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
+    Raises ValueError if the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
     """
     a, b = _matrices(a, b, measure)
     return SIMILARITIES[measure](a, b)
@@ -42,8 +41,7 @@ def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
 def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
     """Compare the first of a with the first of b, the second with the second, and so on. (n, D) both -> (n,)
 
-    Raises:
-        ValueError: as ``similarity``, or the numbers of vectors differ.
+    Raises ValueError as ``similarity``, and if the numbers of vectors differ.
     """
     a, b = _matrices(a, b, measure)
     if len(a) != len(b):
@@ -83,21 +81,17 @@ def _matrix(vectors: Vectors) -> Tensor:
 
 
 def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
-    """Store vectors in fewer bytes.
+    """Store vectors in fewer bytes, as quantize_embeddings in sentence-transformers.
 
     Args:
         embeddings: (n, D), or (D,), floating-point.
         precision: "int8" and "uint8" cut each dimension's range into 256 steps. "binary" and "ubinary" keep one bit a
             dimension, set if the value is above 0. Eight bits make a byte: int8 after subtracting 128, or uint8.
+            So D becomes ceil(D / 8).
         ranges: (2, D), the lowest and the highest value of each dimension, from many vectors. None: of these vectors.
-
-    Returns:
-        (n, D) for int8 and uint8, (n, ceil(D / 8)) for the binary ones.
 
     Raises:
         ValueError: the precision is unknown; or int8 and uint8 lack ``ranges`` for a single vector, which has none.
-
-    Source: quantize_embeddings in sentence-transformers.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")

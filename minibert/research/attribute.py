@@ -185,8 +185,7 @@ def rollout(encoder: SentenceEncoder, text: str, *, prompt: str | None = None) -
     Half of each position is taken to come from the residual, half through attention, averaged over the heads. Values,
     feed-forwards and norms are ignored, so it says where information may come from, not how it is used.
 
-    Raises:
-        ValueError: a layer has no `probs`, because a part was replaced. TypeError: the text is not a string.
+    Raises ValueError if a layer has no `probs`, because a part was replaced; TypeError if the text is not a string.
     """
     mine = PerturbedText(encoder, text, prompt)
     names = [f"layers.{layer}.attention.core.probs" for layer in range(len(mine.bert.layers))]

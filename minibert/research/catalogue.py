@@ -115,10 +115,8 @@ def bert_in(model: nn.Module) -> Bert:
 def find(bert: Bert, pattern: str) -> list[Place]:
     """Return the values whose names match a pattern.
 
-    As in a shell, `*`, `?` and `[0-4]` stand for text between two dots, `**` for any number of such parts.
-
-    Raises:
-        ValueError: none matches (the message says why), or a matching module is used under several names.
+    As in a shell, `*`, `?` and `[0-4]` stand for text between two dots, `**` for any number of such parts. Raises
+    ValueError if none matches (the message says why), or if a matching module is used under several names.
     """
     modules = dict(bert.named_modules(remove_duplicate=False))
     chosen = [place for place in _places(modules) if _matches(place.name.split("."), pattern.split("."))]
@@ -148,7 +146,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _places(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
-    """Yield every value of a model, given its modules by name."""
     for name, module in modules.items():
         if before := _axes(f"{name}.before"):
             yield Place(f"{name}.before", module, before, before=True)

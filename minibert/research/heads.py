@@ -26,9 +26,7 @@ def mask_heads(model: nn.Module, mask: Tensor | Sequence[Tensor | Sequence[float
     ``mask.grad.abs()`` estimates how much the loss depends on each head (arXiv 1905.10650, section 4.1).
 
     The mask is (L, H), a number for each head of each layer; or L rows of different lengths, if heads were pruned.
-
-    Raises:
-        ValueError: the mask has another size, or a layer's attention has no `core` any more.
+    Raises ValueError if it has another size, or if a layer's attention has no `core` any more.
     """
     bert = bert_in(model)
     rows = [torch.as_tensor(row) for row in (torch.atleast_1d(mask) if isinstance(mask, Tensor) else mask)]

@@ -222,13 +222,16 @@ def _by_text(place: Place, value: Tensor, batch: Batch) -> Iterator[tuple[int, T
     """Yield the number of each text in a batch, and its part of the value: a view, without padding."""
     axes = place.axes
     if len(axes) != value.ndim:  # of a custom module: recognise its axes by their sizes
-        sizes = (len(batch.rows), max(batch.lengths))
-        by_token = value.ndim > 2 and tuple(value.shape[:2]) == sizes
-        if value.shape[:1] != sizes[:1]:
+        if value.shape[:1] != (len(batch.rows),):
             raise ValueError(f"{place.name} is {_form(value)}, without a row for each text: use a forward, not encode")
-        axes = ("B", "S" if by_token else "", *[""] * value.ndim)[: value.ndim]
+        axes = ("B", "S") if value.ndim > 2 and value.shape[1] == max(batch.lengths) else ("B",)
+    inner = axes[1:] if "B" in axes else axes
     for row, (text, length) in enumerate(zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)):
-        yield text, value[tuple(row if axis == "B" else slice(length if axis == "S" else None) for axis in axes)]
+        part = value[row] if "B" in axes else value
+        for axis, letter in enumerate(inner):
+            if letter == "S" and length < part.shape[axis]:
+                part = part.narrow(axis, 0, length)
+        yield text, part
 
 
 def _form(value: Tensor) -> str:

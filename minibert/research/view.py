@@ -41,7 +41,6 @@ def view(
 
     Raises:
         ValueError: a layer has no `probs`, `q` or `k` any more. TypeError: a text is not a string.
-        OSError: the file can't be written.
     """
     texts = [text] if other is None else [text, other]
     write_text(path, page(collect(encoder, texts)))
