@@ -66,18 +66,14 @@ def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
 
 def _matrix(vectors: Vectors) -> Tensor:
     """Return vectors of any usual form as a floating-point tensor (n, D); a single vector becomes (1, D)."""
-    if isinstance(vectors, Tensor):
-        matrix = vectors
-    elif isinstance(vectors, np.ndarray):
+    if isinstance(vectors, np.ndarray):
         # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
-        matrix = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
-    else:
-        matrix = torch.stack([torch.as_tensor(vector) for vector in vectors])
-    matrix = matrix if matrix.is_floating_point() else matrix.float()
-    matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix
-    if matrix.ndim != 2:
-        raise ValueError(f"expected vectors, (n, D) or (D,), not {tuple(matrix.shape)}")
-    return matrix
+        vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
+    elif not isinstance(vectors, Tensor):
+        vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
+    if vectors.ndim not in (1, 2):
+        raise ValueError(f"expected vectors, (n, D) or (D,), not {tuple(vectors.shape)}")
+    return torch.atleast_2d(vectors if vectors.is_floating_point() else vectors.float())
 
 
 def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:

@@ -185,13 +185,8 @@ def _why_not(bert: Bert, pattern: str) -> str:
         name = next((name for name in children if fnmatchcase(name, part)), None)
         if name is None:
             has = f"only {', '.join(children)}" if children else "no parts at all"
-            return f"{trail} is {_a(owner)}, which has no {part!r}, {has}{hint}"
+            return f"{trail} ({type(owner).__name__}) has no {part!r}, {has}{hint}"
         owner, trail = children[name], name if owner is bert else f"{trail}.{name}"
     if isinstance(owner, nn.Dropout):
         return f"{trail} is a dropout: watch the value after it in training; in eval mode it does nothing"
-    return f"{trail} is {_a(owner)}, which is never called"
-
-
-def _a(module: nn.Module) -> str:
-    name = type(module).__name__
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    return f"{trail} ({type(owner).__name__}) is never called"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..batching.call import evaluating
 from ..encoder import SentenceEncoder
-from ..model import ScaledDotProductAttention
 from .catalogue import bert_in
 from .hooks import capture, patch
 
@@ -22,11 +22,8 @@ TOKENS_AT_ONCE = 2048  # in one forward: a long text at many steps would take gi
 
 @contextmanager
 def double_backward(encoder: SentenceEncoder) -> Iterator[None]:
-    """Turn gradients on and dropout off, and attend as the page does: torch's fused kernel has no second derivative."""
-    with evaluating(encoder), torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
-        for part in encoder.modules():
-            if isinstance(part, ScaledDotProductAttention):  # hooked, it computes every step by itself
-                hooks.callback(part.scores.register_forward_hook(lambda *_: None).remove)
+    """Turn gradients on and dropout off, and attend step by step: torch's fused kernel has no second derivative."""
+    with evaluating(encoder), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
