@@ -44,14 +44,8 @@ def weightedmean(x: Tensor, mask: Tensor) -> Tensor:
     return _weighted_mean(x, _positions(mask) * mask)
 
 
-POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cls": cls,
-    "max": max,
-    "mean": mean,
-    "mean_sqrt_len_tokens": mean_sqrt_len_tokens,
-    "weightedmean": weightedmean,
-    "lasttoken": lasttoken,
-}
+_FUNCTIONS = (cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken)
+POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {pooling.__name__: pooling for pooling in _FUNCTIONS}
 
 # The same modes in one operation, for batches without padding.
 UNPADDED: dict[str, Callable[[Tensor], Tensor]] = {
