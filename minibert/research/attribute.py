@@ -113,8 +113,7 @@ def attribute(
     """Attribute a number computed from the text's vector to the text's tokens.
 
     Args:
-        encoder: With any pooling and head.
-        text: As `encode` takes it, and truncated as there.
+        encoder, text: As for `encode`, with any pooling and head. The text is truncated as there.
         of: A text, for the cosine with it; or a function, vector (D,) -> one number. Only "leave_one_out" allows
             functions that torch can't differentiate.
         method: One of ``METHODS``, described at the top of this file.

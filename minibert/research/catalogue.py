@@ -149,7 +149,9 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
     for name, module in modules.items():
         if before := _axes(f"{name}.before"):
             yield Place(f"{name}.before", module, before, before=True)
-        if name and (_axes(name) or _has_value(module)):
+        # A plain list is never called. Dropout has no value: it is left out in eval mode.
+        called = type(module).forward is not nn.Module.forward and not isinstance(module, nn.Dropout)
+        if name and (_axes(name) or called):
             yield Place(name, module, _axes(name))
         owner, _, part = name.rpartition(".")
         attention, short = modules.get(owner), f"{owner}.{part[:1]}"
@@ -159,11 +161,6 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
 
 def _axes(name: str) -> tuple[str, ...]:
     return _AXES.get(re.sub(r"(?<=^layers\.)\d+", "{}", name), ())
-
-
-def _has_value(module: nn.Module) -> bool:
-    """Return whether a module is called, as a plain list is not. Dropout has no value: it is left out in eval mode."""
-    return type(module).forward is not nn.Module.forward and not isinstance(module, nn.Dropout)
 
 
 def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -29,6 +29,8 @@ from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
 New: TypeAlias = "Callable[[Tensor], Tensor] | Tensor | list[Tensor]"
 
+_AXES = {"positions": "S", "heads": "H"}
+
 
 class Values(dict[str, Any]):
     """Captured values by name, in the order of computation: tensors, or after `encode` lists with one for each text."""
@@ -93,11 +95,12 @@ def patch(
     """
     bert = bert_in(model)
     found = find(bert, pattern)
+    given = {what: chosen for what, chosen in (("positions", positions), ("heads", heads)) if chosen is not None}
     used: set[str] = set()
     with ExitStack() as hooks:
         for place in found:
-            at, among = _pairs(positions, place, "S", "positions"), _pairs(heads, place, "H", "heads")
-            hooks.callback(place.hook(_Patch(place, _new_at(place, new), at, among, used)).remove)
+            where = {what: _pairs(chosen, place, what) for what, chosen in given.items()}
+            hooks.callback(place.hook(_Patch(place, _new_at(place, new), where, used)).remove)
         yield
     if unused := [place.name for place in found if place.name not in used]:
         raise ValueError(f"not patched, because never computed: {', '.join(unused)}. Did another model run, or none?")
@@ -144,8 +147,7 @@ class _Patch:
 
     place: Place
     new: New
-    positions: dict[int, int] | None  # position -> position in the new value
-    heads: dict[int, int] | None
+    where: dict[str, dict[int, int]]  # of positions and heads: number -> number in the new value
     used: set[str]
 
     def __call__(self, value: Tensor) -> Tensor:
@@ -177,17 +179,16 @@ class _Patch:
         if not isinstance(source, Tensor):
             raise TypeError(f"the new value of {name} must be a tensor, not {type(source).__name__}")
         chosen = torch.ones((), dtype=torch.bool, device=value.device)
-        for what, letter, pairs in (("positions", "S", self.positions), ("heads", "H", self.heads)):
-            if pairs is None or source.ndim != value.ndim:  # another number of axes is refused below
-                continue
+        for what, pairs in self.where.items():
+            if source.ndim != value.ndim:  # refused below
+                break
             if len(axes) != value.ndim:
                 raise ValueError(f"{name} is {_form(value)}, not ({', '.join(axes)}): which axis has the {what}?")
-            axis = axes.index(letter)
+            axis = axes.index(_AXES[what])
             for numbers, size in ((pairs, value.shape[axis]), (pairs.values(), source.shape[axis])):
                 if wrong := [number for number in numbers if not 0 <= number < size]:
                     raise ValueError(f"{name}: there are {what} from 0 to {size - 1}, but not {wrong[0]}")
-            order = torch.full((value.shape[axis],), -1)
-            order[list(pairs)] = torch.tensor(list(pairs.values()))
+            order = torch.tensor([pairs.get(number, -1) for number in range(value.shape[axis])])
             source = source.index_select(axis, order.clamp(min=0).to(source.device))
             chosen = chosen & (order >= 0).to(value.device).reshape(-1, *[1] * (value.ndim - axis - 1))
         if (source.shape, source.dtype, source.device) != (value.shape, value.dtype, value.device):
@@ -205,11 +206,9 @@ def _new_at(place: Place, new: Any) -> Any:
     return new
 
 
-def _pairs(chosen: Any, place: Place, letter: str, what: str) -> dict[int, int] | None:
+def _pairs(chosen: Any, place: Place, what: str) -> dict[int, int]:
     """Return where to replace, with the place in the new value for each."""
-    if chosen is None:
-        return None
-    if letter not in place.axes:
+    if _AXES[what] not in place.axes:
         form = f"({', '.join(place.axes)})" if place.axes else "of a module that is not the page's"
         raise ValueError(f"{place.name}, {form}, has no {what} to choose from")
     pairs = dict(chosen) if isinstance(chosen, Mapping) else {number: number for number in whole_numbers(chosen, what)}
