@@ -29,7 +29,7 @@ from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
 New: TypeAlias = "Callable[[Tensor], Tensor] | Tensor | list[Tensor]"
 
-_AXES = {"positions": "S", "heads": "H"}
+_LETTERS = {"positions": "S", "heads": "H"}
 
 
 class Values(dict[str, Any]):
@@ -135,10 +135,11 @@ class _Keeper:
         if batch is None:
             self.values[name] = value
             return
-        copies = self.values.setdefault(name, [None] * batch.count)
+        if name not in self.values:
+            self.values[name] = [None] * batch.count
         with torch.inference_mode(False):  # so that the copies can take part in a computation with gradients
             for text, part in _by_text(place, value, batch):
-                copies[text] = part.clone()
+                self.values[name][text] = part.clone()
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class _Patch:
                 break
             if len(axes) != value.ndim:
                 raise ValueError(f"{name} is {_form(value)}, not ({', '.join(axes)}): which axis has the {what}?")
-            axis = axes.index(_AXES[what])
+            axis = axes.index(_LETTERS[what])
             for numbers, size in ((pairs, value.shape[axis]), (pairs.values(), source.shape[axis])):
                 if wrong := [number for number in numbers if not 0 <= number < size]:
                     raise ValueError(f"{name}: there are {what} from 0 to {size - 1}, but not {wrong[0]}")
@@ -208,7 +209,7 @@ def _new_at(place: Place, new: Any) -> Any:
 
 def _pairs(chosen: Any, place: Place, what: str) -> dict[int, int]:
     """Return where to replace, with the place in the new value for each."""
-    if _AXES[what] not in place.axes:
+    if _LETTERS[what] not in place.axes:
         form = f"({', '.join(place.axes)})" if place.axes else "of a module that is not the page's"
         raise ValueError(f"{place.name}, {form}, has no {what} to choose from")
     pairs = dict(chosen) if isinstance(chosen, Mapping) else {number: number for number in whole_numbers(chosen, what)}
