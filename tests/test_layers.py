@@ -5,9 +5,6 @@ import copy
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
-from minibert.fast.layers import Asked, OnePiece, ProductLayer, asked
-from minibert.fast.rows import filled
-from minibert.fast.watching import quiet
 from tiny_folder import TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
@@ -16,8 +13,11 @@ from minibert import encoder as encoder_module
 from minibert.fast import attention
 from minibert.fast import rows as rows_module
 from minibert.fast.int8 import Int8
+from minibert.fast.layers import Asked, OnePiece, ProductLayer, asked
 from minibert.fast.linear import OneDnn, Plain
 from minibert.fast.prepare import prepare, restore
+from minibert.fast.rows import filled
+from minibert.fast.watching import quiet
 from minibert.model import Pooler, ScaledDotProductAttention, gelu_new
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
-from minibert.fast.arithmetic import ARITHMETICS
 from tiny_folder import TEXTS, write_encoder
 from torch import nn
 from torch.nn.utils import parametrize
 
 from minibert import Bert, SentenceEncoder
 from minibert.fast import arithmetic, attention, int8, linear
+from minibert.fast.arithmetic import ARITHMETICS
 from minibert.fast.linear import Product, Watched
 from minibert.fast.prepare import prepare, restore
 from minibert.model import Activation

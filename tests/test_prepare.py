@@ -7,12 +7,12 @@ import pickle
 import pytest
 import torch
 from helpers import MINILM, TINY, random_batch, widen
-from minibert.fast.kernels import KernelLayerNorm
 from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.config import ACTIVATIONS, POSITION_TYPES
 from minibert.fast.attention import KernelAttention
+from minibert.fast.kernels import KernelLayerNorm
 from minibert.fast.prepare import KERNELS, prepare, restore
 from minibert.model import LayerNorm, ScaledDotProductAttention
 
