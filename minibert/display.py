@@ -20,7 +20,7 @@ def shorten(text: str, columns: int) -> str:
     line = "".join(letter if letter.isprintable() else "·" for letter in text)
     if width(line) <= columns:
         return line
-    while width(line) > columns - 1:
+    while width(line) >= columns:
         line = line[:-1]
     return line + "…"
 

@@ -31,28 +31,21 @@ def max(x: Tensor, mask: Tensor) -> Tensor:  # noqa: A001 - the published name
 
 def mean(x: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the tokens, [CLS] and [SEP] included."""
-    return _weighted_sum(x, mask) / _total(mask, x)
+    return _weighted_mean(x, mask)
 
 
 def mean_sqrt_len_tokens(x: Tensor, mask: Tensor) -> Tensor:
     """Return the sum over the tokens, divided by the square root of their number."""
-    return _weighted_sum(x, mask) / _total(mask, x).sqrt()
+    return _weighted_sum(x, mask) / _total(x, mask).sqrt()
 
 
 def weightedmean(x: Tensor, mask: Tensor) -> Tensor:
     """Return the mean with weights 1, 2, 3, ... from the first token on (SGPT, arXiv 2202.08904)."""
-    weights = _positions(mask) * mask
-    return _weighted_sum(x, weights) / _total(weights, x)
+    return _weighted_mean(x, _positions(mask) * mask)
 
 
-POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cls": cls,
-    "max": max,
-    "mean": mean,
-    "mean_sqrt_len_tokens": mean_sqrt_len_tokens,
-    "weightedmean": weightedmean,
-    "lasttoken": lasttoken,
-}
+_FUNCTIONS = (cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken)
+POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {pooling.__name__: pooling for pooling in _FUNCTIONS}
 
 # The same modes in one operation, for batches without padding.
 UNPADDED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -67,10 +60,7 @@ class Pooling(nn.Module):
 
     Without a mask nothing is padding. With ``include_prompt=False`` the first ``prompt_length`` tokens of each text
     ([CLS] and the prompt) are left out, as INSTRUCTOR models need. ``weightedmean`` still counts positions from the
-    first of them.
-
-    Raises:
-        ValueError: a mode is unknown.
+    first of them. Raises ValueError if a mode is unknown.
     """
 
     def __init__(self, modes: str | Sequence[str] = "mean", include_prompt: bool = True) -> None:
@@ -81,7 +71,7 @@ class Pooling(nn.Module):
         self.include_prompt = include_prompt
 
     def forward(self, x: Tensor, mask: Tensor | None, prompt_length: int = 0) -> Tensor:
-        """Pool; ``prompt_length`` matters only if ``include_prompt`` is False."""
+        """Pool all tokens, or those after the prompt."""
         skipped = 0 if self.include_prompt else prompt_length
         if mask is None and not skipped and len(self.modes) == 1 and self.modes[0] in UNPADDED:
             return UNPADDED[self.modes[0]](x)
@@ -90,23 +80,17 @@ class Pooling(nn.Module):
             return torch.cat([POOLINGS[mode](x, mask) for mode in self.modes], dim=-1)
         kept = mask & (_positions(mask) > skipped)
         weights = _positions(mask) * kept  # counted from the prompt's first token, as sentence-transformers does
-        pooled = {mode: POOLINGS[mode](x, kept) for mode in self.modes if mode != "weightedmean"}
-        pooled["weightedmean"] = _weighted_sum(x, weights) / _total(weights, x)
-        return torch.cat([pooled[mode] for mode in self.modes], dim=-1)
+        functions = POOLINGS | {"weightedmean": lambda x, _: _weighted_mean(x, weights)}
+        return torch.cat([functions[mode](x, kept) for mode in self.modes], dim=-1)
 
     def extra_repr(self) -> str:
         """Return the text that print(encoder) shows."""
         return ", ".join(self.modes) + ("" if self.include_prompt else ", without the prompt")
 
 
-def identity(x: Tensor) -> Tensor:
-    """Return x. A lambda in its place could not be pickled with the model that keeps it."""
-    return x
-
-
 # By the last part of the names that sentence-transformers writes, which are looked up here and never imported.
 DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Identity": identity,
+    "Identity": torch.positive,  # which returns its input and, unlike a lambda, can be pickled
     "Tanh": torch.tanh,
     "ReLU": torch.relu,
     "Sigmoid": torch.sigmoid,
@@ -140,9 +124,9 @@ class Dense(nn.Module):
         """Compute in the dtype of the weights."""
         x = x.to(self.linear.weight.dtype)
         out = DENSE_ACTIVATIONS[self.activation](self.linear(x))
-        if self.use_residual:
-            out = out + (x if self.residual is None else self.residual(x))
-        return out
+        if not self.use_residual:
+            return out
+        return out + (x if self.residual is None else self.residual(x))
 
 
 class Normalize(nn.Module):
@@ -163,8 +147,12 @@ def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
     return (x.masked_fill((weights == 0).unsqueeze(-1), 0) * weights.unsqueeze(-1)).sum(1)
 
 
-def _total(weights: Tensor, x: Tensor) -> Tensor:
+def _total(x: Tensor, weights: Tensor) -> Tensor:
     return weights.sum(1, keepdim=True).clamp(min=1).to(x.dtype)
+
+
+def _weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
+    return _weighted_sum(x, weights) / _total(x, weights)
 
 
 def _pick(x: Tensor, mask: Tensor, index: Tensor) -> Tensor:

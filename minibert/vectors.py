@@ -1,7 +1,4 @@
-"""Work with finished vectors: compare them, or store them in fewer bytes.
-
-In all four measures a higher number means more similar. int8, uint8 and bits are those of sentence-transformers.
-"""
+"""Work with finished vectors: compare them, or store them in fewer bytes."""
 
 from __future__ import annotations
 
@@ -23,34 +20,19 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a, dim=-1) @ normalize(b, dim=-1).T
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the dot product. a (n, D), b (m, D) -> (n, m)"""
-    return a @ b.T
-
-
-def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """Return the negative Euclidean distance. a (n, D), b (m, D) -> (n, m)"""
-    return -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def manhattan(a: Tensor, b: Tensor) -> Tensor:
-    """Return the negative sum of absolute differences. a (n, D), b (m, D) -> (n, m)"""
-    return -torch.cdist(a, b, p=1)
-
-
+# a (n, D), b (m, D) -> (n, m). A distance is negative, so that a higher number means more similar.
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
-    "dot": dot,
-    "euclidean": euclidean,
-    "manhattan": manhattan,
+    "dot": lambda a, b: a @ b.T,
+    "euclidean": lambda a, b: -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"),
+    "manhattan": lambda a, b: -torch.cdist(a, b, p=1),
 }
 
 
 def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
     """Compare every vector of a with every vector of b. a (n, D), b (m, D) -> (n, m)
 
-    Raises:
-        ValueError: the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
+    Raises ValueError if the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
     """
     a, b = _matrices(a, b, measure)
     return SIMILARITIES[measure](a, b)
@@ -59,8 +41,7 @@ def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
 def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
     """Compare the first of a with the first of b, the second with the second, and so on. (n, D) both -> (n,)
 
-    Raises:
-        ValueError: as ``similarity``, or the numbers of vectors differ.
+    Raises ValueError as ``similarity``, and if the numbers of vectors differ.
     """
     a, b = _matrices(a, b, measure)
     if len(a) != len(b):
@@ -73,7 +54,7 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
 
 
 def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
-    """Return both as (n, D) and (m, D), in one dtype and on one device."""
+    """Check both, and return them in one dtype and on one device. (n, D), (m, D)"""
     if measure not in SIMILARITIES:
         raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {measure!r}")
     first, second = _matrix(a), _matrix(b)
@@ -85,47 +66,37 @@ def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
 
 def _matrix(vectors: Vectors) -> Tensor:
     """Return vectors of any usual form as a floating-point tensor (n, D); a single vector becomes (1, D)."""
-    if isinstance(vectors, Tensor):
-        matrix = vectors
-    elif isinstance(vectors, np.ndarray):
+    if isinstance(vectors, np.ndarray):
         # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
-        matrix = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
-    else:
-        matrix = torch.stack([torch.as_tensor(vector) for vector in vectors])
-    matrix = matrix if matrix.is_floating_point() else matrix.float()
-    matrix = matrix.unsqueeze(0) if matrix.ndim == 1 else matrix
-    if matrix.ndim != 2:
-        raise ValueError(f"expected vectors, (n, D) or (D,), not {tuple(matrix.shape)}")
-    return matrix
+        vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
+    elif not isinstance(vectors, Tensor):
+        vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
+    if vectors.ndim not in (1, 2):
+        raise ValueError(f"expected vectors, (n, D) or (D,), not {tuple(vectors.shape)}")
+    return torch.atleast_2d(vectors if vectors.is_floating_point() else vectors.float())
 
 
 def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
-    """Store vectors in fewer bytes.
+    """Store vectors in fewer bytes, as quantize_embeddings in sentence-transformers.
 
     Args:
         embeddings: (n, D), or (D,), floating-point.
         precision: "int8" and "uint8" cut each dimension's range into 256 steps. "binary" and "ubinary" keep one bit a
             dimension, set if the value is above 0. Eight bits make a byte: int8 after subtracting 128, or uint8.
+            So D becomes ceil(D / 8).
         ranges: (2, D), the lowest and the highest value of each dimension, from many vectors. None: of these vectors.
-
-    Returns:
-        (n, D) for int8 and uint8, (n, ceil(D / 8)) for the binary ones.
 
     Raises:
         ValueError: the precision is unknown; or int8 and uint8 lack ``ranges`` for a single vector, which has none.
-
-    Source: quantize_embeddings in sentence-transformers.
     """
     check_precision(precision)
     if precision == "float32":
         return embeddings.astype(np.float32)
-    if precision == "binary":
-        return (np.packbits(embeddings > 0, axis=-1) - 128).astype(np.int8)
-    if precision == "ubinary":
-        return np.packbits(embeddings > 0, axis=-1)
-    kind = np.int8 if precision == "int8" else np.uint8
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(embeddings > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits - 128).astype(np.int8)
     if embeddings.ndim == 2 and len(embeddings) == 0:
-        return embeddings.astype(kind)
+        return embeddings.astype(precision)
     if ranges is None:
         if embeddings.ndim == 1 or len(embeddings) == 1:
             raise ValueError(
@@ -137,7 +108,7 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
     steps = (high - low) / 255
     steps[steps == 0] = 1
     levels = np.clip(np.floor((embeddings - low) / steps), 0, 255)
-    return (levels - 128).astype(kind) if precision == "int8" else levels.astype(kind)
+    return (levels + np.iinfo(precision).min).astype(precision)
 
 
 def check_precision(precision: str) -> None:

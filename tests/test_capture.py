@@ -337,16 +337,16 @@ def other_core(model):
 
 
 REFUSED = {
-    "layers.0.atention": "layers.0 is an EncoderLayer, which has no 'atention', only attention, attention_norm, feed_",
-    "layers.2.attention": "layers is an Encoder, which has no '2', only 0, 1",
-    "layers.0.attention.core.q": "core is a ScaledDotProductAttention, which has no 'q', only scores, probs, dropout",
-    "layers.*.attention.core.prob": r"layers.0.attention.core is .* has no 'prob', only .*; `\*` stands for text",
+    "layers.0.atention": r"layers.0 \(EncoderLayer\) has no 'atention', only attention, attention_norm, feed_",
+    "layers.2.attention": r"layers \(Encoder\) has no '2', only 0, 1",
+    "layers.0.attention.core.q": r"core \(ScaledDotProductAttention\) has no 'q', only scores, probs, dropout",
+    "layers.*.attention.core.prob": r"layers.0.attention.core \(.*\) has no 'prob', only .*; `\*` stands for text",
     "layers.*.dropout": "layers.0.dropout is a dropout",
     "layers.0.dropout": "layers.0.dropout is a dropout: watch the value after it in training; in eval mode it",
     "*.probs": r"`\*` stands for text between two dots, `\*\*` for any number of such parts",
-    "embeddings.word": "embeddings is an Embeddings, which has no 'word', only token, position, token_type, norm",
-    "encoder.layer.0": "the model is a Bert, which has no 'encoder', only embeddings, layers, pooler",
-    "": "the model is a Bert, which has no ''",
+    "embeddings.word": r"embeddings \(Embeddings\) has no 'word', only token, position, token_type, norm",
+    "encoder.layer.0": r"the model \(Bert\) has no 'encoder', only embeddings, layers, pooler",
+    "": r"the model \(Bert\) has no ''",
 }
 
 
@@ -364,18 +364,18 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_says_why(pattern):
 def test_a_value_that_the_model_lacks_is_an_error_that_says_where():
     model = wide(position_embedding_type="relative_key")
     with (
-        pytest.raises(ValueError, match="embeddings is an Embeddings, which has no 'position'"),
+        pytest.raises(ValueError, match=r"embeddings \(Embeddings\) has no 'position'"),
         capture(model, "**.position"),
     ):
         pass
     other_core(model)
     with (
-        pytest.raises(ValueError, match=r"layers.0.attention.core is an Identity, which has no 'probs', no"),
+        pytest.raises(ValueError, match=r"layers.0.attention.core \(Identity\) has no 'probs', no"),
         capture(model, "**.probs"),
     ):
         pass
     model.pooler = None
-    with pytest.raises(ValueError, match="the model is a Bert, which has no 'pooler'"), capture(model, "pooler.dense"):
+    with pytest.raises(ValueError, match=r"the model \(Bert\) has no 'pooler'"), capture(model, "pooler.dense"):
         pass
 
 
@@ -388,7 +388,7 @@ def test_a_list_that_is_never_called_is_an_error():
     model = wide()
     model.layers[0].mine = nn.ModuleList([nn.Identity()])
     with (
-        pytest.raises(ValueError, match=r"layers.0.mine is a ModuleList, which is never called"),
+        pytest.raises(ValueError, match=r"layers.0.mine \(ModuleList\) is never called"),
         capture(model, "layers.0.mine"),
     ):
         pass

@@ -313,7 +313,7 @@ def test_a_patch_that_is_no_patch():
     refused(
         model, "layers.*", {"layers.0": torch.zeros(3, 9, 32)}, "nothing to patch layers.1 with; the nearest: layers.0"
     )
-    refused(model, "layers.9", torch.zeros_like, "layers is an Encoder, which has no '9'")
+    refused(model, "layers.9", torch.zeros_like, r"layers \(Encoder\) has no '9'")
 
 
 def test_heads_and_positions_that_are_not_there():

@@ -25,8 +25,7 @@ from .changes import page_code
 from .stack import FastEmbeddings, FastLayer, PlainLinear, Stack
 from .tokens import PackedTokens
 
-# In float64 the two differ by some 1e-15, and any edit by more.
-TOLERANCE = 1e-9
+TOLERANCE = 1e-9  # in float64 the two differ by some 1e-15, and any edit by more
 _lock = threading.Lock()
 _code: list[object] = []  # of the page, as it was when it was checked
 _results: dict[tuple[str, float, int], bool] = {}

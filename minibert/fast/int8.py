@@ -47,12 +47,9 @@ class Int8Linear:
 
 
 def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantize each row: x = levels * step + lowest. (T, I) float32 -> (T, I) uint8, (T, 1) and (T,) float32
-
-    A row with a NaN or an infinity has NaN as its lowest, and so NaN as its results.
-    """
+    """Quantize each row: x = levels * step + lowest. (T, I) float32 -> (T, I) uint8, (T, 1) and (T,) float32"""
     levels, step, lowest = _prepacked_levels(rows) if prepack_works() else _plain_levels(rows)
-    if not math.isfinite(rows.sum()):  # levels would lose it
+    if not math.isfinite(rows.sum()):  # levels would lose it: such a row's lowest and results are NaN
         lowest = lowest.masked_fill(~rows.isfinite().all(-1), math.nan)
     return levels, step, lowest
 

@@ -19,8 +19,7 @@ from .stack import Arithmetic, Stack, pack_bfloat16, pack_float32
 
 # The arithmetic of products, by the name that `dtype` takes. Weights, norms, softmax and residuals stay float32.
 ARITHMETICS: dict[str, Arithmetic] = {"float32": pack_float32, "bfloat16": pack_bfloat16, "int8": Int8Linear}
-# Bytes of mapped weights that are read before they are released: mapping a file anew takes some milliseconds.
-RELEASE = 64 * 2**20
+RELEASE = 64 * 2**20  # bytes of mapped weights that are read before they are released; mapping anew takes milliseconds
 
 
 def choose(

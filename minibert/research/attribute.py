@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -114,8 +113,7 @@ def attribute(
     """Attribute a number computed from the text's vector to the text's tokens.
 
     Args:
-        encoder: With any pooling and head.
-        text: As `encode` takes it, and truncated as there.
+        encoder, text: As for `encode`, with any pooling and head. The text is truncated as there.
         of: A text, for the cosine with it; or a function, vector (D,) -> one number. Only "leave_one_out" allows
             functions that torch can't differentiate.
         method: One of ``METHODS``, described at the top of this file.
@@ -138,8 +136,7 @@ def attribute(
         value, without = (_numbers(function, vectors.detach()) for vectors in mine.ends(method))  # (1,) both
         if method == "leave_one_out":
             scores = value.new_zeros(len(mine.tokens))
-            for positions, vectors in mine.each_left_out():
-                scores[positions] = value - _numbers(function, vectors)
+            scores[mine.own[0]] = value - _numbers(function, mine.left_out())
         else:
             scores = _by_gradient(mine, function, method, steps)
     return Attribution(method, mine.tokens, scores.cpu(), value.item(), without.item())
@@ -187,8 +184,7 @@ def rollout(encoder: SentenceEncoder, text: str, *, prompt: str | None = None) -
     Half of each position is taken to come from the residual, half through attention, averaged over the heads. Values,
     feed-forwards and norms are ignored, so it says where information may come from, not how it is used.
 
-    Raises:
-        ValueError: a layer has no `probs`, because a part was replaced. TypeError: the text is not a string.
+    Raises ValueError if a layer has no `probs`, because a part was replaced; TypeError if the text is not a string.
     """
     mine = PerturbedText(encoder, text, prompt)
     names = [f"layers.{layer}.attention.core.probs" for layer in range(len(mine.bert.layers))]
@@ -208,27 +204,18 @@ def attention_rollout(probs: Sequence[Tensor]) -> Tensor:
 
 
 def _check(method: str, steps: int, baseline: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if baseline not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, not {baseline!r}")
+    for name, given, known in (("method", method, METHODS), ("baseline", baseline, BASELINES)):
+        if given not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {given!r}")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a whole number, at least 1, not {steps!r}")
-
-
-def _points(method: str, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the points between baseline (0) and text (1) at which to take the gradient, and their weights."""
-    if method == "gradient_x_input":
-        return torch.ones(1), torch.ones(1)
-    points, weights = np.polynomial.legendre.leggauss(steps)  # on -1 to 1, an interval of 2
-    return torch.from_numpy(points + 1) / 2, torch.from_numpy(weights) / 2
 
 
 def _by_gradient(text: PerturbedText, function: Function, method: str, steps: int) -> Tensor:
     """Return scores (S,) by one gradient of the number for each point."""
     way = text.path[1]
     total = torch.zeros_like(way)
-    for words, weights in text.along_path(*_points(method, steps)):
+    for words, weights in text.along_path(method, steps):
         values = _numbers(function, text.vectors(words))
         gradient = torch.autograd.grad(values.sum(), words, allow_unused=True)[0] if values.requires_grad else None
         if gradient is None:
@@ -242,16 +229,15 @@ def _shares(text: PerturbedText, method: str, steps: int) -> Tensor:
     whole = _unit(text.vectors()).detach()
     shares = whole.new_zeros(len(text.tokens), whole.shape[1])
     if method == "leave_one_out":
-        for positions, vectors in text.each_left_out():
-            shares[positions] = whole - _unit(vectors)
+        shares[text.own[0]] = whole - _unit(text.left_out())
         return shares
-    for words, weights in text.along_path(*_points(method, steps)):
+    for words, weights in text.along_path(method, steps):
         vectors = _unit(text.vectors(words))
         # Backward gives gradient = Jᵀ probe, linear in the probe. The derivative of one token's part of it by the probe
         # is J along that token's path: as many numbers as the vector has, where the whole J has S * D times as many.
         probe = torch.zeros_like(vectors, requires_grad=True)
         [gradient] = torch.autograd.grad(vectors, words, probe, create_graph=True)
-        for position in text.own.tolist():
+        for position in text.own[0].nonzero()[:, 0].tolist():
             along = (gradient[:, position] * text.path[1][:, position]).sum()
             [change] = torch.autograd.grad(along, probe, retain_graph=True)  # (n, D)
             shares[position] += (weights.to(shares)[:, None] * change).sum(0)
@@ -269,10 +255,10 @@ def _unit(vectors: Tensor) -> Tensor:
 
 def _numbers(function: Function, vectors: Tensor) -> Tensor:
     """Return the function's number for each vector. (n, D) -> (n,)"""
-    numbers = [torch.as_tensor(function(vector)) for vector in vectors]
-    if wrong := [number for number in numbers if number.numel() != 1]:
-        raise ValueError(f"the function must return one number for a vector, not a tensor {tuple(wrong[0].shape)}")
-    return torch.stack([number.reshape(()).to(vectors) for number in numbers])
+    numbers = torch.stack([torch.as_tensor(function(vector)).to(vectors) for vector in vectors])
+    if numbers.numel() != len(vectors):
+        raise ValueError(f"the function must return one number for a vector, not a tensor {tuple(numbers.shape[1:])}")
+    return numbers.flatten()
 
 
 def _by_token(title: str, tokens: list[str], scores: Tensor) -> str:

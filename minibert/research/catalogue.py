@@ -115,10 +115,8 @@ def bert_in(model: nn.Module) -> Bert:
 def find(bert: Bert, pattern: str) -> list[Place]:
     """Return the values whose names match a pattern.
 
-    As in a shell, `*`, `?` and `[0-4]` stand for text between two dots, `**` for any number of such parts.
-
-    Raises:
-        ValueError: none matches (the message says why), or a matching module is used under several names.
+    As in a shell, `*`, `?` and `[0-4]` stand for text between two dots, `**` for any number of such parts. Raises
+    ValueError if none matches (the message says why), or if a matching module is used under several names.
     """
     modules = dict(bert.named_modules(remove_duplicate=False))
     chosen = [place for place in _places(modules) if _matches(place.name.split("."), pattern.split("."))]
@@ -148,11 +146,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _places(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
-    """Yield every value of a model, given its modules by name."""
     for name, module in modules.items():
         if before := _axes(f"{name}.before"):
             yield Place(f"{name}.before", module, before, before=True)
-        if name and (_axes(name) or _has_value(module)):
+        # A plain list is never called. Dropout has no value: it is left out in eval mode.
+        called = type(module).forward is not nn.Module.forward and not isinstance(module, nn.Dropout)
+        if name and (_axes(name) or called):
             yield Place(name, module, _axes(name))
         owner, _, part = name.rpartition(".")
         attention, short = modules.get(owner), f"{owner}.{part[:1]}"
@@ -162,11 +161,6 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
 
 def _axes(name: str) -> tuple[str, ...]:
     return _AXES.get(re.sub(r"(?<=^layers\.)\d+", "{}", name), ())
-
-
-def _has_value(module: nn.Module) -> bool:
-    """Return whether a module is called, as a plain list is not. Dropout has no value: it is left out in eval mode."""
-    return type(module).forward is not nn.Module.forward and not isinstance(module, nn.Dropout)
 
 
 def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -188,13 +182,8 @@ def _why_not(bert: Bert, pattern: str) -> str:
         name = next((name for name in children if fnmatchcase(name, part)), None)
         if name is None:
             has = f"only {', '.join(children)}" if children else "no parts at all"
-            return f"{trail} is {_a(owner)}, which has no {part!r}, {has}{hint}"
+            return f"{trail} ({type(owner).__name__}) has no {part!r}, {has}{hint}"
         owner, trail = children[name], name if owner is bert else f"{trail}.{name}"
     if isinstance(owner, nn.Dropout):
         return f"{trail} is a dropout: watch the value after it in training; in eval mode it does nothing"
-    return f"{trail} is {_a(owner)}, which is never called"
-
-
-def _a(module: nn.Module) -> str:
-    name = type(module).__name__
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    return f"{trail} ({type(owner).__name__}) is never called"

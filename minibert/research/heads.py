@@ -1,4 +1,4 @@
-"""Weigh attention heads, switch them off, or remove them for good.
+"""Weigh the attention heads of a Bert, or of a module that contains one; switch them off, or remove them for good.
 
 A head's number is its index among the heads that its layer has now, as in the values that ``capture`` gives.
 """
@@ -25,12 +25,8 @@ def mask_heads(model: nn.Module, mask: Tensor | Sequence[Tensor | Sequence[float
     This equals multiplying its `probs` after dropout. Gradients flow into the mask: after ``loss.backward()``,
     ``mask.grad.abs()`` estimates how much the loss depends on each head (arXiv 1905.10650, section 4.1).
 
-    Args:
-        model: A Bert, or a module that contains one.
-        mask: (L, H), a number for each head of each layer; or L rows of different lengths, if heads were pruned.
-
-    Raises:
-        ValueError: the mask has another size, or a layer's attention has no `core` any more.
+    The mask is (L, H), a number for each head of each layer; or L rows of different lengths, if heads were pruned.
+    Raises ValueError if it has another size, or if a layer's attention has no `core` any more.
     """
     bert = bert_in(model)
     rows = [torch.as_tensor(row) for row in (torch.atleast_1d(mask) if isinstance(mask, Tensor) else mask)]
@@ -45,11 +41,7 @@ def mask_heads(model: nn.Module, mask: Tensor | Sequence[Tensor | Sequence[float
 
 @contextmanager
 def ablate_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> Iterator[None]:
-    """Set the output of heads to 0, in the forwards that run inside.
-
-    Args:
-        model: A Bert, or a module that contains one.
-        heads: {layer: heads}, as {3: [0, 5]}.
+    """Set the output of heads, given by layer as {3: [0, 5]}, to 0 in the forwards that run inside.
 
     Raises:
         ValueError: there is no such layer or head, or the layer's attention has no `core` any more.
@@ -58,21 +50,16 @@ def ablate_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> Iterator[Non
     bert = bert_in(model)
     with ExitStack() as patches:
         for layer, numbers in _checked(bert, heads).items():
-            core = f"layers.{layer}.attention.core"
-            patches.enter_context(patch(bert, core, torch.zeros_like, heads=sorted(numbers)))
+            patches.enter_context(patch(bert, f"layers.{layer}.attention.core", torch.zeros_like, heads=numbers))
         yield
 
 
 def prune_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> None:
-    """Remove heads for good: the same numbers as with ``ablate_heads``, from smaller matrices.
+    """Remove heads, given by layer as {3: [0, 5]}: the same numbers as with ``ablate_heads``, from smaller matrices.
 
     A pruned model is saved and loaded as any other: `pruned_heads` in config.json lists the missing heads, in the form
     of transformers 4. (transformers 5 can neither prune nor load such a folder.) `Bert(config)` by itself starts with
     all heads. `query`, `key`, `value` and `out` get new parameters, so prune before you create an optimizer.
-
-    Args:
-        model: A Bert, or a module that contains one.
-        heads: {layer: heads}, as {3: [0, 5]}. At least one must stay in each layer.
 
     Raises:
         ValueError: there is no such layer or head; none would stay; or one of the four was replaced by something other
@@ -108,13 +95,13 @@ def _heads(bert: Bert, layer: int) -> list[int]:
     return [head for head in range(bert.config.num_attention_heads) if head not in pruned]
 
 
-def _checked(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, set[int]]:
+def _checked(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
     checked = {}
     for layer, several in heads.items():
         if layer not in range(len(bert.layers)):
             raise ValueError(f"there is no layer {layer!r}, only 0 to {len(bert.layers) - 1}")
-        numbers, last = set(whole_numbers(several, "heads")), len(_heads(bert, layer)) - 1
-        if wrong := [number for number in sorted(numbers) if not 0 <= number <= last]:
+        numbers, last = sorted(set(whole_numbers(several, "heads"))), len(_heads(bert, layer)) - 1
+        if wrong := [number for number in numbers if not 0 <= number <= last]:
             raise ValueError(f"layer {layer} has no head {wrong[0]}, only 0 to {last}")
         if numbers:
             checked[layer] = numbers

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +27,26 @@ from torch import Tensor, nn
 from ..call import Batch, current_batch
 from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
 
+New: TypeAlias = "Callable[[Tensor], Tensor] | Tensor | list[Tensor]"
+
+_LETTERS = {"positions": "S", "heads": "H"}
+
 
 class Values(dict[str, Any]):
     """Captured values by name, in the order of computation: tensors, or after `encode` lists with one for each text."""
 
     def __missing__(self, name: str) -> Any:
-        raise KeyError(
-            f"{name} was not captured; of the {len(self)} values that were, the nearest: {nearest(name, self)}"
-        )
+        near = nearest(name, self)
+        raise KeyError(f"{name} was not captured; of the {len(self)} values that were, the nearest: {near}")
 
 
 @contextmanager
 def capture(model: nn.Module, *patterns: str) -> Iterator[Values]:
-    """Keep values of the forwards that run inside.
+    """Keep values of the forwards that run inside: those whose names match one of the patterns, as in ``find``.
 
     After a forward of the model, the values are those of that (the latest) forward as computed, with padding and
     gradients, (B, ...). After `SentenceEncoder.encode` they are lists over all of its texts, in order: copies without
     the batch axis and without padding, as (H, tokens, tokens) of `probs`.
-
-    Args:
-        model: A Bert, or a module that contains one.
-        patterns: Names, with `*`, `?`, `[0-4]` for text between two dots and `**` for any number of such parts.
 
     Raises:
         ValueError: a pattern matches no name (the message says why), or no value that it matches was computed inside;
@@ -73,7 +72,7 @@ def capture(model: nn.Module, *patterns: str) -> Iterator[Values]:
 def patch(
     model: nn.Module,
     pattern: str,
-    new: Callable[[Tensor], Tensor] | Tensor | list[Tensor] | Mapping[str, Tensor | list[Tensor]],
+    new: New | Mapping[str, New],
     *,
     positions: Numbers | Mapping[int, int] | None = None,
     heads: Numbers | None = None,
@@ -81,8 +80,7 @@ def patch(
     """Replace values in the forwards that run inside.
 
     Args:
-        model: A Bert, or a module that contains one.
-        pattern: As in ``capture``.
+        model, pattern: As in ``capture``.
         new: A function, value -> value of the same shape; or a tensor; or the result of ``capture``, which is looked up
             by name. Row b of the batch gets row b, and a single row serves all. Values captured from `encode` are for
             `encode`: text i gets those of text i.
@@ -97,11 +95,12 @@ def patch(
     """
     bert = bert_in(model)
     found = find(bert, pattern)
+    given = {what: chosen for what, chosen in (("positions", positions), ("heads", heads)) if chosen is not None}
     used: set[str] = set()
     with ExitStack() as hooks:
         for place in found:
-            at, among = _pairs(positions, place, "S", "positions"), _pairs(heads, place, "H", "heads")
-            hooks.callback(place.hook(_Patch(place, _new_at(place, new), at, among, used)).remove)
+            where = {what: _pairs(chosen, place, what) for what, chosen in given.items()}
+            hooks.callback(place.hook(_Patch(place, _new_at(place, new), where, used)).remove)
         yield
     if unused := [place.name for place in found if place.name not in used]:
         raise ValueError(f"not patched, because never computed: {', '.join(unused)}. Did another model run, or none?")
@@ -139,8 +138,8 @@ class _Keeper:
         if name not in self.values:
             self.values[name] = [None] * batch.count
         with torch.inference_mode(False):  # so that the copies can take part in a computation with gradients
-            for text, part in zip(batch.rows, _parts(place, value, batch), strict=True):
-                self.values[name][text] = value[part].clone()
+            for text, part in _by_text(place, value, batch):
+                self.values[name][text] = part.clone()
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,8 @@ class _Patch:
     """The hook that replaces the value of one place."""
 
     place: Place
-    new: Callable[[Tensor], Tensor] | Tensor | list[Tensor]
-    positions: dict[int, int] | None  # position -> position in the new value
-    heads: dict[int, int] | None
+    new: New
+    where: dict[str, dict[int, int]]  # of positions and heads: number -> number in the new value
     used: set[str]
 
     def __call__(self, value: Tensor) -> Tensor:
@@ -172,9 +170,9 @@ class _Patch:
         if len(new) not in (1, batch.count):
             raise ValueError(f"the patch for {self.place.name} is for {len(new)} texts, but encode has {batch.count}")
         result = value.clone()
-        for text, part in zip(batch.rows, _parts(self.place, value, batch), strict=True):
+        for text, part in _by_text(self.place, result, batch):
             source = new[text if len(new) > 1 else 0]
-            result[part] = self._blend(f"{self.place.name} in text {text}", value[part], source, self.place.axes[1:])
+            part.copy_(self._blend(f"{self.place.name} in text {text}", part, source, self.place.axes[1:]))
         return result
 
     def _blend(self, name: str, value: Tensor, source: Tensor, axes: tuple[str, ...]) -> Tensor:
@@ -182,17 +180,16 @@ class _Patch:
         if not isinstance(source, Tensor):
             raise TypeError(f"the new value of {name} must be a tensor, not {type(source).__name__}")
         chosen = torch.ones((), dtype=torch.bool, device=value.device)
-        for what, letter, pairs in (("positions", "S", self.positions), ("heads", "H", self.heads)):
-            if pairs is None or source.ndim != value.ndim:  # another number of axes is refused below
-                continue
+        for what, pairs in self.where.items():
+            if source.ndim != value.ndim:  # refused below
+                break
             if len(axes) != value.ndim:
                 raise ValueError(f"{name} is {_form(value)}, not ({', '.join(axes)}): which axis has the {what}?")
-            axis = axes.index(letter)
+            axis = axes.index(_LETTERS[what])
             for numbers, size in ((pairs, value.shape[axis]), (pairs.values(), source.shape[axis])):
                 if wrong := [number for number in numbers if not 0 <= number < size]:
                     raise ValueError(f"{name}: there are {what} from 0 to {size - 1}, but not {wrong[0]}")
-            order = torch.full((value.shape[axis],), -1)
-            order[list(pairs)] = torch.tensor(list(pairs.values()))
+            order = torch.tensor([pairs.get(number, -1) for number in range(value.shape[axis])])
             source = source.index_select(axis, order.clamp(min=0).to(source.device))
             chosen = chosen & (order >= 0).to(value.device).reshape(-1, *[1] * (value.ndim - axis - 1))
         if (source.shape, source.dtype, source.device) != (value.shape, value.dtype, value.device):
@@ -201,7 +198,6 @@ class _Patch:
 
 
 def _new_at(place: Place, new: Any) -> Any:
-    """Return the part of ``patch``'s argument that is for this place."""
     if isinstance(new, Mapping):
         if place.name not in new:
             raise ValueError(f"there is nothing to patch {place.name} with; the nearest: {nearest(place.name, new)}")
@@ -211,11 +207,9 @@ def _new_at(place: Place, new: Any) -> Any:
     return new
 
 
-def _pairs(chosen: Any, place: Place, letter: str, what: str) -> dict[int, int] | None:
+def _pairs(chosen: Any, place: Place, what: str) -> dict[int, int]:
     """Return where to replace, with the place in the new value for each."""
-    if chosen is None:
-        return None
-    if letter not in place.axes:
+    if _LETTERS[what] not in place.axes:
         form = f"({', '.join(place.axes)})" if place.axes else "of a module that is not the page's"
         raise ValueError(f"{place.name}, {form}, has no {what} to choose from")
     pairs = dict(chosen) if isinstance(chosen, Mapping) else {number: number for number in whole_numbers(chosen, what)}
@@ -224,19 +218,20 @@ def _pairs(chosen: Any, place: Place, letter: str, what: str) -> dict[int, int] 
     return pairs
 
 
-def _parts(place: Place, value: Tensor, batch: Batch) -> list[tuple[int | slice, ...]]:
-    """Return the index of each text's part of a batch's value, without padding."""
+def _by_text(place: Place, value: Tensor, batch: Batch) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of each text in a batch, and its part of the value: a view, without padding."""
     axes = place.axes
     if len(axes) != value.ndim:  # of a custom module: recognise its axes by their sizes
-        sizes = (len(batch.rows), max(batch.lengths))
-        by_token = value.ndim > 2 and tuple(value.shape[:2]) == sizes
-        if value.shape[:1] != sizes[:1]:
+        if value.shape[:1] != (len(batch.rows),):
             raise ValueError(f"{place.name} is {_form(value)}, without a row for each text: use a forward, not encode")
-        axes = ("B", "S" if by_token else "", *[""] * value.ndim)[: value.ndim]
-    return [
-        tuple(row if axis == "B" else slice(length if axis == "S" else None) for axis in axes)
-        for row, length in enumerate(batch.lengths.tolist())
-    ]
+        axes = ("B", "S") if value.ndim > 2 and value.shape[1] == max(batch.lengths) else ("B",)
+    inner = axes[1:] if "B" in axes else axes
+    for row, (text, length) in enumerate(zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)):
+        part = value[row] if "B" in axes else value
+        for axis, letter in enumerate(inner):
+            if letter == "S" and length < part.shape[axis]:
+                part = part.narrow(axis, 0, length)
+        yield text, part
 
 
 def _form(value: Tensor) -> str:

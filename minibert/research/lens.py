@@ -24,10 +24,8 @@ class Guess(NamedTuple):
 def fill_mask(model: BertWithMaskedLM, tokenizer: Tokenizer, text: str, top_k: int = 5) -> list[list[Guess]]:
     """Return the ``top_k`` most probable tokens for each [MASK] in the text, the most probable first.
 
-    Each mask is guessed independently of the others, as by transformers' FillMaskPipeline.
-
-    Raises:
-        ValueError: the text has no [MASK] or is longer than the model allows, or top_k is out of range.
+    Each mask is guessed independently of the others, as by transformers' FillMaskPipeline. Raises ValueError if there
+    is none, if the text is longer than the model allows, or if top_k is out of range.
     """
     batch = tokenizer(text, return_tensors="pt").to(next(model.parameters()).device)
     masked = batch["input_ids"][0] == (-1 if tokenizer.mask_id is None else tokenizer.mask_id)
@@ -57,8 +55,7 @@ def logit_lens(
 def words_by_layer(model: BertWithMaskedLM, tokenizer: Tokenizer, text: str, top_k: int = 1) -> list[list[list[Guess]]]:
     """Return the logit lens as words: ``top_k`` guesses by layer (the embeddings first), then by position.
 
-    Raises:
-        ValueError: the text is longer than the model allows, or top_k is out of range.
+    Raises ValueError if the text is longer than the model allows, or top_k is out of range.
     """
     batch = tokenizer(text, return_tensors="pt").to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
@@ -69,9 +66,8 @@ def words_by_layer(model: BertWithMaskedLM, tokenizer: Tokenizer, text: str, top
 def _states(model: BertWithMaskedLM, *inputs: Tensor | None, **named: Tensor) -> list[Tensor]:
     """Return the outputs of the embeddings and of each layer, (B, S, D) each, also of parts that were replaced."""
     states: list[Tensor] = []
-    parts = dict.fromkeys([model.bert.embeddings, *model.bert.layers])  # a layer that is used twice gets one hook
     with ExitStack() as hooks:
-        for part in parts:
+        for part in {model.bert.embeddings, *model.bert.layers}:  # a layer that is used twice gets one hook
             hooks.callback(part.register_forward_hook(lambda _part, _inputs, x: states.append(x)).remove)
         model.bert(*inputs, **named)
     return states

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..call import evaluating
 from ..encoder import SentenceEncoder
-from ..model import ScaledDotProductAttention
 from .catalogue import bert_in
 from .hooks import capture, patch
 
@@ -21,37 +22,29 @@ TOKENS_AT_ONCE = 2048  # in one forward: a long text at many steps would take gi
 
 @contextmanager
 def double_backward(encoder: SentenceEncoder) -> Iterator[None]:
-    """Turn gradients on and dropout off, and attend as the page does: torch's fused kernel has no second derivative."""
-    with evaluating(encoder), torch.inference_mode(False), torch.enable_grad(), ExitStack() as hooks:
-        for part in encoder.modules():
-            if isinstance(part, ScaledDotProductAttention):  # hooked, it computes every step by itself
-                hooks.callback(part.scores.register_forward_hook(lambda *_: None).remove)
+    """Turn gradients on and dropout off, and attend step by step: torch's fused kernel has no second derivative."""
+    with evaluating(encoder), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-def prompt_of(encoder: SentenceEncoder, prompt: str | None) -> tuple[str, int]:
-    """Return the prompt that `encode` would use, and how many leading tokens the pooling leaves out because of it."""
-    prompt = encoder.choose_prompt(prompt)
-    return prompt, encoder._prompt_tokens(prompt)
 
 
 class PerturbedText:
     """A tokenized text whose own tokens, all but [CLS] and [SEP], can be replaced or left out.
 
-    Raises:
-        ValueError: the text has no tokens of its own. TypeError: it is not a string.
+    Raises ValueError if there are none, TypeError if the text is not a string.
     """
 
     def __init__(self, encoder: SentenceEncoder, text: str, prompt: str | None, baseline: str = "zero") -> None:
-        prompt, self.prompt_length = prompt_of(encoder, prompt)
+        prompt = encoder.choose_prompt(prompt)
+        self.prompt_length = encoder._prompt_tokens(prompt)
         batch = encoder.tokenize([prompt + text if isinstance(text, str) else text])
         self.encoder, self.bert, self.baseline = encoder, bert_in(encoder), baseline
         self.ids, self.types = batch["input_ids"], batch["token_type_ids"]  # (1, S)
         self.mask = batch["attention_mask"].bool()  # (1, S)
         self.tokens = encoder.tokenizer.convert_ids_to_tokens(self.ids[0])  # S
         special = torch.from_numpy(encoder.tokenizer.encode([""]).ids).to(self.ids)  # [CLS] and [SEP]
-        self.own = (~torch.isin(self.ids[0], special)).nonzero()[:, 0]  # positions of all other tokens
-        if not len(self.own):
+        self.own = ~torch.isin(self.ids, special)  # (1, S): all other tokens
+        self.rows_at_once = max(1, TOKENS_AT_ONCE // len(self.tokens))
+        if not self.own.any():
             raise ValueError(f"nothing to attribute to: {text!r:.80} has no tokens besides {' '.join(self.tokens)}")
 
     @cached_property
@@ -63,8 +56,7 @@ class PerturbedText:
         with capture(self.bert, "embeddings.token") as values:
             self.bert(torch.cat([self.ids, torch.full_like(self.ids, int(number))]), None, self.types.repeat(2, 1))
         text, start = values["embeddings.token"].detach().unsqueeze(1)  # (1, S, D) both
-        own = torch.zeros_like(self.mask).index_fill(1, self.own, True).unsqueeze(-1)  # (1, S, 1)
-        start = torch.where(own, torch.zeros_like(start) if self.baseline == "zero" else start, text)
+        start = torch.where(self.own[..., None], torch.zeros_like(start) if self.baseline == "zero" else start, text)
         return start, text - start
 
     def vectors(self, words: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -78,22 +70,22 @@ class PerturbedText:
     def ends(self, method: str) -> tuple[Tensor, Tensor]:
         """Return its vector, and the baseline's. (1, D) both"""
         if method == "leave_one_out":
-            return self.vectors(), self.vectors(mask=self.mask.index_fill(1, self.own, False))
+            return self.vectors(), self.vectors(mask=self.mask & ~self.own)
         return self.vectors(), self.vectors(self.path[0])
 
-    def along_path(self, points: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield word vectors (n, S, D) at points from 0, the baseline, to 1, the text, with their weights (n,)."""
+    def along_path(self, method: str, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield word vectors (n, S, D) from the baseline's to the text's, and weights (n,) for the gradients there."""
         start, way = self.path
-        at_once = self._rows_at_once()
-        for at, weight in zip(points.to(way).split(at_once), weights.to(way).split(at_once), strict=True):
+        points, weights = np.polynomial.legendre.leggauss(steps)  # on -1 to 1, an interval of 2
+        points, weights = (points + 1) / 2, weights / 2
+        if method == "gradient_x_input":
+            points = weights = np.ones(1)
+        parts = (torch.from_numpy(numbers).to(way).split(self.rows_at_once) for numbers in (points, weights))
+        for at, weight in zip(*parts, strict=True):
             yield (start + at[:, None, None] * way).requires_grad_(), weight
 
-    def each_left_out(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield positions (n,) and, for each, the vector without the token there (n, D): all own tokens in turn."""
-        for positions in self.own.split(self._rows_at_once()):
-            mask = self.mask.repeat(len(positions), 1)
-            mask[torch.arange(len(positions), device=positions.device), positions] = False
-            yield positions, self.vectors(mask=mask).detach()
-
-    def _rows_at_once(self) -> int:
-        return max(1, TOKENS_AT_ONCE // len(self.tokens))
+    def left_out(self) -> Tensor:
+        """Return the vectors without one token each, for all own tokens in order. (own tokens, D)"""
+        positions = self.own[0].nonzero()  # (own tokens, 1)
+        masks = self.mask.repeat(len(positions), 1).scatter(1, positions, False)
+        return torch.cat([self.vectors(mask=part).detach() for part in masks.split(self.rows_at_once)])

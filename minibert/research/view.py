@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,7 @@ from .. import __version__
 from ..checkpoint.atomic import write_text
 from ..encoder import SentenceEncoder
 from .attribute import attribute
-from .catalogue import nearest
 from .hooks import capture
-from .perturb import prompt_of
 
 FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "page.js")
 # These begin or end markup in HTML, or a line in JavaScript. JSON allows an escape for each.
@@ -51,14 +50,11 @@ def view(
 
 def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
     """Return everything that the page shows, ready for JSON. Raises as ``view``."""
-    names = [f"layers.*.attention.{value}" for value in ("core.probs", "q", "k")]
-    with capture(encoder, *names) as values:
+    attentions = [f"layers.{layer}.attention" for layer in range(len(encoder.model.layers))]
+    by_layer = [[f"{attention}.core.probs", f"{attention}.q", f"{attention}.k"] for attention in attentions]
+    with capture(encoder, *(name for names in by_layer for name in names)) as values:
         parts = encoder.encode(texts, output_value=None)
-    by_layer = [[name.replace("*", str(layer)) for name in names] for layer in range(len(encoder.model.layers))]
-    if missing := [name for layer in by_layer for name in layer if name not in values]:
-        near = nearest(missing[0], values)
-        raise ValueError(f"{missing[0]} was not computed, so it can't be shown; the nearest: {near}")
-    lost, prompt_length = encoder.truncation_report.lost, prompt_of(encoder, None)[1]
+    lost, prompt_length = encoder.truncation_report.lost, encoder._prompt_tokens(encoder.choose_prompt(None))
     found: dict[str, Any] = {
         "version": __version__,
         "relative": encoder.model.config.position_embedding_type != "absolute",
@@ -68,7 +64,7 @@ def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
                 "tokens": encoder.tokenizer.convert_ids_to_tokens(part["input_ids"].tolist()),
                 "lost": lost.get(i, 0),
                 "pooled": pooling_weights(encoder.pooling, part["token_embeddings"], prompt_length).tolist(),
-                "layers": [_layer(*(values[name][i] for name in layer)) for layer in by_layer],
+                "layers": [_layer(*(values[name][i] for name in names)) for names in by_layer],
             }
             for i, part in enumerate(parts)
         ],
@@ -86,17 +82,10 @@ def page(data: dict[str, Any]) -> str:
     folder = files(__package__) / "page"
     html, style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in FILES)
     script = "".join(scripts)
-    parts = {
-        "style-hash": _hash(style),
-        "script-hash": _hash(script),
-        "style": style,
-        "script": script,
-        # Last, so that a text that contains such a name stays as it is.
-        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(ESCAPED),
-    }
-    for name, value in parts.items():
-        html = html.replace(f"@{name}@", value, 1)
-    return html
+    parts = {"style-hash": _hash(style), "script-hash": _hash(script), "style": style, "script": script}
+    parts["data"] = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(ESCAPED)
+    # In one pass, so that a text that contains such a name stays as it is.
+    return re.sub("@([a-z-]+)@", lambda name: parts[name[1]], html)
 
 
 def pooling_weights(pooling: nn.Module, x: Tensor, prompt_length: int = 0) -> Tensor:
