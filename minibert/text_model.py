@@ -166,8 +166,8 @@ class TextModel(nn.Module):
 
             def compute(rows: np.ndarray) -> Any:
                 watched = in_batch(Batch(call, count, rows, lengths[rows])) if decision.hooked else nullcontext()
-                # Results per token may go into training, which tensors of inference mode may not.
-                with torch.no_grad() if per_token else torch.inference_mode(), watched:
+                # What is handed out may go into training, which tensors of inference mode may not.
+                with torch.no_grad() if per_token or decision.hooked else torch.inference_mode(), watched:
                     first_only = decision.reads_first and not per_token and not prompt_length
                     output, mask = self._forward(tokens, rows, decision, first_only=first_only)
                     states, values = self._read(output, mask, prompt_length, **reading)

@@ -137,9 +137,11 @@ class _Keeper:
             return
         if name not in self.values:
             self.values[name] = [None] * batch.count
-        with torch.inference_mode(False):  # so that the copies can take part in a computation with gradients
-            for text, part in _by_text(place, value, batch):
-                self.values[name][text] = part.clone()
+        for text, part in _by_text(place, value, batch):
+            if batch.count > 1 or part.is_inference():  # so that it keeps no batch, and can take part in gradients
+                with torch.inference_mode(False):
+                    part = part.clone()
+            self.values[name][text] = part
 
 
 @dataclass(frozen=True)
