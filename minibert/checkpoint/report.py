@@ -59,12 +59,10 @@ class LoadReport:
 
     def problems(self) -> str:
         """List every difference, one tensor a line."""
-        lines = []
-        for what, names in (
-            ("missing from the files", self.missing),
-            ("unexpected in the files", self.unexpected),
-            ("of another shape than config.json says", self.wrong_shape),
-        ):
-            if names:
-                lines += [f"  {len(names)} {what}:", *(f"    {name}" for name in names)]
-        return "\n".join(lines)
+        faults = {
+            "missing from the files": self.missing,
+            "unexpected in the files": self.unexpected,
+            "of another shape than config.json says": self.wrong_shape,
+        }
+        lists = ([f"  {len(names)} {fault}:", *names] for fault, names in faults.items() if names)
+        return "\n".join("\n    ".join(lines) for lines in lists)

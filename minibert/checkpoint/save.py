@@ -26,8 +26,7 @@ def save_model(
     A model with pruned heads (`research.prune_heads`) is written for minibert, in the form of transformers 4.
 
     Args:
-        model: A Bert or a model with a head.
-        folder: Created if needed.
+        model, folder: A Bert or a model with a head; the folder is created if needed.
         build: Makes an unchanged model of the same config.
         settings: Further fields of config.json.
 

@@ -10,7 +10,6 @@ import json
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,18 +29,9 @@ TF1 = "bert_model.ckpt.index"
 # In this order: safetensors goes before a pickle.
 CANDIDATES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
 
-_SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+_DTYPES |= {"BOOL": torch.bool}
 
 
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
@@ -51,22 +41,20 @@ def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATE
         CheckpointError, ConfigError: minibert can't read any of the weights, or a file is damaged; it is named.
         OSError: a file can't be downloaded or read.
     """
-    path = files.first(candidates)
-    if path is None and (path := files.cached(TF1)) is not None:
-        return read_tf1(path)
+    path = files.first(candidates) or files.cached(TF1)
     if path is None:
         others = [name for name in ("tf_model.h5", "flax_model.msgpack", "onnx/model.onnx") if files.cached(name)]
+        advice = f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else ""
+        wanted = ", ".join((*candidates, TF1))
         raise CheckpointError(
-            f"{files.name} has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
-            + (f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else "")
+            f"{files.name} has no weights that minibert reads{files.excuse}: none of {wanted}{advice}"
         )
-    if path.name.endswith(".index.json"):
-        return _open_shards(files, path)
-    return _open_one(path)
+    return _open_shards(files, path) if path.name.endswith(".index.json") else _open_one(path)
 
 
 def _open_one(path: Path) -> dict[str, LazyTensor]:
-    return _open_safetensors(path) if path.name.endswith(".safetensors") else _open_pickle(path)
+    readers = {".safetensors": _open_safetensors, ".bin": _open_pickle, ".index": read_tf1}
+    return readers[path.suffix](path)
 
 
 def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
@@ -86,39 +74,32 @@ def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Read the header, which safetensors checks against the size of the file."""
-    tensors = {}
+    """Map the file, after safetensors has checked its header against its size.
+
+    safetensors' own `get_tensor` reads each tensor's first byte, and the system may load megabytes around it.
+    """
     try:
         handle = safe_open(path, framework="pt")
-        read = handle.get_tensor if sys.byteorder == "big" else _map_safetensors(path)
-        for name in handle.keys():  # noqa: SIM118 - a handle is not a dict
-            header = handle.get_slice(name)
-            kind = header.get_dtype()
-            if kind not in _SAFETENSORS_DTYPES:
-                raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
-            shape = tuple(header.get_shape())
-            tensors[name] = LazyTensor(shape, _SAFETENSORS_DTYPES[kind], path, partial(read, name))
+        storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
     except (SafetensorError, RuntimeError) as error:  # RuntimeError: torch can't map the file
         raise damaged(path, error) from error
-    return tensors
-
-
-def _map_safetensors(path: Path) -> Callable[[str], Tensor]:
-    """Map a valid safetensors file, and return the function that finds a tensor in it without reading its bytes.
-
-    safetensors' `get_tensor` reads each tensor's first byte, and the system may load megabytes around it.
-    """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    header.pop("__metadata__", None)
 
     def find(name: str) -> Tensor:
         first, last = (8 + size + offset for offset in header[name]["data_offsets"])
-        empty = torch.empty(0, dtype=_SAFETENSORS_DTYPES[header[name]["dtype"]])
+        empty = torch.empty(0, dtype=_DTYPES[header[name]["dtype"]])
         return empty.set_(storage[first:last]).view(header[name]["shape"])
 
-    return find
+    read = handle.get_tensor if sys.byteorder == "big" else find  # files are little-endian
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise CheckpointError(f"{path}: {name} is of dtype {entry['dtype']}, which minibert does not read")
+        tensors[name] = LazyTensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], path, partial(read, name))
+    return tensors
 
 
 def _open_pickle(path: Path) -> dict[str, LazyTensor]:
