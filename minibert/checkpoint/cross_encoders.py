@@ -103,8 +103,5 @@ def write_cross_modules(modules: CrossModules, folder: Path) -> None:
         "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
         "module_output_name": "scores",
     }
-    settings = {
-        "model_type": "CrossEncoder",
-        "activation_fn": modules.activation and dotted_activation(modules.activation),
-    }
+    settings = {"model_type": "CrossEncoder", "activation_fn": old_settings(modules)[OLD_ACTIVATION]}
     write_settings(modules, folder, [(TRANSFORMER_TYPE, "")], transformer, settings)

@@ -60,7 +60,7 @@ def on_meta() -> Iterator[None]:
 
 
 def build_on_meta(build: Callable[[], AnyModel], config: BertConfig) -> AnyModel:
-    """Build a Bert, or a model that has one as `bert`, of names and shapes only. Layers of `pruned_heads` are narrower."""
+    """Build a Bert, or a model with one as `bert`, of names and shapes only. Layers of `pruned_heads` are narrower."""
     D = config.hidden_size
     with on_meta():
         model = build()
