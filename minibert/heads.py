@@ -106,10 +106,7 @@ class BertWithHead(nn.Module):
         return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
 
     def save_pretrained(self, folder: str | os.PathLike[str], **settings: Any) -> None:
-        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`.
-
-        It raises CheckpointError too for a model whose class transformers does not have.
-        """
+        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`."""
         kind: Any = next((kind for kind in type(self).__mro__ if kind.__name__ in NEEDED), None)
         if kind is None:
             raise CheckpointError(f"{type(self).__name__} has no published form: keep it with torch.save")

@@ -36,7 +36,7 @@ class HubOptions(TypedDict, total=False):
 
     revision: str | None  # branch, tag or commit; None: `main`, as it was when first downloaded
     token: str | bool | None  # for private and gated models; None: the one from `hf auth login` or HF_TOKEN
-    cache_dir: str | os.PathLike[str] | None  # for downloads; None: huggingface_hub's cache, shared with transformers
+    cache_dir: str | Path | None  # for downloads; None: huggingface_hub's cache, shared with transformers
     local_files_only: bool  # never touch the network; a file outside the cache counts as absent
     refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
@@ -75,11 +75,7 @@ class CheckpointFiles:
     name: str
 
     def get(self, file: str) -> Path | None:
-        """Return the file's path, or None if the checkpoint does not have the file.
-
-        Raises:
-            HubError: the file can't be downloaded, or its absence can't be confirmed.
-        """
+        """Return the file's path, or None if the checkpoint lacks it. Raise HubError if neither can be made sure."""
         raise NotImplementedError
 
     def cached(self, file: str) -> Path | None:
@@ -182,7 +178,7 @@ class HubRepository(CheckpointFiles):
 
         _safe(file, self.name)
         try:
-            found = try_to_load_from_cache(self.name, file, self._cache_dir, self._revision)
+            found = try_to_load_from_cache(self.name, file, self.options.get("cache_dir"), self._revision)
         except ValueError as error:
             raise HubError(f"{self.name!r} is neither a folder nor a possible name on the hub ({error})") from None
         if self.options.get("refresh") and self.commit is None and not self.options.get("local_files_only"):
@@ -193,11 +189,6 @@ class HubRepository(CheckpointFiles):
     def _revision(self) -> str | None:
         return self.commit or self.options.get("revision")
 
-    @property
-    def _cache_dir(self) -> Path | None:
-        folder = self.options.get("cache_dir")
-        return None if folder is None else Path(folder)
-
     def _pinned(self, path: str, file: str) -> Path:
         """Keep the file's commit: the branch may move before the other files are fetched."""
         self.commit = Path(path).parents[len(PurePosixPath(file).parts) - 1].name
@@ -207,9 +198,9 @@ class HubRepository(CheckpointFiles):
         """Return None if the repository lacks the file, or the hub has become ``unreachable``."""
         from huggingface_hub import errors, hf_hub_download
 
-        token = self.options.get("token")
+        token, folder = self.options.get("token"), self.options.get("cache_dir")
         try:
-            path = hf_hub_download(self.name, file, revision=self._revision, token=token, cache_dir=self._cache_dir)
+            path = hf_hub_download(self.name, file, revision=self._revision, token=token, cache_dir=folder)
         except errors.LocalEntryNotFoundError as error:  # the hub gave no useful answer, and the file isn't cached
             if self.commit is None or _status(error) in (401, 403):
                 raise self._refusal(file, error) from error

@@ -95,8 +95,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
 
-    Raises:
-        CheckpointError: the files have changed since the model was loaded.
+    It raises CheckpointError if the files have changed since the model was loaded.
     """
     tensors = by_canonical_name(open_weights(files))
     for ours, parameter in model.named_parameters():
@@ -133,11 +132,7 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """Return the device of that name. None: a GPU if torch sees one, otherwise the CPU.
-
-    Raises:
-        ValueError: torch does not know the device, or this machine does not have it.
-    """
+    """Return the device of that name; for None a GPU if torch sees one, otherwise the CPU. Raise ValueError."""
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return torch.device(next(name for name in usable if usable[name]))

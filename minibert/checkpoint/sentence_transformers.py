@@ -118,10 +118,8 @@ def write_settings(
 ) -> None:
     """Write the three files that both kinds of encoder have. A value of None is left out.
 
-    Args:
-        modules, folder: The settings that both kinds share, and an existing folder.
-        entries: Class path and folder of each module.
-        transformer, settings: Further fields of sentence_bert_config.json and config_sentence_transformers.json.
+    ``entries`` has the class path and folder of each module. ``transformer`` and ``settings`` are further fields of
+    sentence_bert_config.json and config_sentence_transformers.json.
     """
     prompts = {"prompts": modules.prompts, "default_prompt_name": modules.default_prompt_name}
     files = {

@@ -42,12 +42,7 @@ def read_options(files: CheckpointFiles) -> dict[str, Any]:
 
 
 def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> tokenizers.Tokenizer:
-    """Build the library's tokenizer.
-
-    Raises:
-        NoTokenizerError: the checkpoint lacks both tokenizer.json and vocab.txt.
-        ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
-    """
+    """Build the library's tokenizer. Raise NoTokenizerError, or ConfigError if a file is damaged or not BERT's."""
     path = files.first(("tokenizer.json", "vocab.txt"))
     if path is None:
         raise NoTokenizerError(f"{files.name} has neither tokenizer.json nor vocab.txt, so no text can be tokenised")
@@ -70,9 +65,6 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference).
 
     Google's folders lack the flag ``do_lower_case``. There a vocabulary almost without capitals means lower case.
-
-    Raises:
-        ConfigError: the vocabulary is damaged, or the flags ask for a tokenizer other than BERT's.
     """
     if (kind := flags.get("tokenizer_class")) not in BERT_CLASSES:
         raise ConfigError(f"{vocab}: made for {kind}, which minibert has only as a tokenizer.json; save it as one")
@@ -129,10 +121,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
 
 
 def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mask: str, **settings: Any) -> None:
-    """Write tokenizer.json, vocab.txt and tokenizer_config.json. Raise OSError if the folder can't be written.
-
-    ``settings`` are further fields of tokenizer_config.json; None leaves one out.
-    """
+    """Write tokenizer.json, vocab.txt and tokenizer_config.json, with ``settings`` that aren't None as its fields."""
     with replacing(folder / "tokenizer.json") as temporary:
         backend.save(str(temporary))
     vocabulary = backend.get_vocab(with_added_tokens=False)
