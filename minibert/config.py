@@ -105,7 +105,7 @@ class BertConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
         """Read config.json or bert_config.json. Raise ConfigError, which begins with the path, or OSError."""
-        values = read_json_object(path)
+        values = read_json(path)
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -171,20 +171,15 @@ class ClassifierConfig(BertConfig):
         return {name: value for name, value in super().to_dict().items() if name != "num_labels"}
 
 
-def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file with one object. Raise ConfigError, which begins with the path, if it is damaged."""
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raise ConfigError, which begins with the path, if it is damaged."""
+def read_json(path: str | Path, kind: type[dict[str, Any] | list[Any]] = dict) -> Any:
+    """Read a JSON file with one object, or a list. Raise ConfigError, which begins with the path, if it is damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(values, kind):
+        raise ConfigError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(values).__name__}")
+    return values
 
 
 def is_integer(value: object, lowest: int, highest: float = math.inf) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import read_json_object
+from ..config import read_json
 from . import builtin
 
 if TYPE_CHECKING:
@@ -74,13 +74,16 @@ class CheckpointFiles:
 
     name: str
 
-    def get(self, file: str) -> Path | None:
-        """Return the file's path, or None if the checkpoint lacks it. Raise HubError if neither can be made sure."""
+    def get(self, file: str, *, local: bool = False) -> Path | None:
+        """Return the file's path, or None if the checkpoint lacks it. Raise HubError if neither can be made sure.
+
+        If ``local``, a file outside this disk counts as absent, and the network isn't touched.
+        """
         raise NotImplementedError
 
     def cached(self, file: str) -> Path | None:
-        """Return the file's path if it is on this disk, without touching the network."""
-        return self.get(file)
+        """Return the file's path if it is on this disk."""
+        return self.get(file, local=True)
 
     @property
     def excuse(self) -> str:
@@ -96,7 +99,7 @@ class CheckpointFiles:
     def read_object(self, file: str, *, needed: bool = False) -> dict[str, Any]:
         """Read a small JSON file; {} if it is absent and not ``needed``. Raise HubError, or ConfigError if damaged."""
         path = self.require(file) if needed else self.get(file)
-        return {} if path is None else read_json_object(path)
+        return {} if path is None else read_json(path)
 
     def below(self, folder: str) -> CheckpointFiles:
         """Return the same checkpoint seen from one of its folders ("" and "." are the checkpoint itself)."""
@@ -119,11 +122,8 @@ class Subfolder(CheckpointFiles):
     parent: CheckpointFiles
     folder: str
 
-    def get(self, file: str) -> Path | None:
-        return self.parent.get(f"{self.folder}/{file}")
-
-    def cached(self, file: str) -> Path | None:
-        return self.parent.cached(f"{self.folder}/{file}")
+    def get(self, file: str, *, local: bool = False) -> Path | None:
+        return self.parent.get(f"{self.folder}/{file}", local=local)
 
     @property
     def excuse(self) -> str:
@@ -136,7 +136,7 @@ class Folder(CheckpointFiles):
 
     path: Path
 
-    def get(self, file: str) -> Path | None:
+    def get(self, file: str, *, local: bool = False) -> Path | None:
         path = self.path / _safe(file, self.name)
         return path if path.is_file() else None
 
@@ -156,15 +156,11 @@ class HubRepository(CheckpointFiles):
             return " in the cache, and local_files_only keeps it from asking the hub"
         return " in the cache, and the hub can't be reached" if self.unreachable else ""
 
-    def cached(self, file: str) -> Path | None:
-        found = self._look_up(file)
-        return found if isinstance(found, Path) else None
-
-    def get(self, file: str) -> Path | None:
+    def get(self, file: str, *, local: bool = False) -> Path | None:
         found = self._look_up(file)
         if isinstance(found, Path):
             return found
-        if not found or self.options.get("local_files_only"):
+        if not found or local or self.options.get("local_files_only"):
             return None
         path = None if self.unreachable else self._download(file)
         if self.unreachable:  # since an earlier file, or since just now

@@ -78,8 +78,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
         raise CheckpointError(text) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
     tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
-    for copy, name in tied.items():
-        tensors.setdefault(name, tensors[copy])
+    tensors = {name: tensors[copy] for copy, name in tied.items()} | tensors
     report = _account(files, config, tensors, shapes, wanted)
     if not report.complete:
         raise WrongTensorsError(report, _advice(report, tensors))

@@ -134,11 +134,8 @@ def write_settings(
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
     """Read the modules that modules.json lists, each with a type and a path. Raise ConfigError if it is damaged."""
-    entries = read_json(path)
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)
-        for entry in entries
-    ):
+    entries = read_json(path, list)
+    if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
     return entries
 
@@ -182,15 +179,14 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
     elif kind == "Dense":
         found.after.append(_read_dense(below))
     elif kind == "Normalize":
-        _check_settings(below.read_object("config.json"), f"{below.name}/config.json", PLACES)
+        _read_config(below, PLACES, needed=False)
         found.after.append(Normalize())
     else:
         found.transformer = entry["path"]
 
 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
-    values, where = files.read_object("config.json", needed=True), f"{files.name}/config.json"
-    _check_settings(values, where, POOLING_SETTINGS)
+    values, where = _read_config(files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for name, mode in BOOLEANS.items() if values.get(name)]
@@ -213,8 +209,7 @@ def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
 
 
 def _read_dense(files: CheckpointFiles) -> Dense:
-    values, where = files.read_object("config.json", needed=True), f"{files.name}/config.json"
-    _check_settings(values, where, DENSE_SETTINGS)
+    values, where = _read_config(files, DENSE_SETTINGS)
     for name in ("in_features", "out_features"):
         if not is_integer(width := values.get(name), 1, 2**20 - 1):
             raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
@@ -258,10 +253,15 @@ def dotted_activation(name: str) -> str:
     return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
-def _check_settings(values: Fields, where: str, known: tuple[str, ...]) -> None:
-    """Refuse unknown settings, and modules that work on token vectors: both would change the numbers."""
+def _read_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True) -> tuple[Fields, str]:
+    """Read a module's config.json, and return its name too.
+
+    Unknown settings and modules that work on token vectors are refused: both would change the numbers.
+    """
+    values, where = files.read_object("config.json", needed=needed), f"{files.name}/config.json"
     for name in PLACES:
         if values.get(name) not in (None, "sentence_embedding"):
             raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")
     if unknown := [name for name in values if name not in known]:
         raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown)}")
+    return values, where

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..config import read_json_object
+from ..config import read_json
 from .hub import CheckpointFiles
 from .tensorflow import read_tf1
 from .tensors import CheckpointError, LazyTensor, damaged
@@ -59,7 +59,7 @@ def _open_one(path: Path) -> dict[str, LazyTensor]:
 
 def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
     """Follow the index. Every tensor must be in the shard that it names."""
-    places = read_json_object(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         raise CheckpointError(f"{index}: an index of shards needs a weight_map from tensor names to file names")
     kind = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"

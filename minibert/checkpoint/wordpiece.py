@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from ..config import ConfigError, read_json_object
+from ..config import ConfigError, read_json
 from .atomic import replacing, write_text
 from .hub import CheckpointFiles, HubError
 from .save import write_json
@@ -28,7 +28,7 @@ def read_options(files: CheckpointFiles) -> dict[str, Any]:
     """Read the keywords of ``Tokenizer`` from tokenizer_config.json and config.json: lengths, sides, special tokens."""
     values = files.read_object("tokenizer_config.json")
     path = files.get("config.json") or files.cached("bert_config.json")  # Google's name
-    config = {} if path is None else read_json_object(path)
+    config = {} if path is None else read_json(path)
     limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
     # transformers writes 1e30 for "no limit"
     known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e9]
