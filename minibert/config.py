@@ -16,6 +16,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MOST_LABELS = 1 << 20  # more names than this could fill the memory
+LARGEST = 1 << 30  # the product of two larger sizes could overflow
 
 _LATER: Any = None  # __post_init__ fills it in
 
@@ -61,8 +62,8 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         for name in (*REQUIRED, "type_vocab_size"):
-            if not is_integer(value := getattr(self, name), 1):
-                raise ConfigError(f"{name} must be a whole number of at least 1, but is {value!r}")
+            if not is_integer(value := getattr(self, name), 1, LARGEST):
+                raise ConfigError(f"{name} must be a whole number from 1 to {LARGEST}, but is {value!r}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not _is_probability(value := getattr(self, name)):
                 raise ConfigError(f"{name} must be a probability from 0 to 1, but is {value!r}")
@@ -178,7 +179,9 @@ def read_json(path: str | Path, kind: type[dict[str, Any] | list[Any]] = dict) -
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(values, kind):
-        raise ConfigError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(values).__name__}")
+        raise ConfigError(
+            f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(values).__name__}"
+        )
     return values
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -14,13 +13,12 @@ from ..config import BertConfig
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
-from .tensors import CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
+from .tensors import AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
 from .weights import open_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-AnyModel = TypeVar("AnyModel", bound=nn.Module)
 AnyConfig = TypeVar("AnyConfig", bound=BertConfig)
 Tensors = Mapping[str, LazyTensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -32,8 +30,11 @@ POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 class WrongTensorsError(CheckpointError):
     """The files do not hold the tensors that config.json describes. ``report`` lists every difference."""
 
-    def __init__(self, report: LoadReport, advice: str) -> None:
-        super().__init__(f"{report.source}: the weights do not fit config.json\n{report.problems()}{advice}")
+    def __init__(self, report: LoadReport, names: Iterable[str]) -> None:
+        text = f"{report.source}: the weights do not fit config.json\n{report.problems()}"
+        if not report.unexpected and not report.wrong_shape and all(map(head_of, report.missing)):
+            text += f"\n  The files hold the weights of {' or '.join(loadable_as(names))}: load them as such."
+        super().__init__(text)
         self.report = report
 
 
@@ -72,7 +73,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     _check_sizes(files, config, tensors)
     model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
-        names = {ours: _file_name(ours) for ours in model.state_dict()}
+        names = {ours: canonical_name(published_name(ours)) for ours in model.state_dict()}
     except KeyError as error:
         text = f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
         raise CheckpointError(text) from None
@@ -81,7 +82,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     tensors = {name: tensors[copy] for copy, name in tied.items()} | tensors
     report = _account(files, config, tensors, shapes, wanted)
     if not report.complete:
-        raise WrongTensorsError(report, _advice(report, tensors))
+        raise WrongTensorsError(report, tensors)
     for copy, name in tied.items():
         if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
             raise CheckpointError(f"{files.name}: {copy} differs from {name}: in BERT's head they are one tensor")
@@ -94,11 +95,11 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
 
-    It raises CheckpointError if the files have changed since the model was loaded.
+    It raises CheckpointError if the files have changed since.
     """
     tensors = by_canonical_name(open_weights(files))
     for ours, parameter in model.named_parameters():
-        name = _file_name(ours)
+        name = canonical_name(published_name(ours))
         if name not in tensors or tensors[name].shape != parameter.shape:
             raise CheckpointError(f"{files.name}: {name} was changed while the model was being loaded; load it again")
         yield parameter, read_tensor(tensors[name], name, parameter.dtype)
@@ -131,7 +132,7 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """Return the device of that name; for None a GPU if torch sees one, otherwise the CPU. Raise ValueError."""
+    """Return the device of that name, for None a GPU if there is one, else the CPU. Raise ValueError if absent."""
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return torch.device(next(name for name in usable if usable[name]))
@@ -142,11 +143,6 @@ def find_device(device: str | torch.device | None) -> torch.device:
     if not usable.get(found.type, True):
         raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
     return found
-
-
-def _file_name(ours: str) -> str:
-    """Return the canonical name in files of one of our weights. Raise KeyError for a weight that BERT lacks."""
-    return canonical_name(published_name(ours))
 
 
 def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
@@ -166,9 +162,6 @@ def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Tensors) -
     pooler = [name for name in POOLER if name in tensors]
     if len(pooler) == 1:
         raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half is missing")
-    if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
-        # else torch multiplies the sizes and overflows
-        raise CheckpointError(f"{files.name}: config.json says {', '.join(huge)}, more than any file holds")
     if (layers := config.num_hidden_layers) > len(tensors):  # else all these layers are built on the meta device
         text = f"config.json says num_hidden_layers {layers}, but the files hold {len(tensors)} tensors in all"
         raise CheckpointError(f"{files.name}: {text}")
@@ -196,10 +189,3 @@ def _account(
         stored_dtype=", ".join(sorted({dtype_name(tensors[name].dtype) for name in used})),
         dtype=dtype_name(dtype),
     )
-
-
-def _advice(report: LoadReport, tensors: Tensors) -> str:
-    """Name the classes that these files can fill, if only heads are missing."""
-    if report.unexpected or report.wrong_shape or not all(map(head_of, report.missing)):
-        return ""
-    return f"\n  The files hold the weights of {' or '.join(loadable_as(tensors))}: load them as such."

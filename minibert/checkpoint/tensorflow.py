@@ -34,15 +34,8 @@ _FOOTER, _TRAILER = 48, 5
 # A row of a few bytes can repeat a long key, so these limits bound the memory that an index can ask for. BERT-large
 # with its optimizer's state takes about 0.1 MB, with names of up to 90 bytes and two dimensions.
 _MAX_INDEX, _MAX_NAME, _MAX_RANK = 1 << 20, 512, 8
-# By their number in tensorflow/core/framework/types.proto. numpy lacks bfloat16, so its bits are read as int16.
-_DTYPES = {
-    1: ("<f4", torch.float32),
-    2: ("<f8", torch.float64),
-    3: ("<i4", torch.int32),
-    9: ("<i8", torch.int64),
-    14: ("<i2", torch.bfloat16),
-    19: ("<f2", torch.float16),
-}
+# By their number in tensorflow/core/framework/types.proto.
+_DTYPES = {1: torch.float32, 2: torch.float64, 3: torch.int32, 9: torch.int64, 14: torch.bfloat16, 19: torch.float16}
 _WEIGHTS = {"kernel": "weight", "output_weights": "weight"}
 _WEIGHTS |= {"bias": "bias", "output_bias": "bias", "gamma": "gamma", "beta": "beta"}
 
@@ -62,8 +55,7 @@ def read_tf1(index_file: Path) -> dict[str, LazyTensor]:
     their shapes and names, with dots for slashes.
 
     Raises:
-        CheckpointError: a file is damaged, missing or too short, or a tensor's format is unsupported. The message names
-            the file. ``LazyTensor.read`` may raise it too.
+        CheckpointError: a file, which is named, is damaged or missing, or a tensor's format is unsupported.
     """
     try:
         if not index_file.is_file():
@@ -209,7 +201,7 @@ def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list
     if entry[1] not in _DTYPES:
         fault = f"{name!r} has type {entry[1]} of TensorFlow's types.proto, which minibert does not read"
         raise _Bad(fault, "Save a TensorFlow 1 checkpoint, with float, int32 and int64 variables only")
-    (numpy_type, dtype), offset, size = _DTYPES[entry[1]], entry[4], entry[5]
+    dtype, offset, size = _DTYPES[entry[1]], entry[4], entry[5]
     dims = [dim for part in nested[2] for dim in _message(part)[1][2]]
     shape = tuple(_message(dim)[0][1] for dim in dims[: _MAX_RANK + 1])
     count, length, again = math.prod(shape), file.stat().st_size, "Copy or download it again."
@@ -221,7 +213,7 @@ def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list
 
     def read() -> Tensor:
         try:  # not mapped: a map keeps its file open, and BERT-large has more tensors than macOS allows open files
-            array = np.fromfile(file, numpy_type, count, offset=offset)
+            array = np.fromfile(file, f"<i{dtype.itemsize}", count, offset=offset)  # numpy lacks bfloat16
         except OSError as error:
             raise CheckpointError(f"{file}: can't be read ({error}). {again}") from None
         if array.size != count:

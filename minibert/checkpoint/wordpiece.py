@@ -62,10 +62,7 @@ def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> to
 
 
 def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference).
-
-    Google's folders lack the flag ``do_lower_case``. There a vocabulary almost without capitals means lower case.
-    """
+    """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference)."""
     if (kind := flags.get("tokenizer_class")) not in BERT_CLASSES:
         raise ConfigError(f"{vocab}: made for {kind}, which minibert has only as a tokenizer.json; save it as one")
     if flags.get("do_basic_tokenize", True) is not True or flags.get("never_split"):
@@ -81,13 +78,15 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     special = {name: _special(flags, name, str(vocab)) for name in SPECIAL}
     if absent := [special[name] for name in ("unk", "sep", "pad", "cls") if special[name] not in ids]:
         raise ConfigError(f"{vocab}: BERT's vocabulary needs {', '.join(absent)}, which this one lacks")
-    lower = flags.get("do_lower_case")
+    if (lower := flags.get("do_lower_case")) is None:  # as in Google's folders: see if the words have capitals
+        words = [piece for piece in pieces if not piece.startswith("[")]
+        lower = sum(re.search("[A-Z]", word) is not None for word in words) <= 0.01 * len(words)
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=special["unk"]))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=flags.get("tokenize_chinese_chars") is not False,
         strip_accents=flags.get("strip_accents"),  # None: the same as lowercase
-        lowercase=not _has_capitals(pieces) if lower is None else lower,
+        lowercase=lower,
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
@@ -99,11 +98,6 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     )
     backend.add_special_tokens([piece for piece in special.values() if piece in ids])
     return backend
-
-
-def _has_capitals(pieces: list[str]) -> bool:
-    words = [piece for piece in pieces if not piece.startswith("[")]
-    return sum(re.search("[A-Z]", piece) is not None for piece in words) > 0.01 * len(words)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
