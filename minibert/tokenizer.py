@@ -91,17 +91,14 @@ class Tokenizer:
     def from_pretrained(cls, name: str | os.PathLike[str], **hub: Unpack[HubOptions]) -> Self:
         """Load a checkpoint's tokenizer: its tokenizer.json unchanged, or built from vocab.txt and its flags.
 
-        Raises:
-            HubError: the model can't be had (see `checkpoint.hub.open_files`), or lacks both files.
-            ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
+        It raises HubError if it can't be had, and ConfigError if a file is damaged or asks for a tokenizer not BERT's.
         """
         return cls.from_files(open_files(name, owner=OWNER, **hub))
 
     @classmethod
     def from_files(cls, files: CheckpointFiles, *, lowercase_first: bool = False) -> Self:
         """Load from files already found. ``lowercase_first`` lower-cases text before any other step."""
-        options = read_options(files)
-        return cls(open_backend(files, lowercase_first=lowercase_first), **options)
+        return cls(open_backend(files, lowercase_first=lowercase_first), **read_options(files))
 
     def __call__(
         self,

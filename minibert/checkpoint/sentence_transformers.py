@@ -60,9 +60,8 @@ class SentenceModules:
 def read_modules(files: CheckpointFiles) -> SentenceModules:
     """Read all parts and settings.
 
-    Raises:
-        ConfigError: a file is damaged, or asks for a module or a setting that minibert does not compute; it is named.
-        CheckpointError: the weights of a Dense module are damaged or differ from its config.
+    It raises ConfigError, which names the file and the field, for all that is damaged or that minibert does not
+    compute, and CheckpointError if the weights of a Dense are damaged or differ from its config.
     """
     files.pin()
     found = SentenceModules()

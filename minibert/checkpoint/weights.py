@@ -37,18 +37,14 @@ _DTYPES |= {"BOOL": torch.bool}
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
     """Map names in the file to unread tensors, from the first kind of file that the checkpoint has.
 
-    Raises:
-        CheckpointError, ConfigError: minibert can't read any of the weights, or a file is damaged; it is named.
-        OSError: a file can't be downloaded or read.
+    It raises CheckpointError, ConfigError or OSError, which names the file, if minibert can't read the weights.
     """
     path = files.first(candidates) or files.cached(TF1)
     if path is None:
         others = [name for name in ("tf_model.h5", "flax_model.msgpack", "onnx/model.onnx") if files.cached(name)]
         advice = f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else ""
-        wanted = ", ".join((*candidates, TF1))
-        raise CheckpointError(
-            f"{files.name} has no weights that minibert reads{files.excuse}: none of {wanted}{advice}"
-        )
+        text = f"has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
+        raise CheckpointError(f"{files.name} {text}{advice}")
     return _open_shards(files, path) if path.name.endswith(".index.json") else _open_one(path)
 
 
@@ -122,19 +118,15 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(f"{path}: {text} ({''.join(why[:1]) or type(error).__name__})") from error
     except Exception as error:  # torch raises nearly any exception for damaged files
         raise damaged(path, error) from error
-    if not isinstance(values, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in values.items()
-    ):
+    flat = isinstance(values, dict) and all(isinstance(value, Tensor) for value in values.values())
+    if not flat or not all(isinstance(name, str) for name in values):
         raise CheckpointError(f"{path}: expected a flat dict from names to tensors, as model.state_dict() gives")
     if odd := [name for name, t in values.items() if t.layout != torch.strided or t.is_nested or t.is_meta]:
         raise CheckpointError(f"{path}: minibert can't read sparse, nested or meta tensors: {', '.join(odd)}")
-    return {
-        name: LazyTensor(tuple(tensor.shape), tensor.dtype, path, partial(_unpickled, path, name, tensor))
-        for name, tensor in values.items()
-    }
+    return {n: LazyTensor(tuple(t.shape), t.dtype, path, partial(_unpickled, path, n, t)) for n, t in values.items()}
 
 
-def _unpickled(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+def _unpickled(path: Path, name: str, tensor: Tensor) -> Tensor:
     """Detach the tensor. Refuse a stride of 0, which repeats one number: a small file would fill the memory."""
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(f"{path}: {name} claims {tuple(tensor.shape)}, more than the file holds for it")
