@@ -95,7 +95,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
 
-    It raises CheckpointError if the files have changed since.
+    Raise CheckpointError if the files have changed since.
     """
     tensors = by_canonical_name(open_weights(files))
     for ours, parameter in model.named_parameters():
