@@ -16,6 +16,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MOST_LABELS = 1 << 20  # more names than this could fill the memory
+LARGEST = 1 << 30  # the product of two larger sizes could overflow
 
 _LATER: Any = None  # __post_init__ fills it in
 
@@ -61,8 +62,8 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         for name in (*REQUIRED, "type_vocab_size"):
-            if not _is_integer(value := getattr(self, name)) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, but is {value!r}")
+            if not is_integer(value := getattr(self, name), 1, LARGEST):
+                raise ConfigError(f"{name} must be a whole number from 1 to {LARGEST}, but is {value!r}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not _is_probability(value := getattr(self, name)):
                 raise ConfigError(f"{name} must be a probability from 0 to 1, but is {value!r}")
@@ -74,7 +75,7 @@ class BertConfig:
         size, heads, pad = self.hidden_size, self.num_attention_heads, self.pad_token_id
         if size % heads:
             raise ConfigError(f"hidden_size {size} must be a multiple of num_attention_heads {heads}")
-        if pad is not None and (not _is_integer(pad) or not 0 <= pad < self.vocab_size):
+        if pad is not None and not is_integer(pad, 0, self.vocab_size - 1):
             raise ConfigError(f"pad_token_id must be null or an id below vocab_size {self.vocab_size}, but is {pad!r}")
         object.__setattr__(self, "pruned_heads", _pruned(self.pruned_heads, self.num_hidden_layers, heads))
 
@@ -114,11 +115,8 @@ class BertConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from the contents of a config.json (transformers) or a bert_config.json (Google).
 
-        Fields without influence on the arithmetic are ignored. A field that asks for other arithmetic is refused,
-        because the weights would load and give wrong numbers.
-
-        Raises:
-            ConfigError: a size is missing, a value is wrong, or the file does not describe a BERT encoder.
+        Fields without influence on the arithmetic are ignored. A field that asks for other arithmetic is refused
+        (ConfigError), because the weights would load and give wrong numbers.
         """
         model_type = values.get("model_type", "bert")  # Google's files have no model_type
         if model_type != "bert":
@@ -134,13 +132,8 @@ class BertConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read config.json or bert_config.json.
-
-        Raises:
-            OSError: the file can't be read.
-            ConfigError: as ``from_dict``, or the file is not a JSON object. The message begins with the path.
-        """
-        values = read_json_object(path)
+        """Read config.json or bert_config.json. Raise ConfigError, which begins with the path, or OSError."""
+        values = read_json(path)
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -156,13 +149,10 @@ class BertConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(BertConfig):
-    """A BertConfig with the labels of a classifier.
+    """A BertConfig with the labels of a classifier. It raises ConfigError too if their names and number disagree.
 
     ``num_labels`` alone names them LABEL_0, LABEL_1, ..., as in transformers' PreTrainedConfig. If a config.json has
     both ``num_labels`` and ``id2label``, the names count.
-
-    Raises:
-        ConfigError: as BertConfig, or names and number disagree.
     """
 
     num_labels: int = _LATER  # the number of names, or 2
@@ -175,7 +165,7 @@ class ClassifierConfig(BertConfig):
         super().__post_init__()
         count: int | None = self.num_labels
         names: Any = self.id2label
-        if count is not None and (not _is_integer(count) or not 1 <= count <= MOST_LABELS):
+        if count is not None and not is_integer(count, 1, MOST_LABELS):
             raise ConfigError(f"num_labels must be a whole number from 1 to {MOST_LABELS}, but is {count!r}")
         if names is None:
             names = {i: f"LABEL_{i}" for i in range(2 if count is None else count)}
@@ -209,25 +199,22 @@ class ClassifierConfig(BertConfig):
         return {name: value for name, value in super().to_dict().items() if name != "num_labels"}
 
 
-def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a file with one JSON object, as all small files of a checkpoint are but modules.json.
-
-    Raises:
-        OSError: the file can't be read.
-        ConfigError: it is not UTF-8, not JSON, or not an object. The message begins with the path.
-    """
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object, found {type(values).__name__}")
+def read_json(path: str | Path, kind: type[dict[str, Any] | list[Any]] = dict) -> Any:
+    """Read a JSON file with one object, or a list. Raise ConfigError, which begins with the path, if it is damaged."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(values, kind):
+        raise ConfigError(
+            f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(values).__name__}"
+        )
     return values
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raise ConfigError, which begins with the path, if it is damaged."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a JSON file ({error})") from None
+def is_integer(value: object, lowest: int, highest: float = math.inf) -> bool:
+    """Tell if a value is a whole number in these bounds. JSON's true isn't, though Python's is."""
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
 
 
 def _check_range(name: str, ids: Any, size: int) -> None:
@@ -242,10 +229,6 @@ def _check_range(name: str, ids: Any, size: int) -> None:
 def _check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{name} {value!r} is unknown; minibert computes {', '.join(known)}")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
@@ -263,9 +246,9 @@ def _pruned(value: object, layers: int, heads: int) -> dict[int, list[int]]:
     pruned = {}
     for key, lost in value.items():
         layer = int(key) if isinstance(key, str) and key.isdecimal() else key
-        if not _is_integer(layer) or layer not in range(layers):
+        if not is_integer(layer, 0, layers - 1):
             raise ConfigError(f"pruned_heads is for layers 0 to {layers - 1}, not {key!r}")
-        if not isinstance(lost, (list, tuple)) or not all(_is_integer(head) and head in range(heads) for head in lost):
+        if not isinstance(lost, (list, tuple)) or not all(is_integer(head, 0, heads - 1) for head in lost):
             raise ConfigError(f"pruned_heads of layer {layer} must be heads from 0 to {heads - 1}, but is {lost!r}")
         if len(set(lost)) == heads:
             raise ConfigError(f"pruned_heads of layer {layer} leaves it none of its {heads} heads")

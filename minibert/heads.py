@@ -58,7 +58,6 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """Transform each state, then compare it with every token."""
         return nn.functional.linear(self.norm(self.activation(self.dense(x))), table, self.bias)
 
 
@@ -66,14 +65,11 @@ class BertWithHead(nn.Module):
     """The base of all models below: a Bert, its call, and loading and saving.
 
     `from_pretrained` needs the head's weights in the files. To put a new head on a published Bert, build the model
-    from a config and assign `bert`. A derived class says if its head reads the pooler (`reads_pooler`).
-
-    Raises:
-        TypeError: the config is not of the model's class (`config_class`).
+    from a config and assign `bert`.
     """
 
-    config_class: ClassVar[type[BertConfig]] = BertConfig
-    reads_pooler: ClassVar[bool] = False
+    config_class: ClassVar[type[BertConfig]] = BertConfig  # another config raises TypeError
+    reads_pooler: ClassVar[bool] = False  # True: the head reads the pooler, so Bert has one
     report: Any = None  # the LoadReport, after from_pretrained
 
     def __init__(self, config: BertConfig) -> None:
@@ -86,7 +82,6 @@ class BertWithHead(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Any:
-        """Run Bert, then the head. The arguments are Bert's, the result is that of `read`."""
         return self.read(self.bert(input_ids, attention_mask, token_type_ids))
 
     def read(self, out: EncoderOutput) -> Any:
@@ -111,11 +106,7 @@ class BertWithHead(nn.Module):
         return load_bert(name, into=cls, device=device, dtype=dtype, **hub)
 
     def save_pretrained(self, folder: str | os.PathLike[str], **settings: Any) -> None:
-        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`.
-
-        Raises:
-            CheckpointError, OSError: as there. CheckpointError: transformers does not have the model's class.
-        """
+        """Write config.json and model.safetensors as transformers reads them; see `checkpoint.save.save_model`."""
         kind: Any = next((kind for kind in type(self).__mro__ if kind.__name__ in NEEDED), None)
         if kind is None:
             raise CheckpointError(f"{type(self).__name__} has no published form: keep it with torch.save")
@@ -138,7 +129,6 @@ class BertForMaskedLM(BertWithMaskedLM):
     """Predict the tokens behind [MASK]. (B, S) -> HeadOutput, logits (B, S, V)"""
 
     def read(self, out: EncoderOutput) -> HeadOutput:
-        """Score every token at every position. States (B, S, D) -> logits (B, S, V)"""
         return HeadOutput(self.to_vocabulary(out.last_hidden_state), out.last_hidden_state)
 
 
@@ -152,7 +142,6 @@ class BertForNextSentencePrediction(BertWithHead):
         self.next_sentence = nn.Linear(config.hidden_size, 2).apply(self.bert.initialise)
 
     def read(self, out: EncoderOutput) -> HeadOutput:
-        """Score both labels. Pooler's vectors (B, D) -> logits (B, 2)"""
         return HeadOutput(self.next_sentence(out.pooler_output), out.last_hidden_state)
 
 
@@ -166,7 +155,6 @@ class BertForPreTraining(BertWithMaskedLM):
         self.next_sentence = nn.Linear(config.hidden_size, 2).apply(self.bert.initialise)
 
     def read(self, out: EncoderOutput) -> PreTrainingOutput:
-        """Score tokens and sentence pairs. States (B, S, D), vectors (B, D) -> logits (B, S, V), logits (B, 2)"""
         x, pooled = out
         return PreTrainingOutput(self.to_vocabulary(x), self.next_sentence(pooled), x)
 
@@ -190,7 +178,6 @@ class BertForSequenceClassification(BertWithClassifier):
     reads_pooler = True
 
     def read(self, out: EncoderOutput) -> HeadOutput:
-        """Score the labels. Pooler's vectors (B, D) -> logits (B, L)"""
         return HeadOutput(self.classifier(self.dropout(out.pooler_output)), out.last_hidden_state)
 
 
@@ -198,5 +185,4 @@ class BertForTokenClassification(BertWithClassifier):
     """Score the labels of each token. (B, S) -> HeadOutput, logits (B, S, L)"""
 
     def read(self, out: EncoderOutput) -> HeadOutput:
-        """Score the labels at every position. States (B, S, D) -> logits (B, S, L)"""
         return HeadOutput(self.classifier(self.dropout(out.last_hidden_state)), out.last_hidden_state)

@@ -58,10 +58,7 @@ class Tokens:
 class Tokenizer:
     """A checkpoint's WordPiece tokenizer (BERT paper, section 3; Wu et al., arXiv 1609.08144).
 
-    Several threads may use it at once.
-
-    Raises:
-        ValueError: the vocabulary lacks the padding token, or a side is unknown.
+    Several threads may use it at once. It raises ValueError if the vocabulary lacks the padding token.
     """
 
     def __init__(
@@ -74,8 +71,7 @@ class Tokenizer:
         padding_side: str = "right",
         truncation_side: str = "right",
     ) -> None:
-        pad_id = backend.token_to_id(pad_token)
-        if pad_id is None:
+        if (pad_id := backend.token_to_id(pad_token)) is None:
             raise ValueError(f"the vocabulary has no padding token {pad_token!r}")
         for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             if side not in ("left", "right"):
@@ -95,20 +91,14 @@ class Tokenizer:
     def from_pretrained(cls, name: str | os.PathLike[str], **hub: Unpack[HubOptions]) -> Self:
         """Load a checkpoint's tokenizer: its tokenizer.json unchanged, or built from vocab.txt and its flags.
 
-        Args:
-            name, hub: See `checkpoint.hub.open_files`.
-
-        Raises:
-            HubError: the model can't be had, or lacks both files.
-            ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
+        It raises HubError if it can't be had, and ConfigError if a file is damaged or asks for a tokenizer not BERT's.
         """
         return cls.from_files(open_files(name, owner=OWNER, **hub))
 
     @classmethod
     def from_files(cls, files: CheckpointFiles, *, lowercase_first: bool = False) -> Self:
         """Load from files already found. ``lowercase_first`` lower-cases text before any other step."""
-        options = read_options(files)
-        return cls(open_backend(files, lowercase_first=lowercase_first), **options)
+        return cls(open_backend(files, lowercase_first=lowercase_first), **read_options(files))
 
     def __call__(
         self,
@@ -144,15 +134,13 @@ class Tokenizer:
         limit = self.max_length if max_length is None else max_length
         if padding == "max_length" and limit is None:
             raise ValueError("padding='max_length' needs a max_length: the checkpoint does not state its limit")
-        single = isinstance(text, str)
         pairs = [text_pair] if isinstance(text_pair, str) else text_pair
         tokens = self.encode([text] if isinstance(text, str) else text, pairs, limit=limit if truncation else None)
         announce(tokens.truncation, mode)
         width = limit if padding == "max_length" else None
-        values = self._lay_out(tokens, return_tensors, padding=bool(padding), width=width)
-        if single and return_tensors is None:
-            values = {name: value[0] for name, value in values.items()}
-        batch = Batch(values)
+        batch = Batch(self._lay_out(tokens, return_tensors, padding=bool(padding), width=width))
+        if isinstance(text, str) and return_tensors is None:
+            batch = Batch((name, value[0]) for name, value in batch.items())
         batch.truncation = tokens.truncation
         return batch
 
@@ -170,9 +158,7 @@ class Tokenizer:
                 raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
         if limit is not None and limit < (fewest := self._backend.num_special_tokens_to_add(pairs is not None) + 1):
             raise ValueError(f"max_length must be at least {fewest}, to leave room for text, but is {limit}")
-        ids: list[np.ndarray] = []
-        types: list[np.ndarray] = []
-        lost: dict[int, int] = {}
+        ids, types, lost = [], [], {}
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
             inputs = chunk if pairs is None else zip(chunk, pairs[start : start + CHUNK], strict=True)
@@ -184,13 +170,9 @@ class Tokenizer:
                 ids.append(np.array(encoding.ids, dtype=np.int32)[kept])
                 if pairs is not None:
                     types.append(np.array(encoding.type_ids, dtype=np.int8)[kept])
-        flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
-        return Tokens(
-            ids=flat,
-            types=np.concatenate(types) if types else np.zeros(len(flat), np.int8),
-            starts=np.cumsum([0, *map(len, ids)]),
-            truncation=TruncationReport(limit, lost),
-        )
+        flat = np.concatenate([np.zeros(0, np.int32), *ids])
+        kinds = np.concatenate(types) if types else np.zeros(len(flat), np.int8)
+        return Tokens(flat, kinds, np.cumsum([0, *map(len, ids)]), TruncationReport(limit, lost))
 
     def pad(self, tokens: Tokens, rows: Iterable[int], *, width: int | None = None, side: str | None = None) -> Batch:
         """Pad the texts of these rows to the longest, or to ``width``. Return int64 arrays (B, S)."""
@@ -253,14 +235,9 @@ class Tokenizer:
         """Write the tokenizer's files for minibert and transformers. Raise OSError if the folder can't be written."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
+        sides = {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         save_tokenizer(
-            self._backend,
-            target,
-            pad=self.pad_token,
-            mask=self.mask_token,
-            model_max_length=self.max_length,
-            padding_side=self.padding_side,
-            truncation_side=self.truncation_side,
+            self._backend, target, pad=self.pad_token, mask=self.mask_token, model_max_length=self.max_length, **sides
         )
 
     def _lay_out(
@@ -280,12 +257,7 @@ class Tokenizer:
 
 
 def check_texts(texts: Sequence[object]) -> None:
-    """Check that these are a list of strings of valid Unicode.
-
-    Raises:
-        TypeError: one is not a string; the message has its index and type.
-        ValueError: one contains half a surrogate pair.
-    """
+    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode."""
     if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Sequence):
         raise TypeError(f"expected a string or a list of strings, not {type(texts).__name__}")
     for i, text in enumerate(texts):

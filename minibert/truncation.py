@@ -23,14 +23,10 @@ class TooLongError(ValueError):
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """The tokens that one call cut off.
+    """The tokens that one call cut off."""
 
-    ``limit`` counts tokens, special ones included; None means no limit. ``lost`` maps the index of each text that was
-    cut to its number of dropped tokens.
-    """
-
-    limit: int | None = None
-    lost: dict[int, int] = field(default_factory=dict)
+    limit: int | None = None  # in tokens, special ones included; None: no limit
+    lost: dict[int, int] = field(default_factory=dict)  # index of each text that was cut -> its dropped tokens
 
     @property
     def texts(self) -> int:
@@ -47,16 +43,10 @@ class TruncationReport:
 
 
 def announce(report: TruncationReport, mode: str, stacklevel: int = 3) -> None:
-    """Warn once for the whole call, raise, or stay silent.
-
-    Raises:
-        TooLongError: a text was cut and the mode is "error".
-    """
-    if not report.lost:
-        return
-    if mode == "error":
+    """Warn once for the whole call if a text was cut, raise TooLongError, or stay silent, by the mode."""
+    if report.lost and mode == "error":
         raise TooLongError(report)
-    if mode == "warn":
+    if report.lost and mode == "warn":
         advice = 'truncation="report" or "silent" stops this warning, "error" refuses such texts'
         warnings.warn(f"{report} ({advice})", stacklevel=stacklevel)
 
@@ -70,14 +60,14 @@ def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[
 
     ``sequences`` has the text of each token: 0, 1, or None for a special token.
     """
-    special = [place for place, text in enumerate(sequences) if text is None]
+    kept = [place for place, text in enumerate(sequences) if text is None]
     first, second = ([place for place, text in enumerate(sequences) if text == i] for i in (0, 1))
     short, long = sorted((first, second), key=len)
-    room = limit - len(special)
+    room = limit - len(kept)
     few = min(len(short), room // 2)
-    parts = [(short, few), (long, room - few)]
-    kept = [places[:count] if side == "right" else places[len(places) - count :] for places, count in parts]
-    return sorted([*special, *kept[0], *kept[1]])
+    for places, count in ((short, few), (long, room - few)):
+        kept += places[:count] if side == "right" else places[len(places) - count :]
+    return sorted(kept)
 
 
 def check_mode(mode: str) -> str:

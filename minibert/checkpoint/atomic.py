@@ -13,11 +13,7 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``. It becomes ``path`` after the block, or vanishes if the block raised.
 
-    The old file stays whole until then, so a full disk or a crash loses nothing. A model that is mapped from the old
-    file keeps using it.
-
-    Raises:
-        OSError: the folder can't be written to.
+    Until then the old file stays whole, so a full disk or a crash loses nothing. A model mapped from it keeps it.
     """
     target = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

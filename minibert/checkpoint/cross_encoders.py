@@ -39,16 +39,17 @@ class CrossModules(SentenceModules):
 
 
 def read_cross_modules(files: CheckpointFiles, *, activation: bool = True) -> CrossModules:
-    """Read the settings; skip the activation if the caller has another one.
-
-    Raises:
-        ConfigError: a file is damaged, or asks for modules or an activation that minibert does not compute.
-    """
+    """Read the settings; skip the activation if the caller has another one. Raise ConfigError as ``read_modules``."""
     files.pin()
     found = CrossModules()
     path = files.get("modules.json")
     if path is not None:  # sentence-transformers ignores its companions without it
-        found.transformer = _only_transformer(path)
+        entries = read_entries(path)
+        types = [entry["type"] for entry in entries]
+        if [kind.rsplit(".", 1)[-1] for kind in types] != ["Transformer"]:
+            text = f"a cross-encoder is one Transformer, and here is {', '.join(types) or 'nothing'}"
+            raise ConfigError(f"{path}: {text}: a sentence encoder is loaded as SentenceEncoder")
+        found.transformer = entries[0]["path"]
         read_settings(files, found)
     if activation:
         found.activation = _activation(files, found.transformer, modules=path is not None)
@@ -68,16 +69,6 @@ def _activation(files: CheckpointFiles, transformer: str, *, modules: bool) -> s
         if named is not None:
             return activation_name(named, f"{files.name}/{file}: the activation (or pass activation_fn=...)")
     return None
-
-
-def _only_transformer(path: Path) -> str:
-    """Return the folder of a cross-encoder's only module."""
-    entries = read_entries(path)
-    types = [entry["type"] for entry in entries]
-    if [kind.rsplit(".", 1)[-1] for kind in types] != ["Transformer"]:
-        text = f"a cross-encoder is one Transformer, and here is {', '.join(types) or 'nothing'}"
-        raise ConfigError(f"{path}: {text}: a sentence encoder is loaded as SentenceEncoder")
-    return str(entries[0]["path"])
 
 
 def published_activation(activation: Activation) -> str:
@@ -103,8 +94,5 @@ def write_cross_modules(modules: CrossModules, folder: Path) -> None:
         "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
         "module_output_name": "scores",
     }
-    settings = {
-        "model_type": "CrossEncoder",
-        "activation_fn": modules.activation and dotted_activation(modules.activation),
-    }
+    settings = {"model_type": "CrossEncoder", "activation_fn": old_settings(modules)[OLD_ACTIVATION]}
     write_settings(modules, folder, [(TRANSFORMER_TYPE, "")], transformer, settings)

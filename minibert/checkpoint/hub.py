@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import read_json_object
+from ..config import read_json
 from . import builtin
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class HubOptions(TypedDict, total=False):
 
     revision: str | None  # branch, tag or commit; None: `main`, as it was when first downloaded
     token: str | bool | None  # for private and gated models; None: the one from `hf auth login` or HF_TOKEN
-    cache_dir: str | os.PathLike[str] | None  # for downloads; None: huggingface_hub's cache, shared with transformers
+    cache_dir: str | Path | None  # for downloads; None: huggingface_hub's cache, shared with transformers
     local_files_only: bool  # never touch the network; a file outside the cache counts as absent
     refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
@@ -55,18 +55,17 @@ def open_files(name: str | os.PathLike[str], *, owner: str = OWNER, **hub: Unpac
     """
     if unknown := hub.keys() - HubOptions.__optional_keys__:
         raise TypeError(f"from_pretrained got an unexpected keyword: {', '.join(sorted(unknown))}")
+    text = os.fspath(name)
     path = Path(os.path.expanduser(name))  # Path's own expanduser raises for a user who does not exist
     if path.is_dir():
-        return Folder(str(name), path)
-    if str(name) == DEFAULT_MODEL:
+        return Folder(text, path)
+    if text == DEFAULT_MODEL:
         return Folder(DEFAULT_MODEL, builtin.FOLDER)
-    text = os.fspath(name)
     if path.exists():
         raise HubError(f"{text!r} is a file; a model is a folder that holds config.json and the weights")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
         raise HubError(f"there is no folder {text!r}, and a model on the hub is named owner/model")
-    owned = text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}"
-    return HubRepository(owned, hub)
+    return HubRepository(text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}", hub)
 
 
 @dataclass
@@ -75,17 +74,16 @@ class CheckpointFiles:
 
     name: str
 
-    def get(self, file: str) -> Path | None:
-        """Return the file's path, or None if the checkpoint does not have the file.
+    def get(self, file: str, *, local: bool = False) -> Path | None:
+        """Return the file's path, or None if the checkpoint lacks it. Raise HubError if neither can be made sure.
 
-        Raises:
-            HubError: the file can't be downloaded, or its absence can't be confirmed.
+        If ``local``, a file outside this disk counts as absent, and the network isn't touched.
         """
         raise NotImplementedError
 
     def cached(self, file: str) -> Path | None:
-        """Return the file's path if it is on this disk, without touching the network."""
-        return self.get(file)
+        """Return the file's path if it is on this disk."""
+        return self.get(file, local=True)
 
     @property
     def excuse(self) -> str:
@@ -94,32 +92,23 @@ class CheckpointFiles:
 
     def require(self, file: str) -> Path:
         """Return the file's path. Raise HubError if the checkpoint does not have it."""
-        path = self.get(file)
-        if path is None:
+        if (path := self.get(file)) is None:
             raise HubError(f"{self.name} has no file {file}{self.excuse}")
         return path
 
     def read_object(self, file: str, *, needed: bool = False) -> dict[str, Any]:
-        """Read a small JSON file. Return {} if the checkpoint does not have it and it isn't needed.
-
-        Raises:
-            HubError: the file is needed and absent. ConfigError: the file is damaged.
-        """
+        """Read a small JSON file; {} if it is absent and not ``needed``. Raise HubError, or ConfigError if damaged."""
         path = self.require(file) if needed else self.get(file)
-        return {} if path is None else read_json_object(path)
+        return {} if path is None else read_json(path)
 
     def below(self, folder: str) -> CheckpointFiles:
         """Return the same checkpoint seen from one of its folders ("" and "." are the checkpoint itself)."""
         return self if folder in ("", ".") else Subfolder(f"{self.name}/{folder}", self, folder.rstrip("/"))
 
-    def first(self, candidates: Iterable[str]) -> Path | None:
+    def first(self, candidates: Sequence[str]) -> Path | None:
         """Return the first file that the checkpoint has. Files on this disk go before files on the hub."""
-        names = list(candidates)
-        for find in (self.cached, self.get):
-            for file in names:
-                if (path := find(file)) is not None:
-                    return path
-        return None
+        paths = (find(file) for find in (self.cached, self.get) for file in candidates)
+        return next((path for path in paths if path is not None), None)
 
     def pin(self) -> None:
         """Fix the commit that all files are read from, by the first of config.json and modules.json."""
@@ -133,11 +122,8 @@ class Subfolder(CheckpointFiles):
     parent: CheckpointFiles
     folder: str
 
-    def get(self, file: str) -> Path | None:
-        return self.parent.get(f"{self.folder}/{file}")
-
-    def cached(self, file: str) -> Path | None:
-        return self.parent.cached(f"{self.folder}/{file}")
+    def get(self, file: str, *, local: bool = False) -> Path | None:
+        return self.parent.get(f"{self.folder}/{file}", local=local)
 
     @property
     def excuse(self) -> str:
@@ -150,8 +136,8 @@ class Folder(CheckpointFiles):
 
     path: Path
 
-    def get(self, file: str) -> Path | None:
-        path = self.path / safe(file, self.name)
+    def get(self, file: str, *, local: bool = False) -> Path | None:
+        path = self.path / _safe(file, self.name)
         return path if path.is_file() else None
 
 
@@ -165,72 +151,57 @@ class HubRepository(CheckpointFiles):
     unreachable: bool = False  # one failed attempt is enough: huggingface_hub keeps trying for half a minute
 
     @property
-    def revision(self) -> str | None:
-        """The commit; the branch, tag or commit that was asked for until the commit is known."""
-        return self.commit or self.options.get("revision")
-
-    @property
     def excuse(self) -> str:
         if self.options.get("local_files_only"):
             return " in the cache, and local_files_only keeps it from asking the hub"
         return " in the cache, and the hub can't be reached" if self.unreachable else ""
 
-    def cached(self, file: str) -> Path | None:
-        if self.options.get("refresh") and self.commit is None:
-            return None  # a cached file may belong to an older commit
-        found = self._look_up(file)
-        return found if isinstance(found, Path) else None
-
-    def get(self, file: str) -> Path | None:
-        if self.options.get("refresh") and self.commit is None:
-            return self._download(file)
+    def get(self, file: str, *, local: bool = False) -> Path | None:
         found = self._look_up(file)
         if isinstance(found, Path):
             return found
-        if not found or self.options.get("local_files_only"):
+        if not found or local or self.options.get("local_files_only"):
             return None
-        return self._go_without(file) if self.unreachable else self._download(file)
+        path = None if self.unreachable else self._download(file)
+        if self.unreachable:  # since an earlier file, or since just now
+            source = f"{self.name}, revision {self.commit}"
+            warnings.warn(f"{source}: the hub can't be reached to ask for {file}; going on without it", stacklevel=2)
+        return path
 
     def _look_up(self, file: str) -> Path | bool:
         """Return the cached path; otherwise False if the cache knows that the repository lacks the file, else True."""
         from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
-        safe(file, self.name)
+        _safe(file, self.name)
         try:
-            found = try_to_load_from_cache(self.name, file, self._cache_dir, self.revision)
+            found = try_to_load_from_cache(self.name, file, self.options.get("cache_dir"), self._revision)
         except ValueError as error:
             raise HubError(f"{self.name!r} is neither a folder nor a possible name on the hub ({error})") from None
-        if isinstance(found, str):
-            return self._pinned(Path(found), file)
-        return found is not _CACHED_NO_EXIST
+        if self.options.get("refresh") and self.commit is None and not self.options.get("local_files_only"):
+            return True  # the cache may know an older commit only
+        return self._pinned(found, file) if isinstance(found, str) else found is not _CACHED_NO_EXIST
 
     @property
-    def _cache_dir(self) -> Path | None:
-        folder = self.options.get("cache_dir")
-        return None if folder is None else Path(folder)
+    def _revision(self) -> str | None:
+        return self.commit or self.options.get("revision")
 
-    def _pinned(self, path: Path, file: str) -> Path:
+    def _pinned(self, path: str, file: str) -> Path:
         """Keep the file's commit: the branch may move before the other files are fetched."""
-        self.commit = path.parents[len(PurePosixPath(file).parts) - 1].name
-        return path
+        self.commit = Path(path).parents[len(PurePosixPath(file).parts) - 1].name
+        return Path(path)
 
     def _download(self, file: str) -> Path | None:
+        """Return None if the repository lacks the file, or the hub has become ``unreachable``."""
         from huggingface_hub import errors, hf_hub_download
 
+        token, folder = self.options.get("token"), self.options.get("cache_dir")
         try:
-            path = hf_hub_download(
-                self.name,
-                file,
-                revision=self.revision,
-                token=self.options.get("token"),
-                cache_dir=self._cache_dir,
-                local_files_only=self.options.get("local_files_only", False),
-            )
+            path = hf_hub_download(self.name, file, revision=self._revision, token=token, cache_dir=folder)
         except errors.LocalEntryNotFoundError as error:  # the hub gave no useful answer, and the file isn't cached
             if self.commit is None or _status(error) in (401, 403):
                 raise self._refusal(file, error) from error
             self.unreachable = True
-            return self._go_without(file)
+            return None
         except errors.EntryNotFoundError as error:
             answer = getattr(error, "response", None)
             if self.commit is None and answer is not None:
@@ -238,14 +209,13 @@ class HubRepository(CheckpointFiles):
             return None
         except Exception as error:  # an aborted download raises whatever the HTTP library raises
             raise self._refusal(file, error) from error
-        return self._pinned(Path(path), file)
+        return self._pinned(path, file)
 
     def _refusal(self, file: str, error: Exception) -> HubError:
         """Return the error that says why the file can't be had, and the remedy."""
         from huggingface_hub import errors
 
-        name, revision = self.name, self.revision or "main"
-        reason = first_line(_cause(error))
+        name, revision = self.name, self._revision or "main"
         if isinstance(error, errors.GatedRepoError):
             terms = f"https://huggingface.co/{name}"
             return HubError(f"{name} is gated: accept its terms at {terms}, then pass token=... or run `hf auth login`")
@@ -253,19 +223,12 @@ class HubRepository(CheckpointFiles):
             return HubError(f"{name} has no revision {revision!r}: give a branch, a tag or a commit")
         if isinstance(error, errors.RepositoryNotFoundError):
             return HubError(f"no folder or hub model {name!r}, or it is private: check the spelling, or pass token=...")
-        if isinstance(error, errors.HFValidationError):
-            return HubError(f"{name!r} is neither a folder nor a possible name on the hub ({error})")
         if _status(error) in (401, 403):
             return HubError(f"{name}: the hub does not accept the token, or not for this model")
+        reason = first_line(_cause(error))
         if isinstance(error, errors.LocalEntryNotFoundError):
             return HubError(f"{name}, revision {revision} is not in the cache, and the hub can't be reached: {reason}")
         return HubError(f"{name}, revision {revision}: {file} could not be downloaded ({reason}); try again")
-
-    def _go_without(self, file: str) -> Path | None:
-        """Warn that the file counts as absent only because the hub can't be asked."""
-        source = f"{self.name}, revision {self.commit}"
-        warnings.warn(f"{source}: the hub can't be reached to ask for {file}; going on without it", stacklevel=2)
-        return None
 
 
 def first_line(error: BaseException) -> str:
@@ -283,12 +246,8 @@ def _status(error: BaseException) -> int | None:
     return getattr(getattr(_cause(error), "response", None), "status_code", None)
 
 
-def safe(file: str, owner: str) -> str:
-    """Return the name of a file if it stays inside its folder. Names come from untrusted files such as modules.json.
-
-    Raises:
-        HubError: the name leads outside the folder, or is too long for a file.
-    """
+def _safe(file: str, owner: str) -> str:
+    """Return the name of a file if it stays inside its folder: names come from untrusted files such as modules.json."""
     path = PurePosixPath(file)
     if not file or path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or "\0" in file:
         raise HubError(f"{owner}: the file name {file!r} points outside its folder: refused")

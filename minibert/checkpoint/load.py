@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -14,14 +13,15 @@ from ..config import BertConfig
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
-from .tensors import CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
+from .tensors import AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
 from .weights import open_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-AnyModel = TypeVar("AnyModel", bound=nn.Module)
 AnyConfig = TypeVar("AnyConfig", bound=BertConfig)
+Tensors = Mapping[str, LazyTensor]
+Shapes = Mapping[str, tuple[int, ...]]
 
 FLOATS = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
@@ -30,11 +30,15 @@ POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 class WrongTensorsError(CheckpointError):
     """The files do not hold the tensors that config.json describes. ``report`` lists every difference."""
 
-    def __init__(self, report: LoadReport, advice: str = "") -> None:
-        super().__init__(f"{report.source}: the weights do not fit config.json\n{report.problems()}{advice}")
+    def __init__(self, report: LoadReport, names: Iterable[str]) -> None:
+        text = f"{report.source}: the weights do not fit config.json\n{report.problems()}"
+        if not report.unexpected and not report.wrong_shape and all(map(head_of, report.missing)):
+            text += f"\n  The files hold the weights of {' or '.join(loadable_as(names))}: load them as such."
+        super().__init__(text)
         self.report = report
 
 
+@torch.inference_mode(False)  # inference-mode tensors can never require gradients
 def load_bert(
     name: str | os.PathLike[str],
     *,
@@ -55,72 +59,59 @@ def load_bert(
         HubError: the model can't be had. ConfigError: config.json is damaged or describes another architecture.
         CheckpointError: a file is damaged, or its tensors differ from config.json (the message lists all of them).
     """
-    return load_files(open_files(name, owner=OWNER, **hub), into=into, device=device, dtype=dtype)
+    return load_files(open_files(name, owner=OWNER, **hub), into=into, dtype=dtype).to(device or "cpu")
 
 
-@torch.inference_mode(False)  # inference-mode tensors can never require gradients
-def load_files(
-    files: CheckpointFiles,
-    *,
-    into: type[AnyModel],
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-) -> AnyModel:
-    """Load a model as ``load_bert`` does, from files already found."""
+@torch.inference_mode(False)
+def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | torch.dtype | None = None) -> AnyModel:
+    """Load a model on the CPU as ``load_bert`` does, from files already found."""
     kind: Any = into
-    wanted = float_dtype(dtype)
+    wanted = _float_dtype(dtype)
     config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
     tensors = by_canonical_name(open_weights(files))
     _check_sizes(files, config, tensors)
     model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
-        names = {ours: _file_name(ours) for ours in model.state_dict()}
+        names = {ours: canonical_name(published_name(ours)) for ours in model.state_dict()}
     except KeyError as error:
-        raise CheckpointError(
-            f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
-        ) from None
+        text = f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
+        raise CheckpointError(text) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
     tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
-    for copy, name in tied.items():
-        tensors.setdefault(name, tensors[copy])
-    report = _account(files, tensors, shapes, relative=config.position_embedding_type != "absolute", dtype=wanted)
+    tensors = {name: tensors[copy] for copy, name in tied.items()} | tensors
+    report = _account(files, config, tensors, shapes, wanted)
     if not report.complete:
-        raise WrongTensorsError(report, _advice(report, tensors))
+        raise WrongTensorsError(report, tensors)
     for copy, name in tied.items():
         if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
             raise CheckpointError(f"{files.name}: {copy} differs from {name}: in BERT's head they are one tensor")
     values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
     model.load_state_dict(values, assign=True)
     model.report = report
-    return model.to(device).eval() if device is not None else model.eval()
+    return model.eval()
 
 
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
 
-    Raises:
-        CheckpointError: the files have changed since the model was loaded.
+    Raise CheckpointError if the files have changed since.
     """
     tensors = by_canonical_name(open_weights(files))
     for ours, parameter in model.named_parameters():
-        name = _file_name(ours)
+        name = canonical_name(published_name(ours))
         if name not in tensors or tensors[name].shape != parameter.shape:
             raise CheckpointError(f"{files.name}: {name} was changed while the model was being loaded; load it again")
         yield parameter, read_tensor(tensors[name], name, parameter.dtype)
 
 
 def read_config(files: CheckpointFiles, kind: type[AnyConfig]) -> AnyConfig:
-    """Read config.json, or Google's bert_config.json, as a BertConfig or a class derived from it.
-
-    Raises:
-        HubError: both are absent. ConfigError: as BertConfig.from_file.
-    """
+    """Read config.json, or Google's bert_config.json. Raise HubError if absent, ConfigError if damaged."""
     path = files.get("config.json") or files.cached("bert_config.json")
     return kind.from_file(path or files.require("config.json"))
 
 
-def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+def _float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """Convert `"bfloat16"` or torch.bfloat16 to torch.bfloat16; None is float32. Raise ValueError for other types."""
     chosen = FLOATS.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
     if chosen is None or chosen not in FLOATS.values():
@@ -141,26 +132,17 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """Return the device of that name. None: a GPU if torch sees one, otherwise the CPU.
-
-    Raises:
-        ValueError: torch does not know the device, or this machine does not have it.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    """Return the device of that name, for None a GPU if there is one, else the CPU. Raise ValueError if absent."""
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        return torch.device(next(name for name in usable if usable[name]))
     try:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
-    if (found.type == "cuda" and not cuda) or (found.type == "mps" and not mps):
+    if not usable.get(found.type, True):
         raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
     return found
-
-
-def _file_name(ours: str) -> str:
-    """Return the canonical name in files of one of our weights. Raise KeyError for a weight that BERT lacks."""
-    return canonical_name(published_name(ours))
 
 
 def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
@@ -175,38 +157,27 @@ def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
             raise CheckpointError(f"{files.name}: config.json says {other}: load it as that, not as {into.__name__}")
 
 
-def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Mapping[str, LazyTensor]) -> None:
+def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Tensors) -> None:
     """Refuse a config.json that the files can't fill, before a model of its sizes is built."""
     pooler = [name for name in POOLER if name in tensors]
     if len(pooler) == 1:
         raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half is missing")
-    if huge := [f"{name} {size}" for name, size in asdict(config).items() if isinstance(size, int) and size > 1 << 30]:
-        # else torch multiplies the sizes and overflows
-        raise CheckpointError(f"{files.name}: config.json says {', '.join(huge)}, more than any file holds")
     if (layers := config.num_hidden_layers) > len(tensors):  # else all these layers are built on the meta device
         text = f"config.json says num_hidden_layers {layers}, but the files hold {len(tensors)} tensors in all"
         raise CheckpointError(f"{files.name}: {text}")
 
 
 def _account(
-    files: CheckpointFiles,
-    tensors: Mapping[str, LazyTensor],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    relative: bool,
-    dtype: torch.dtype,
+    files: CheckpointFiles, config: BertConfig, tensors: Tensors, shapes: Shapes, dtype: torch.dtype
 ) -> LoadReport:
     """Put every name on one of the report's lists."""
     used = [name for name in shapes if name in tensors]
     rest = [name for name in tensors if name not in shapes]
     heads = {head_of(name) for name in shapes}
     # Checkpoints with relative positions also carry an absolute table, which their attention never reads.
-    aside = [n for n in rest if ignorable(n, heads) or (relative and n == "embeddings.position_embeddings.weight")]
-    wrong = [
-        f"{name}: {tensors[name].shape} in the files, {shapes[name]} by config.json"
-        for name in used
-        if tensors[name].shape != shapes[name]
-    ]
+    unread = {"embeddings.position_embeddings.weight"} if config.position_embedding_type != "absolute" else set()
+    aside = [name for name in rest if name in unread or ignorable(name, heads)]
+    wrong = [name for name in used if tensors[name].shape != shapes[name]]
     return LoadReport(
         source=files.name,
         files=tuple(dict.fromkeys(tensor.file for tensor in tensors.values())),
@@ -214,14 +185,7 @@ def _account(
         known_harmless=tuple(aside),
         unexpected=tuple(name for name in rest if name not in set(aside)),
         missing=tuple(name for name in shapes if name not in tensors),
-        wrong_shape=tuple(wrong),
+        wrong_shape=tuple(f"{n}: {tensors[n].shape} in the files, {shapes[n]} by config.json" for n in wrong),
         stored_dtype=", ".join(sorted({dtype_name(tensors[name].dtype) for name in used})),
         dtype=dtype_name(dtype),
     )
-
-
-def _advice(report: LoadReport, tensors: Mapping[str, LazyTensor]) -> str:
-    """Name the classes that these files can fill, if only heads are missing."""
-    if report.unexpected or report.wrong_shape or not all(map(head_of, report.missing)):
-        return ""
-    return f"\n  The files hold the weights of {' or '.join(loadable_as(tensors))}: load them as such."

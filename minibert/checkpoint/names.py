@@ -72,10 +72,7 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 def published_name(ours: str) -> str:
     """Convert `layers.3.attention.query.weight` to `encoder.layer.3.attention.self.query.weight`.
 
-    A leading `bert.` stays: models with a head have it under both names.
-
-    Raises:
-        KeyError: the weight is not BERT's.
+    A leading `bert.`, as in models with a head, stays. Raise KeyError for a weight that is not BERT's.
     """
     prefix = "bert." if ours.startswith("bert.") else ""
     module, _, kind = ours.removeprefix(prefix).rpartition(".")
@@ -91,11 +88,7 @@ def canonical_name(theirs: str) -> str:
 
 
 def by_canonical_name(tensors: Mapping[str, AnyTensor]) -> dict[str, AnyTensor]:
-    """Rename tensors from their names in the file to canonical names.
-
-    Raises:
-        CheckpointError: the files hold one tensor under two names, so the right one can't be told.
-    """
+    """Rename tensors to their canonical names. Raise CheckpointError if the files hold one under two names."""
     names: dict[str, str] = {}
     for name in tensors:
         if (first := names.setdefault(canonical_name(name), name)) != name:

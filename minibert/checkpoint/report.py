@@ -29,19 +29,12 @@ class LoadReport:
 
     def __str__(self) -> str:
         """Format the account as a table, which only counts the tensors that were used."""
-        return table(
-            [
-                ("source", self.source),
-                *(("file", path) for path in self.files),
-                ("dtype", f"{self.stored_dtype} in the files, {self.dtype} here"),
-                ("used", f"{len(self.used)} tensors"),
-                ("known, left aside", ", ".join(self.known_harmless) or "none"),
-                ("unexpected", ", ".join(self.unexpected) or "none"),
-                ("missing", ", ".join(self.missing) or "none"),
-                *(("note", note) for note in self.notes),
-            ],
-            left=(0, 1),
-        )
+        lists = {"known, left aside": self.known_harmless, "unexpected": self.unexpected, "missing": self.missing}
+        rows: list[tuple[str, object]] = [("source", self.source), *(("file", path) for path in self.files)]
+        rows.append(("dtype", f"{self.stored_dtype} in the files, {self.dtype} here"))
+        rows.append(("used", f"{len(self.used)} tensors"))
+        rows += [(title, ", ".join(names) or "none") for title, names in lists.items()]
+        return table([*rows, *(("note", note) for note in self.notes)], left=(0, 1))
 
     @property
     def complete(self) -> bool:
@@ -59,12 +52,10 @@ class LoadReport:
 
     def problems(self) -> str:
         """List every difference, one tensor a line."""
-        lines = []
-        for what, names in (
-            ("missing from the files", self.missing),
-            ("unexpected in the files", self.unexpected),
-            ("of another shape than config.json says", self.wrong_shape),
-        ):
-            if names:
-                lines += [f"  {len(names)} {what}:", *(f"    {name}" for name in names)]
-        return "\n".join(lines)
+        faults = {
+            "missing from the files": self.missing,
+            "unexpected in the files": self.unexpected,
+            "of another shape than config.json says": self.wrong_shape,
+        }
+        lists = ([f"  {len(names)} {fault}:", *names] for fault, names in faults.items() if names)
+        return "\n".join("\n    ".join(lines) for lines in lists)

@@ -24,12 +24,7 @@ def save_model(
     """Write a folder that transformers and sentence-transformers load to the same numbers.
 
     A model with pruned heads (`research.prune_heads`) is written for minibert, in the form of transformers 4.
-
-    Args:
-        model: A Bert or a model with a head.
-        folder: Created if needed.
-        build: Makes an unchanged model of the same config.
-        settings: Further fields of config.json.
+    ``build`` makes an unchanged model of the same config. ``settings`` are further fields of config.json.
 
     Raises:
         CheckpointError: a part was replaced by one with other weights, which lack published names. Nothing is written.

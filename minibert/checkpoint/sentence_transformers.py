@@ -7,7 +7,7 @@ because all generations and other programs understand it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import ConfigError, read_json
+from ..config import ConfigError, is_integer, read_json
 from ..pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
 from .hub import CheckpointFiles
 from .load import read_tensor
 from .save import write_json, write_tensors
 from .tensors import CheckpointError, on_meta
 from .weights import PICKLE, SAFETENSORS, open_weights
+
+Fields = dict[str, Any]  # of a JSON object
 
 SETTINGS = "config_sentence_transformers.json"
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
@@ -58,9 +60,8 @@ class SentenceModules:
 def read_modules(files: CheckpointFiles) -> SentenceModules:
     """Read all parts and settings.
 
-    Raises:
-        ConfigError: a file is damaged, or asks for a module or a setting that minibert does not compute; it is named.
-        CheckpointError: the weights of a Dense module are damaged or differ from its config.
+    It raises ConfigError, which names the file and the field, for all that is damaged or that minibert does not
+    compute, and CheckpointError if the weights of a Dense are damaged or differ from its config.
     """
     files.pin()
     found = SentenceModules()
@@ -80,27 +81,21 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
 def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]) -> int:
     """Return D of the sentence vector. Raise ConfigError if a Dense does not fit the part before it."""
     width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
-    for module in head:
-        if isinstance(module, Dense):
-            if module.linear.in_features != width:
-                raise ConfigError(f"a Dense takes vectors of {module.linear.in_features}, but gets {width} numbers")
-            width = module.linear.out_features
+    for linear in (module.linear for module in head if isinstance(module, Dense)):
+        if linear.in_features != width:
+            raise ConfigError(f"a Dense takes vectors of {linear.in_features}, but gets {width} numbers")
+        width = linear.out_features
     return width
 
 
 def check_writable(modules: Sequence[nn.Module]) -> None:
     """Raise ConfigError for a module that sentence-transformers does not have, before anything is written."""
-    for module in modules:
-        if type(module) not in (Pooling, Dense, Normalize):
-            raise ConfigError(f"{type(module).__name__} is not a module of sentence-transformers, so it can't be saved")
+    if odd := [type(module).__name__ for module in modules if type(module) not in (Pooling, Dense, Normalize)]:
+        raise ConfigError(f"{odd[0]} is not a module of sentence-transformers, so it can't be saved")
 
 
 def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> None:
-    """Write modules.json, its companions, and the folders that it names.
-
-    Raises:
-        ConfigError: sentence-transformers does not have a module. OSError: the folder can't be written.
-    """
+    """Write modules.json, its companions, and the folders that it names. Raise as ``check_writable``, or OSError."""
     check_writable(modules.after)
     entries = [("sentence_transformers.models.Transformer", "")]
     for i, module in enumerate(modules.after, 1):
@@ -118,24 +113,19 @@ def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> N
 
 
 def write_settings(
-    modules: SentenceModules,
-    folder: Path,
-    entries: Iterable[tuple[str, str]],
-    transformer: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    modules: SentenceModules, folder: Path, entries: Iterable[tuple[str, str]], transformer: Fields, settings: Fields
 ) -> None:
     """Write the three files that both kinds of encoder have. A value of None is left out.
 
-    Args:
-        modules, folder: The settings that both kinds share, and an existing folder.
-        entries: Class path and folder of each module.
-        transformer, settings: Further fields of sentence_bert_config.json and config_sentence_transformers.json.
+    ``entries`` has the class path and folder of each module. ``transformer`` and ``settings`` are further fields of
+    sentence_bert_config.json and config_sentence_transformers.json.
     """
     prompts = {"prompts": modules.prompts, "default_prompt_name": modules.default_prompt_name}
-    for file, values in (
-        (TRANSFORMER_SETTINGS, {**transformer, "do_lower_case": modules.do_lower_case}),
-        (SETTINGS, {**settings, **prompts}),
-    ):
+    files = {
+        TRANSFORMER_SETTINGS: {**transformer, "do_lower_case": modules.do_lower_case},
+        SETTINGS: settings | prompts,
+    }
+    for file, values in files.items():
         write_json({name: value for name, value in values.items() if value is not None}, folder / file)
     rows = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (kind, path) in enumerate(entries)]
     write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
@@ -143,41 +133,34 @@ def write_settings(
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
     """Read the modules that modules.json lists, each with a type and a path. Raise ConfigError if it is damaged."""
-    entries = read_json(path)
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)
-        for entry in entries
-    ):
+    entries = read_json(path, list)
+    if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
     return entries
 
 
 def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
-    """Read config_sentence_transformers.json, and sentence_bert_config.json from the transformer's folder.
-
-    Raises:
-        ConfigError: one of them is damaged.
-    """
-    values = files.read_object(SETTINGS)
-    where = f"{files.name}/{SETTINGS}"
-    prompts = values.get("prompts") or {}
+    """Read config_sentence_transformers.json, and sentence_bert_config.json from the transformer's folder."""
+    values, where = files.read_object(SETTINGS), f"{files.name}/{SETTINGS}"
+    prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ConfigError(f"{where}: prompts must map names to texts, not {prompts!r}")
+    if default not in [None, *prompts]:
+        raise ConfigError(f"{where}: default_prompt_name {default!r} is not one of its prompts")
     found.prompts = {name: text or "" for name, text in prompts.items()}
-    found.default_prompt_name = values.get("default_prompt_name")
-    if found.default_prompt_name is not None and found.default_prompt_name not in list(found.prompts):
-        raise ConfigError(f"{where}: default_prompt_name {found.default_prompt_name!r} is not one of its prompts")
+    found.default_prompt_name = default
     found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
-    found.truncate_dim = values.get("truncate_dim")
-    if found.truncate_dim is not None and (not isinstance(found.truncate_dim, int) or found.truncate_dim < 1):
-        raise ConfigError(f"{where}: truncate_dim must be a number, not {found.truncate_dim!r}")
+    found.truncate_dim = _whole_number(values, "truncate_dim", where)
     below = files.below(found.transformer)
-    values = below.read_object(TRANSFORMER_SETTINGS)
-    length = values.get("max_seq_length")
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-        raise ConfigError(f"{below.name}/{TRANSFORMER_SETTINGS}: max_seq_length must be a number, not {length!r}")
-    found.max_seq_length = length
+    values, where = below.read_object(TRANSFORMER_SETTINGS), f"{below.name}/{TRANSFORMER_SETTINGS}"
+    found.max_seq_length = _whole_number(values, "max_seq_length", where)
     found.do_lower_case = bool(values.get("do_lower_case", False))
+
+
+def _whole_number(values: Fields, name: str, where: str) -> int | None:
+    if (value := values.get(name)) is not None and not is_integer(value, 1):
+        raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
+    return value
 
 
 def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], source: Path) -> None:
@@ -195,16 +178,14 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
     elif kind == "Dense":
         found.after.append(_read_dense(below))
     elif kind == "Normalize":
-        _check_settings(below.read_object("config.json"), below, PLACES)
+        _read_config(below, PLACES, needed=False)
         found.after.append(Normalize())
     else:
         found.transformer = entry["path"]
 
 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
-    values = files.read_object("config.json", needed=True)
-    _check_settings(values, files, POOLING_SETTINGS)
-    where = f"{files.name}/config.json"
+    values, where = _read_config(files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for name, mode in BOOLEANS.items() if values.get(name)]
@@ -218,29 +199,25 @@ def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
 
 
 def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
-    if list(pooling.modes) == [mode for mode in BOOLEANS.values() if mode in pooling.modes]:
-        flags = {name: mode in pooling.modes for name, mode in BOOLEANS.items()}
-        return {"word_embedding_dimension": hidden_size, **flags, "include_prompt": pooling.include_prompt}
+    modes, prompt = list(pooling.modes), {"include_prompt": pooling.include_prompt}
+    if modes == [mode for mode in BOOLEANS.values() if mode in modes]:
+        flags = {name: mode in modes for name, mode in BOOLEANS.items()}
+        return {"word_embedding_dimension": hidden_size, **flags, **prompt}
     # Booleans can't express another order. Only sentence-transformers 5.4 and later read this form.
-    modes = list(pooling.modes)
-    return {"embedding_dimension": hidden_size, "pooling_mode": modes, "include_prompt": pooling.include_prompt}
+    return {"embedding_dimension": hidden_size, "pooling_mode": modes, **prompt}
 
 
 def _read_dense(files: CheckpointFiles) -> Dense:
-    values = files.read_object("config.json", needed=True)
-    _check_settings(values, files, DENSE_SETTINGS)
-    where = f"{files.name}/config.json"
+    values, where = _read_config(files, DENSE_SETTINGS)
     for name in ("in_features", "out_features"):
-        if not isinstance(width := values.get(name), int) or not 0 < width < 2**20:
-            raise ConfigError(f"{where}: {name} must be a whole number, not {width!r}")
-    activation = values.get("activation_function", "torch.nn.modules.activation.Tanh")
+        if not is_integer(width := values.get(name), 1, 2**20 - 1):
+            raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
+    dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
+    activation = activation_name(dotted, f"{where}: activation_function")
+    bias, residual = bool(values.get("bias", True)), bool(values.get("use_residual", False))
     with on_meta():  # no memory on the config's word alone
         dense = Dense(
-            values["in_features"],
-            values["out_features"],
-            bias=bool(values.get("bias", True)),
-            activation=activation_name(activation, f"{where}: activation_function"),
-            residual=bool(values.get("use_residual", False)),
+            values["in_features"], values["out_features"], bias=bias, activation=activation, residual=residual
         )
     tensors = open_weights(files, (SAFETENSORS, PICKLE))
     expected = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
@@ -262,11 +239,7 @@ def _dense_config(dense: Dense) -> dict[str, Any]:
 
 
 def activation_name(dotted: object, where: str) -> str:
-    """Convert `torch.nn.modules.activation.Tanh` to `Tanh`, a name in DENSE_ACTIVATIONS, without importing it.
-
-    Raises:
-        ConfigError: the activation is unknown. The message begins with ``where``.
-    """
+    """Convert `torch.nn.modules.activation.Tanh` to `Tanh`, a name in DENSE_ACTIVATIONS, without importing it."""
     name = str(dotted).rsplit(".", 1)[-1]
     if not str(dotted).startswith("torch.nn.") or name not in DENSE_ACTIVATIONS:
         known = ", ".join(f"torch.nn.{name}" for name in DENSE_ACTIVATIONS)
@@ -279,11 +252,15 @@ def dotted_activation(name: str) -> str:
     return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
-def _check_settings(values: Mapping[str, Any], files: CheckpointFiles, known: tuple[str, ...]) -> None:
-    """Refuse unknown settings, and modules that work on token vectors: both would change the numbers."""
-    where = f"{files.name}/config.json"
+def _read_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True) -> tuple[Fields, str]:
+    """Read a module's config.json, and return its name too.
+
+    Unknown settings and modules that work on token vectors are refused: both would change the numbers.
+    """
+    values, where = files.read_object("config.json", needed=needed), f"{files.name}/config.json"
     for name in PLACES:
         if values.get(name) not in (None, "sentence_embedding"):
             raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")
     if unknown := [name for name in values if name not in known]:
         raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown)}")
+    return values, where

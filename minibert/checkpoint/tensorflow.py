@@ -4,23 +4,23 @@ Such a checkpoint is a *tensor bundle*. The data files (``bert_model.ckpt.data-0
 bytes, and the index locates them. The index is a sorted table in LevelDB's format: data blocks, a metaindex block, an
 index block and a footer.
 
-The footer, 48 bytes, begins with two *handles* (a block's offset and size) and ends in a magic number. The second
-handle is the index block's, and each value there is the handle of one data block. A block is a list of (key, value)
-rows, in which a key stores only its difference from the key before. Restart points for binary search follow (unused
-here), then a trailer with the kind of compression and a checksum. The values in the data blocks are protocol buffers:
-at the empty key a ``BundleHeaderProto`` (number of data files, byte order), and at each tensor's name a
-``BundleEntryProto`` (type, shape, data file, offset, size).
+The footer begins with two *handles* (a block's offset and size) and ends in a magic number. The second handle is the
+index block's, and each value there is the handle of one data block. A block is a list of (key, value) rows, in which a
+key stores only its difference from the key before. Restart points for binary search follow (unused here), then a
+trailer with the kind of compression and a checksum. The values in the data blocks are protocol buffers: at the empty
+key a ``BundleHeaderProto`` (number of data files, byte order), and at each tensor's name a ``BundleEntryProto`` (type,
+shape, data file, offset, size).
 
 Sources: LevelDB's doc/table_format.md and tensorflow/core/lib/io/format; tensorflow/core/util/tensor_bundle and
-tensorflow/core/protobuf/tensor_bundle.proto.
+tensorflow/core/protobuf/tensor_bundle.proto; for the names, transformers 4's load_tf_weights_in_bert.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +34,8 @@ _FOOTER, _TRAILER = 48, 5
 # A row of a few bytes can repeat a long key, so these limits bound the memory that an index can ask for. BERT-large
 # with its optimizer's state takes about 0.1 MB, with names of up to 90 bytes and two dimensions.
 _MAX_INDEX, _MAX_NAME, _MAX_RANK = 1 << 20, 512, 8
-# By their number in tensorflow/core/framework/types.proto. numpy lacks bfloat16, so its bits are read as int16.
-_DTYPES = {
-    1: ("<f4", torch.float32),
-    2: ("<f8", torch.float64),
-    3: ("<i4", torch.int32),
-    9: ("<i8", torch.int64),
-    14: ("<i2", torch.bfloat16),
-    19: ("<f2", torch.float16),
-}
+# By their number in tensorflow/core/framework/types.proto.
+_DTYPES = {1: torch.float32, 2: torch.float64, 3: torch.int32, 9: torch.int64, 14: torch.bfloat16, 19: torch.float16}
 _WEIGHTS = {"kernel": "weight", "output_weights": "weight"}
 _WEIGHTS |= {"bias": "bias", "output_bias": "bias", "gamma": "gamma", "beta": "beta"}
 
@@ -50,8 +43,8 @@ _WEIGHTS |= {"bias": "bias", "output_bias": "bias", "gamma": "gamma", "beta": "b
 class _Bad(Exception):
     """A fault of the index and its remedy. ``read_tf1`` adds the file's name."""
 
-    def __init__(self, what: str, remedy: str = "Copy or download the checkpoint again") -> None:
-        super().__init__(f"{what}. {remedy}.")
+    def __init__(self, fault: str, remedy: str = "Copy or download the checkpoint again") -> None:
+        super().__init__(f"{fault}. {remedy}.")
 
 
 def read_tf1(index_file: Path) -> dict[str, LazyTensor]:
@@ -62,19 +55,14 @@ def read_tf1(index_file: Path) -> dict[str, LazyTensor]:
     their shapes and names, with dots for slashes.
 
     Raises:
-        CheckpointError: the index is damaged or not a checkpoint's, a data file is missing or too short, or a tensor's
-            format is unsupported. The message names the file. ``LazyTensor.read`` may raise it too.
-
-    Source: BundleReader in tensorflow/core/util/tensor_bundle; names as in transformers 4's load_tf_weights_in_bert.
+        CheckpointError: a file, which is named, is damaged or missing, or a tensor's format is unsupported.
     """
     try:
         if not index_file.is_file():
             raise _Bad("no such file", "Give the checkpoint's .index file")
-        with index_file.open("rb") as file:
-            data = file.read(_MAX_INDEX + 1)
-        if len(data) > _MAX_INDEX:
+        if index_file.stat().st_size > _MAX_INDEX:
             raise _Bad(f"over {_MAX_INDEX} bytes, which no BERT's index has", "Give a BERT checkpoint's index")
-        return _lazy_tensors(index_file, _table(data))
+        return _lazy_tensors(index_file, _table(index_file.read_bytes()))
     except _Bad as bad:
         raise CheckpointError(f"{index_file}: {bad}") from None
     except OSError as error:  # of the index or of a data file
@@ -121,11 +109,11 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if offset < end:  # else a small file could make us read one block many times
             raise _Bad("damaged: its blocks overlap")
         end = offset + size + _TRAILER
-        for row in _rows(_block(body, offset, size)):
-            if last is not None and row[0] <= last:
+        for key, row in _rows(_block(body, offset, size)):
+            if last is not None and key <= last:
                 raise _Bad("damaged: its keys are not in order")
-            last = row[0]
-            yield row
+            last = key
+            yield key, row
 
 
 def _block(body: bytes, offset: int, size: int) -> bytes:
@@ -151,28 +139,21 @@ def _rows(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield key, rows.take(size)
 
 
-def _crc_of_byte(value: int) -> int:
-    for _ in range(8):
-        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)  # the Castagnoli polynomial, bits reversed
-    return value
-
-
-_CRC_TABLE = tuple(_crc_of_byte(byte) for byte in range(256))
-
-
 def _masked_crc32c(data: bytes) -> int:
     """Return CRC-32C, rotated right by 15 bits, plus a constant (LevelDB's util/crc32c.h)."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)  # the Castagnoli polynomial, bits reversed
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
-    """Split a protocol buffer into its numbers (the last of each field) and nested messages, by field number."""
-    numbers: dict[int, int] = {}
-    nested: dict[int, list[bytes]] = {}
+    """Split a protocol buffer into its numbers (the last of each field, else 0) and nested messages, by field."""
+    numbers: dict[int, int] = defaultdict(int)
+    nested: dict[int, list[bytes]] = defaultdict(list)
     cursor = _Cursor(data)
     while cursor:
         field, kind = divmod(cursor.varint(), 8)
@@ -180,7 +161,7 @@ def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
             value = cursor.varint()
             numbers[field] = value - (1 << 64) if value >> 63 else value  # int32 and int64: two's complement
         elif kind == 2:
-            nested.setdefault(field, []).append(cursor.take(cursor.varint()))
+            nested[field].append(cursor.take(cursor.varint()))
         elif kind in (1, 5):  # fixed numbers: only the tensors' checksums
             cursor.take(8 if kind == 1 else 4)
         else:
@@ -190,23 +171,22 @@ def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
 
 def _lazy_tensors(index_file: Path, rows: Iterator[tuple[bytes, bytes]]) -> dict[str, LazyTensor]:
     key, value = next(rows, (b"no header", b""))
-    header = _message(value)[0]
-    shards = header.get(1, 0)
+    header, _ = _message(value)
+    shards = header[1]
     if key or shards < 1:
         raise _Bad("a table, but not a TensorFlow checkpoint's: it lacks the header, or the number of data files")
-    if header.get(2, 0) != 0:
+    if header[2] != 0:
         raise _Bad("its data are big-endian", "Save it again on a little-endian machine")
     tensors: dict[str, LazyTensor] = {}
     for key, value in rows:
         tf_name = key.decode(errors="backslashreplace")
         entry, nested = _message(value)
-        shard = entry.get(3, 0)
-        if not 0 <= shard < shards:
-            raise _Bad(f"damaged: {tf_name!r} lies in data file {shard} of {shards}")
+        if not 0 <= entry[3] < shards:
+            raise _Bad(f"damaged: {tf_name!r} lies in data file {entry[3]} of {shards}")
         name = _hugging_face_name(tf_name)
         if name in tensors:
             raise _Bad(f"two of its tensors are {name!r}")
-        file = index_file.with_name(f"{index_file.stem}.data-{shard:05d}-of-{shards:05d}")
+        file = index_file.with_name(f"{index_file.stem}.data-{entry[3]:05d}-of-{shards:05d}")
         tensors[name] = _tensor(tf_name, file, entry, nested)
     return tensors
 
@@ -216,42 +196,38 @@ def _tensor(name: str, file: Path, entry: dict[int, int], nested: dict[int, list
 
     Field 6, the data's checksum, is ignored: 400 MB of BERT would take minutes in pure Python.
     """
-    if nested.get(7):
+    if nested[7]:
         raise _Bad(f"{name!r} is a partitioned variable (it has slices)", "Save it again without a partitioner")
-    if entry.get(1, 0) not in _DTYPES:
-        what = f"{name!r} has type {entry.get(1, 0)} of TensorFlow's types.proto, which we don't read"
-        raise _Bad(what, "Save a TensorFlow 1 checkpoint, with float, int32 and int64 variables only")
-    dtype, offset, size = _DTYPES[entry[1]][1], entry.get(4, 0), entry.get(5, 0)
-    dims = [dim for part in nested.get(2, []) for dim in _message(part)[1].get(2, [])]
-    shape = tuple(_message(dim)[0].get(1, 0) for dim in dims[: _MAX_RANK + 1])
-    if len(shape) > _MAX_RANK or min(shape, default=1) < 1 or math.prod(shape) * dtype.itemsize != size:
+    if entry[1] not in _DTYPES:
+        fault = f"{name!r} has type {entry[1]} of TensorFlow's types.proto, which minibert does not read"
+        raise _Bad(fault, "Save a TensorFlow 1 checkpoint, with float, int32 and int64 variables only")
+    dtype, offset, size = _DTYPES[entry[1]], entry[4], entry[5]
+    dims = [dim for part in nested[2] for dim in _message(part)[1][2]]
+    shape = tuple(_message(dim)[0][1] for dim in dims[: _MAX_RANK + 1])
+    count, length, again = math.prod(shape), file.stat().st_size, "Copy or download it again."
+    if len(shape) > _MAX_RANK or min(shape, default=1) < 1 or count * dtype.itemsize != size:
         raise _Bad(f"damaged: {name!r} can't have shape {shape} and type {dtype} in {size} bytes")
-    length = file.stat().st_size
     if not 0 <= offset <= length - size:
-        what = f"{length} bytes, too short: {name!r} takes {size} at byte {offset}"
-        raise CheckpointError(f"{file}: {what}. Copy or download it again.")
+        raise CheckpointError(f"{file}: {length} bytes, too short: {name!r} takes {size} at byte {offset}. {again}")
     transposed = name.endswith("/kernel") and len(shape) == 2
-    read = partial(_read, file, offset, shape, entry[1], transposed)
+
+    def read() -> Tensor:
+        try:  # not mapped: a map keeps its file open, and BERT-large has more tensors than macOS allows open files
+            array = np.fromfile(file, f"<i{dtype.itemsize}", count, offset=offset)  # numpy lacks bfloat16
+        except OSError as error:
+            raise CheckpointError(f"{file}: can't be read ({error}). {again}") from None
+        if array.size != count:
+            raise CheckpointError(f"{file}: became shorter after it was opened. {again}")
+        tensor = torch.from_numpy(array).view(dtype).reshape(shape)
+        return tensor.t().contiguous() if transposed else tensor
+
     return LazyTensor(shape[::-1] if transposed else shape, dtype, file, read)
-
-
-def _read(file: Path, offset: int, shape: tuple[int, ...], code: int, transposed: bool) -> Tensor:
-    # Read, not mapped: a map keeps its file open, and BERT-large has more tensors than macOS allows open files.
-    numpy_type, dtype = _DTYPES[code]
-    try:
-        array = np.fromfile(file, numpy_type, math.prod(shape), offset=offset)
-    except OSError as error:
-        raise CheckpointError(f"{file}: can't be read ({error}). Copy or download it again.") from None
-    if array.size != math.prod(shape):
-        raise CheckpointError(f"{file}: became shorter after it was opened. Copy or download it again.")
-    tensor = torch.from_numpy(array).view(dtype).reshape(shape)
-    return tensor.t().contiguous() if transposed else tensor
 
 
 def _hugging_face_name(name: str) -> str:
     scope, _, last = name.rpartition("/")
     if last.endswith("_embeddings"):  # the table itself, which TensorFlow names after its scope
-        return f"{name}/weight".replace("/", ".")
-    if not scope or last not in _WEIGHTS:
-        return name.replace("/", ".")  # not a weight: a leftover of training
-    return re.sub(r"/layer_([0-9]+)/", r"/layer.\1/", f"{scope}/{_WEIGHTS[last]}").replace("/", ".")
+        name = f"{name}/weight"
+    elif scope and last in _WEIGHTS:  # other names are leftovers of training
+        name = re.sub(r"/layer_([0-9]+)/", r"/layer.\1/", f"{scope}/{_WEIGHTS[last]}")
+    return name.replace("/", ".")

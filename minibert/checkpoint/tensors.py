@@ -29,16 +29,12 @@ def damaged(path: Path, error: BaseException) -> CheckpointError:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file. Its shape is known before any memory is taken for it.
-
-    ``read`` returns the tensor, mapped from the file where the format allows it. It raises CheckpointError with the
-    file's name when the bytes are missing.
-    """
+    """A tensor in a file. Its shape is known before any memory is taken for it."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
-    read: Callable[[], Tensor]
+    read: Callable[[], Tensor]  # mapped where the format allows it; raises CheckpointError if bytes are missing
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -49,13 +45,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 class _NoInitialisation(TorchFunctionMode):
     """Skip the functions of torch.nn.init: on the meta device they make torch import its compiler, for a second."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        options = kwargs or {}
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else options["tensor"]
-        return func(*args, **options)
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -66,17 +60,13 @@ def on_meta() -> Iterator[None]:
 
 
 def build_on_meta(build: Callable[[], AnyModel], config: BertConfig) -> AnyModel:
-    """Build a model that has names and shapes only. Layers of `pruned_heads` are narrower.
-
-    Args:
-        build: Makes a Bert, or a model that has one as `bert`.
-    """
+    """Build a Bert, or a model with one as `bert`, of names and shapes only. Layers of `pruned_heads` are narrower."""
+    D = config.hidden_size
     with on_meta():
         model = build()
         layers: Any = getattr(model, "bert", model).layers
         for layer, lost in config.pruned_heads.items():
             attention = layers[layer].attention
-            D = config.hidden_size
             narrow = (config.num_attention_heads - len(lost)) * config.head_size
             attention.query, attention.key, attention.value = (nn.Linear(D, narrow) for _ in range(3))
             attention.out = nn.Linear(narrow, D)

@@ -10,7 +10,6 @@ import json
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..config import read_json_object
+from ..config import read_json
 from .hub import CheckpointFiles
 from .tensorflow import read_tf1
 from .tensors import CheckpointError, LazyTensor, damaged
@@ -30,48 +29,33 @@ TF1 = "bert_model.ckpt.index"
 # In this order: safetensors goes before a pickle.
 CANDIDATES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
 
-_SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+_DTYPES |= {"BOOL": torch.bool}
 
 
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
     """Map names in the file to unread tensors, from the first kind of file that the checkpoint has.
 
-    Raises:
-        CheckpointError, ConfigError: minibert can't read any of the weights, or a file is damaged; it is named.
-        OSError: a file can't be downloaded or read.
+    It raises CheckpointError, ConfigError or OSError, which names the file, if minibert can't read the weights.
     """
-    path = files.first(candidates)
-    if path is None and (path := files.cached(TF1)) is not None:
-        return read_tf1(path)
+    path = files.first(candidates) or files.cached(TF1)
     if path is None:
         others = [name for name in ("tf_model.h5", "flax_model.msgpack", "onnx/model.onnx") if files.cached(name)]
-        raise CheckpointError(
-            f"{files.name} has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
-            + (f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else "")
-        )
-    if path.name.endswith(".index.json"):
-        return _open_shards(files, path)
-    return _open_one(path)
+        advice = f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else ""
+        text = f"has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
+        raise CheckpointError(f"{files.name} {text}{advice}")
+    return _open_shards(files, path) if path.name.endswith(".index.json") else _open_one(path)
 
 
 def _open_one(path: Path) -> dict[str, LazyTensor]:
-    return _open_safetensors(path) if path.name.endswith(".safetensors") else _open_pickle(path)
+    readers = {".safetensors": _open_safetensors, ".bin": _open_pickle, ".index": read_tf1}
+    return readers[path.suffix](path)
 
 
 def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
     """Follow the index. Every tensor must be in the shard that it names."""
-    places = read_json_object(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         raise CheckpointError(f"{index}: an index of shards needs a weight_map from tensor names to file names")
     kind = ".safetensors" if index.name.startswith(SAFETENSORS) else ".bin"
@@ -86,39 +70,32 @@ def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Read the header, which safetensors checks against the size of the file."""
-    tensors = {}
+    """Map the file, after safetensors has checked its header against its size.
+
+    safetensors' own `get_tensor` reads each tensor's first byte, and the system may load megabytes around it.
+    """
     try:
         handle = safe_open(path, framework="pt")
-        read = handle.get_tensor if sys.byteorder == "big" else _map_safetensors(path)
-        for name in handle.keys():  # noqa: SIM118 - a handle is not a dict
-            header = handle.get_slice(name)
-            kind = header.get_dtype()
-            if kind not in _SAFETENSORS_DTYPES:
-                raise CheckpointError(f"{path}: {name} is of dtype {kind}, which minibert does not read")
-            shape = tuple(header.get_shape())
-            tensors[name] = LazyTensor(shape, _SAFETENSORS_DTYPES[kind], path, partial(read, name))
+        storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
     except (SafetensorError, RuntimeError) as error:  # RuntimeError: torch can't map the file
         raise damaged(path, error) from error
-    return tensors
-
-
-def _map_safetensors(path: Path) -> Callable[[str], Tensor]:
-    """Map a valid safetensors file, and return the function that finds a tensor in it without reading its bytes.
-
-    safetensors' `get_tensor` reads each tensor's first byte, and the system may load megabytes around it.
-    """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    header.pop("__metadata__", None)
 
     def find(name: str) -> Tensor:
         first, last = (8 + size + offset for offset in header[name]["data_offsets"])
-        empty = torch.empty(0, dtype=_SAFETENSORS_DTYPES[header[name]["dtype"]])
+        empty = torch.empty(0, dtype=_DTYPES[header[name]["dtype"]])
         return empty.set_(storage[first:last]).view(header[name]["shape"])
 
-    return find
+    read = handle.get_tensor if sys.byteorder == "big" else find  # files are little-endian
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise CheckpointError(f"{path}: {name} is of dtype {entry['dtype']}, which minibert does not read")
+        tensors[name] = LazyTensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], path, partial(read, name))
+    return tensors
 
 
 def _open_pickle(path: Path) -> dict[str, LazyTensor]:
@@ -141,19 +118,15 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(f"{path}: {text} ({''.join(why[:1]) or type(error).__name__})") from error
     except Exception as error:  # torch raises nearly any exception for damaged files
         raise damaged(path, error) from error
-    if not isinstance(values, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in values.items()
-    ):
+    flat = isinstance(values, dict) and all(isinstance(value, Tensor) for value in values.values())
+    if not flat or not all(isinstance(name, str) for name in values):
         raise CheckpointError(f"{path}: expected a flat dict from names to tensors, as model.state_dict() gives")
     if odd := [name for name, t in values.items() if t.layout != torch.strided or t.is_nested or t.is_meta]:
         raise CheckpointError(f"{path}: minibert can't read sparse, nested or meta tensors: {', '.join(odd)}")
-    return {
-        name: LazyTensor(tuple(tensor.shape), tensor.dtype, path, partial(_unpickled, path, name, tensor))
-        for name, tensor in values.items()
-    }
+    return {n: LazyTensor(tuple(t.shape), t.dtype, path, partial(_unpickled, path, n, t)) for n, t in values.items()}
 
 
-def _unpickled(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+def _unpickled(path: Path, name: str, tensor: Tensor) -> Tensor:
     """Detach the tensor. Refuse a stride of 0, which repeats one number: a small file would fill the memory."""
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(f"{path}: {name} claims {tuple(tensor.shape)}, more than the file holds for it")

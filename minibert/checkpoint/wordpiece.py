@@ -10,14 +10,13 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from ..config import ConfigError, read_json_object
+from ..config import ConfigError, read_json
 from .atomic import replacing, write_text
 from .hub import CheckpointFiles, HubError
 from .save import write_json
 
 # Japanese and some other BERTs split words with other programs first. From vocab.txt they would get other tokens.
 BERT_CLASSES = {None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
-FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
@@ -26,14 +25,10 @@ class NoTokenizerError(HubError):
 
 
 def read_options(files: CheckpointFiles) -> dict[str, Any]:
-    """Read the keywords of ``Tokenizer`` from tokenizer_config.json and config.json: lengths, sides, special tokens.
-
-    Raises:
-        ConfigError: a file is damaged.
-    """
+    """Read the keywords of ``Tokenizer`` from tokenizer_config.json and config.json: lengths, sides, special tokens."""
     values = files.read_object("tokenizer_config.json")
     path = files.get("config.json") or files.cached("bert_config.json")  # Google's name
-    config = {} if path is None else read_json_object(path)
+    config = {} if path is None else read_json(path)
     limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
     # transformers writes 1e30 for "no limit"
     known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e9]
@@ -47,12 +42,7 @@ def read_options(files: CheckpointFiles) -> dict[str, Any]:
 
 
 def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> tokenizers.Tokenizer:
-    """Build the library's tokenizer.
-
-    Raises:
-        NoTokenizerError: the checkpoint lacks both tokenizer.json and vocab.txt.
-        ConfigError: a file is damaged, or asks for a tokenizer other than BERT's.
-    """
+    """Build the library's tokenizer. Raise NoTokenizerError, or ConfigError if a file is damaged or not BERT's."""
     path = files.first(("tokenizer.json", "vocab.txt"))
     if path is None:
         raise NoTokenizerError(f"{files.name} has neither tokenizer.json nor vocab.txt, so no text can be tokenised")
@@ -65,61 +55,49 @@ def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> to
         backend = build(path, files.read_object("config.json") | files.read_object("tokenizer_config.json"))
         _add_tokens(backend, files)
     found = backend.normalizer
-    parts: Any = found if isinstance(found, normalizers.Sequence) else [found]
+    parts: Any = found if isinstance(found, normalizers.Sequence) else [found] if found is not None else []
     if lowercase_first and not any(isinstance(part, normalizers.Lowercase) for part in parts):
-        kept = [part for part in parts if part is not None]
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
     return backend
 
 
 def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference).
-
-    Google's folders lack the flag ``do_lower_case``. There a vocabulary almost without capitals means lower case.
-
-    Raises:
-        ConfigError: the vocabulary is damaged, or the flags ask for a tokenizer other than BERT's.
-    """
-    kind = flags.get("tokenizer_class")
-    if kind not in BERT_CLASSES:
+    """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference)."""
+    if (kind := flags.get("tokenizer_class")) not in BERT_CLASSES:
         raise ConfigError(f"{vocab}: made for {kind}, which minibert has only as a tokenizer.json; save it as one")
     if flags.get("do_basic_tokenize", True) is not True or flags.get("never_split"):
         raise ConfigError(f"{vocab}: do_basic_tokenize: false and never_split are not supported; save a tokenizer.json")
-    for name in FLAGS:
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
         if not isinstance(flags.get(name), bool | None):
             raise ConfigError(f"{vocab}: {name} must be true, false or null, not {flags[name]!r}")
     try:
-        pieces = vocab.read_text(encoding="utf-8").split("\n")
+        pieces = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{vocab}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if pieces and not pieces[-1]:
-        pieces.pop()
     ids = {piece.rstrip("\r"): i for i, piece in enumerate(pieces)}
     special = {name: _special(flags, name, str(vocab)) for name in SPECIAL}
     if absent := [special[name] for name in ("unk", "sep", "pad", "cls") if special[name] not in ids]:
         raise ConfigError(f"{vocab}: BERT's vocabulary needs {', '.join(absent)}, which this one lacks")
-    lower = flags.get("do_lower_case")
+    if (lower := flags.get("do_lower_case")) is None:  # as in Google's folders: see if the words have capitals
+        words = [piece for piece in pieces if not piece.startswith("[")]
+        lower = sum(re.search("[A-Z]", word) is not None for word in words) <= 0.01 * len(words)
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=special["unk"]))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=flags.get("tokenize_chinese_chars") is not False,
         strip_accents=flags.get("strip_accents"),  # None: the same as lowercase
-        lowercase=not _has_capitals(pieces) if lower is None else lower,
+        lowercase=lower,
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
+    cls, sep = special["cls"], special["sep"]
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{special['cls']}:0 $A:0 {special['sep']}:0",
-        pair=f"{special['cls']}:0 $A:0 {special['sep']}:0 $B:1 {special['sep']}:1",
-        special_tokens=[(special[name], ids[special[name]]) for name in ("cls", "sep")],
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
     )
     backend.add_special_tokens([piece for piece in special.values() if piece in ids])
     return backend
-
-
-def _has_capitals(pieces: list[str]) -> bool:
-    words = [piece for piece in pieces if not piece.startswith("[")]
-    return sum(re.search("[A-Z]", piece) is not None for piece in words) > 0.01 * len(words)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
@@ -131,18 +109,13 @@ def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
         for i, flags in sorted(added.items()):
             backend.add_tokens([tokenizers.AddedToken(**flags)])
             if backend.token_to_id(flags["content"]) != i:
-                raise ConfigError(f"{files.name}: the added token {flags['content']!r} can't have the id {i}")
-    except ConfigError:
-        raise
+                raise ValueError(f"the token {flags['content']!r} can't have the id {i}")
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ConfigError(f"{files.name}: added_tokens.json or added_tokens_decoder is damaged ({error})") from None
 
 
 def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mask: str, **settings: Any) -> None:
-    """Write tokenizer.json, vocab.txt and tokenizer_config.json. Raise OSError if the folder can't be written.
-
-    ``settings`` are further fields of tokenizer_config.json; None leaves one out.
-    """
+    """Write tokenizer.json, vocab.txt and tokenizer_config.json, with ``settings`` that aren't None as its fields."""
     with replacing(folder / "tokenizer.json") as temporary:
         backend.save(str(temporary))
     vocabulary = backend.get_vocab(with_added_tokens=False)
@@ -162,13 +135,12 @@ def _flags(backend: tokenizers.Tokenizer, pad_token: str, mask_token: str) -> di
     pieces = {"unk": backend.model.unk_token, "pad": pad_token}
     if len(around) == 2:
         pieces |= {"cls": around[0], "sep": around[1]}
-    others = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
-    others = [piece for piece in others if piece not in pieces.values()]
+    special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    others = [piece for piece in special if piece not in pieces.values()]
     if mask_token in others or len(others) == 1:
         pieces["mask"] = mask_token if mask_token in others else others[0]
     values: dict[str, Any] = {f"{name}_token": piece for name, piece in pieces.items()}
-    found = backend.normalizer
-    usual = isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+    found, usual = backend.normalizer, isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
     if usual and isinstance(found, normalizers.BertNormalizer) and found.clean_text:
         return values | {
             "tokenizer_class": "BertTokenizer",
