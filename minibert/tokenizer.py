@@ -170,7 +170,7 @@ class Tokenizer:
                 ids.append(np.array(encoding.ids, dtype=np.int32)[kept])
                 if pairs is not None:
                     types.append(np.array(encoding.type_ids, dtype=np.int8)[kept])
-        flat = np.concatenate([np.zeros(0, np.int32), *ids])
+        flat = ids[0] if len(ids) == 1 else np.concatenate([np.zeros(0, np.int32), *ids])
         kinds = np.concatenate(types) if types else np.zeros(len(flat), np.int8)
         return Tokens(flat, kinds, np.cumsum([0, *map(len, ids)]), TruncationReport(limit, lost))
 
