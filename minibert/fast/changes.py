@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cache
 from inspect import isfunction
-from itertools import chain
+from itertools import chain, count
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
@@ -19,17 +19,14 @@ from .. import fused, heads, model, pooling
 # Where torch keeps a module's hooks, its parts and its parameters.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TABLES = (*HOOKS, "_modules", "_parameters")
-# Values of modules that count and that are neither a module nor a parameter.
-SETTINGS = ("head_size", "formula", "eps", "max_norm", "modes")
+SETTINGS = ("head_size", "formula", "eps", "max_norm", "modes")  # values that count, of modules
 # Every class whose code the stack stands for, and what it relies on of torch's.
 NAMES = {**vars(model), **vars(fused), **vars(heads), **vars(pooling)}.values()
-CODE = [vars(kind) for kind in NAMES if isinstance(kind, type) and issubclass(kind, nn.Module)]
-# A function's code can be exchanged too, as IPython's autoreload does it.
-FUNCTIONS = [value for code in CODE for value in code.values() if isfunction(value)]
+PAGE = [kind for kind in NAMES if isinstance(kind, type) and issubclass(kind, nn.Module)]
 FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)]
 DATA: Any = Tensor.data  # torch's own descriptor
 _forward, _code, _dtype = itemgetter("forward"), attrgetter("__code__"), attrgetter("dtype")
-_version = attrgetter("_version", "taken")
+_version, _version_and_taken = attrgetter("_version"), attrgetter("_version", "taken")
 
 
 class Snapshot:
@@ -50,17 +47,18 @@ class Snapshot:
         self._filled = [table for table in tables if table]
         self._weights = list(weights)
         self._others = [] if self._weights else list(root.parameters())  # without a stack only dtypes count
-        self._seen, self._versions = self._look(), versions(self._weights)
+        self._seen, self._versions = self._look(), list(map(_version, self._weights))
         self._sizes = list(map(len, own))  # a `forward` set on a part is one entry more
+        self._accesses = TrackedParameter.accesses
 
     def holds(self) -> bool:
         """Return True if nothing has changed since."""
         if any(self._empty) or list(map(len, self._own)) != self._sizes:
             return False
+        if TrackedParameter.accesses != self._accesses or list(map(_version, self._weights)) != self._versions:
+            return False
         now = self._look()
-        return (
-            len(now) == len(self._seen) and all(map(is_, now, self._seen)) and versions(self._weights) == self._versions
-        )
+        return len(now) == len(self._seen) and all(map(is_, now, self._seen))
 
     def _look(self) -> list[object]:
         tables = chain.from_iterable(map(dict.values, self._filled))
@@ -78,27 +76,42 @@ def modules_in(module: nn.Module) -> Iterator[nn.Module]:
         rest += [inner for inner in part._modules.values() if inner is not None]
 
 
-def page_code() -> list[object]:
-    """Return all that the page's classes consist of, so that a method patched in place is noticed."""
-    own = chain.from_iterable(code.values() for code in CODE)
-    formulas = model.Activation.formulas.values(), pooling.POOLINGS.values(), pooling.UNPADDED.values()
-    return [*own, *map(_code, FUNCTIONS), *chain(*formulas), *map(_forward, FORWARDS), nn.Module.__call__]
+class Code:
+    """All that classes consist of, with the code of their functions, which IPython's autoreload exchanges in place."""
+
+    def __init__(self, kinds: Iterable[type]) -> None:
+        self._kinds = [vars(kind) for kind in kinds]
+        self._functions = [value for kind in self._kinds for value in kind.values() if isfunction(value)]
+        self._seen = self._look()
+
+    def holds(self) -> bool:
+        """Return True if nothing has changed since."""
+        now = self._look()
+        return len(now) == len(self._seen) and all(map(is_, now, self._seen))
+
+    def _look(self) -> list[object]:
+        own = chain.from_iterable(kind.values() for kind in self._kinds)
+        formulas = model.Activation.formulas.values()
+        return [*own, *map(_code, self._functions), *formulas, *map(_forward, FORWARDS), nn.Module.__call__]
 
 
 class TrackedParameter(nn.Parameter):
     """Count how often `.data` was taken: the one way to write to a parameter that torch itself does not count."""
 
     taken = 0
+    accesses = 0  # to any of them
+    _numbers = count(1)
 
     @property
     def data(self) -> Tensor:
         """Return torch's own `.data`."""
-        self.taken += 1
+        self.taken = TrackedParameter.accesses = next(self._numbers)
         return DATA.__get__(self)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self.taken += value is not self  # `module.to` assigns it where nothing has to move
+        if value is not self:  # as `module.to` assigns it where nothing has to move
+            self.taken = TrackedParameter.accesses = next(self._numbers)
         DATA.__set__(self, value)
 
 
@@ -112,20 +125,17 @@ def track(part: nn.Module) -> list[nn.Parameter]:
 
 
 def versions(weights: Iterable[nn.Parameter]) -> list[tuple[int, int]]:
-    """Return numbers that change whenever a tracked parameter's values may have changed.
-
-    Not noticed: writes through memory shared with numpy or another process, or through a `.data` taken before a call.
-    """
-    return list(map(_version, weights))
+    """Return numbers that change with a tracked parameter's values, but for writes to memory shared with others."""
+    return list(map(_version_and_taken, weights))
 
 
 @cache
 def _count_fused_steps() -> None:
     """Let torch count what optimizers with ``fused=True`` write; by itself it does not."""
 
-    def count(optimizer: Any, *_: object) -> None:
+    def count_step(optimizer: Any, *_: object) -> None:
         for group in optimizer.param_groups:
             if group.get("fused"):
                 increment_version(group["params"])
 
-    register_optimizer_step_post_hook(count)
+    register_optimizer_step_post_hook(count_step)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ from ..model import EncoderOutput
 from ..pooling import POOLINGS, Pooling
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
-from .changes import page_code
+from .changes import PAGE, Code
 from .stack import FastEmbeddings, FastLayer, PlainLinear, Stack
 from .tokens import PackedTokens
 
 TOLERANCE = 1e-9  # in float64 the two differ by some 1e-15, and any edit by more
 _lock = threading.Lock()
-_code: list[object] = []  # of the page, as it was when it was checked
+_code = Code(PAGE)  # as it was when it was checked
 _results: dict[tuple[str, float, int], bool] = {}
 
 
@@ -36,20 +35,17 @@ def page_is_known(activation: str, eps: float, depth: int = 2) -> bool:
 
     Where they differ, one warning says so. It is checked again when a class of the page was changed since.
     """
+    global _code
     with _lock:
-        code = page_code()
-        if len(code) != len(_code) or not all(map(is_, code, _code)):
-            _code[:] = code
+        if not _code.holds():
+            _code = Code(PAGE)
             _results.clear()
         kind = activation, eps, depth
         if kind not in _results:
             _results[kind] = _compare(*kind)
             if not _results[kind]:
-                warnings.warn(
-                    "the page (minibert/model.py, or a class of it) was changed: it computes other numbers than the "
-                    "fast stack. encode uses the page itself, which is slower",
-                    stacklevel=2,
-                )
+                what = "the page (minibert/model.py, or a class of it) was changed: it computes other numbers than the "
+                warnings.warn(f"{what}fast stack. encode uses the page itself, which is slower", stacklevel=2)
         return _results[kind]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from operator import is_
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from ..fused import FUSED, has_hooks
 from ..heads import BertForSequenceClassification
 from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
 from ..pooling import Pooling
-from .changes import Snapshot, TrackedParameter, modules_in, page_code, track
+from .changes import PAGE, Code, Snapshot, TrackedParameter, modules_in, track
 from .check import page_is_known
 from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
@@ -40,11 +39,11 @@ class Decision:
     reads_pooler: bool
     arithmetic: str
     snapshot: Snapshot = field(repr=False)
-    code: list[object] = field(repr=False)
+    code: Code = field(repr=False)
 
     def holds(self) -> bool:
         """Return True if nothing has changed since that could change the decision or a result."""
-        return self.snapshot.holds() and all(map(is_, page_code(), self.code))
+        return self.code.holds() and self.snapshot.holds()
 
     def by_page(self, reason: str) -> Decision:
         """Return the decision that the page computes all."""
@@ -68,14 +67,14 @@ def decide(
     ``root`` holds all that computes, ``model`` is a Bert or has one as `bert`, ``readers`` read the last states, and
     ``before`` is the decision that no longer holds: weights that did not change stay packed.
     """
-    code = page_code()
+    code = Code({kind for part in root.modules() for kind in type(part).__mro__ if kind in PAGE})
     bert: Any = getattr(model, "bert", model)
     why = _whole(model, bert)
     reasons = {"": why} if why else {}
     stack = None if why else _stack(bert, arithmetic, reasons, before)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
-    watched = pooler is not None and _departure(pooler, "pooler", _parts(Pooler)) is not None
+    watched = pooler is not None and _departure(pooler, "pooler", Pooler) is not None
     plain = not watched and all(type(reader) in READERS and _own(reader) is None for reader in readers)
     # Dropout is off in the stack, so modes count in the other parts only.
     skipped = {part for layer in fast for part in layer.layer.modules()}
@@ -93,7 +92,7 @@ def decide(
         arithmetic=arithmetic,
         snapshot=Snapshot(
             root,
-            track(bert) if fast else (),
+            [weight for layer in fast for weight in layer.products],
             [part for part in root.modules() if part not in skipped and part is not root],
         ),
         code=code,
@@ -104,10 +103,9 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
     """Say why the page computes all of a model; None where it need not."""
     if has_hooks():
         return "a hook is registered on all modules of torch"
-    if bert is not model and type(model) is not HEAD:
-        return f"model is {type(model).__name__}, not {HEAD.__name__}"
-    for part, kind, name in ((model, type(model), "model"), (bert, Bert, "model"), (bert.layers, Encoder, "layers")):
-        if why := _departure(part, name, {"": kind}):
+    heads = [] if bert is model else [(model, "model", HEAD)]
+    for part, name, kind in (*heads, (bert, "model", Bert), (bert.layers, "layers", Encoder)):
+        if why := _departure(part, name, kind, deep=False):
             return why
     return None if len(bert.layers) else "the model has no layers"
 
@@ -124,11 +122,7 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
     layer: Any
     for i, layer in enumerate(bert.layers):
         name = f"layers.{i}"
-        if (
-            why := _departure(layer, name, _parts(EncoderLayer))
-            or _unlike(layer, name)
-            or _unusable(layer, name, dtype)
-        ):
+        if why := _departure(layer, name, EncoderLayer) or _unlike(layer, name) or _unusable(layer, name, dtype):
             reasons[name] = why
             layers.append(None)
             continue
@@ -137,9 +131,10 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
             known[layer] = fast
         layers.append(known[layer])
     embeddings = bert.embeddings
-    if why := _departure(embeddings, "embeddings", _parts(Embeddings)) or _unusable(embeddings, "embeddings", dtype):
+    if why := _departure(embeddings, "embeddings", Embeddings) or _unusable(embeddings, "embeddings", dtype):
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
+    track(bert)
     if used and all(page_is_known(layer.activation, layer.attention_norm[-1], len(layers)) for layer in used):
         return Stack(bert, None if "embeddings" in reasons else FastEmbeddings(bert.embeddings), layers)
     why = "the page's code was changed: it computes other numbers than the stack" if used else reasons["layers.0"]
@@ -157,20 +152,15 @@ def _fresh(kind: Any) -> Any:
     return next((part for part in (*model.modules(), Pooling()) if type(part) is page), None)
 
 
-def _parts(kind: Any) -> dict[str, type[nn.Module]]:
-    """Return the class of each part of a part of the page, by its name there; "" is the part itself."""
-    return {name: type(part) for name, part in _fresh(kind).named_modules()}
-
-
-def _departure(owner: nn.Module, name: str, parts: Mapping[str, type[nn.Module]]) -> str | None:
-    """Say which part is not the page's own, or is watched; None where all are."""
-    for path, kind in parts.items():
+def _departure(owner: nn.Module, name: str, kind: Any, *, deep: bool = True) -> str | None:
+    """Say which part (``deep``: or part of it) is not the page's own, or is watched; None where all are."""
+    for path, fresh in _fresh(kind).named_modules() if deep else [("", _fresh(kind))]:
         part: Any = owner
         for step in path.split(".") if path else []:
             part = part._modules.get(step)
         full = ".".join(filter(None, (name, path)))
-        if type(part) not in (kind, FUSED.get(kind)):
-            return f"{full} is {type(part).__name__}, not the page's {kind.__name__}"
+        if type(part) not in (type(fresh), FUSED.get(type(fresh))):
+            return f"{full} is {type(part).__name__}, not the page's {type(fresh).__name__}"
         if why := _own(part):
             return f"{full} has a {why}"
     return None

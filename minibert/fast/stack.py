@@ -56,6 +56,7 @@ class FastLayer:
         self.layer, self.arithmetic = layer, arithmetic
         attention, feed_forward = layer.attention, layer.feed_forward
         self.weights = track(layer)
+        self.products = [weight for part in layer.modules() if type(part) is nn.Linear for weight in part.parameters()]
         self.head_size = attention.head_size
         self.activation = activation_name(feed_forward.activation) or ""
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)

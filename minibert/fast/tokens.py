@@ -109,7 +109,7 @@ def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
     for length, count in texts.runs:
         end = begin + length * count
         if begin < end:
-            q, k, v = _split(qkv[begin:end], count, length, 3, head_size)
+            q, k, v = _split(qkv[begin:end], count, length, 3, head_size).unbind(0)
             parts.append(_merge(_attend_equal(q, k, v, beyond=len(qkv) - end)))
         begin = end
     if begin < len(qkv):
@@ -127,7 +127,7 @@ def attend_first(q: Tensor, kv: Tensor, texts: PackedTokens, head_size: int) -> 
     for length, count in texts.runs:
         end = begin + length * count
         (query,) = _split(q[text : text + count], count, 1, 1, head_size)
-        k, v = _split(kv[begin:end], count, length, 2, head_size)
+        k, v = _split(kv[begin:end], count, length, 2, head_size).unbind(0)
         parts.append(_merge(functional.scaled_dot_product_attention(query, k, v)))
         begin, text = end, text + count
     return parts[0] if len(parts) == 1 else torch.cat(parts)
