@@ -5,7 +5,6 @@ Someone may have edited `model.py`, or patched a class of it. A reader who chang
 
 from __future__ import annotations
 
-import copy
 import threading
 import warnings
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from ..config import ClassifierConfig
-from ..fused import fuse
+from ..fused import fuse, unfuse
 from ..heads import BertForSequenceClassification
 from ..model import EncoderOutput
 from ..pooling import POOLINGS, Pooling
@@ -60,22 +59,25 @@ def _compare(activation: str, eps: float, depth: int) -> bool:
         **sizes, max_position_embeddings=66, num_hidden_layers=depth, hidden_act=activation, layer_norm_eps=eps
     )
     modes = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast("cpu", enabled=False)
-    with modes[0], modes[1], modes[2], torch.device("cpu"), torch.no_grad():
+    with modes[0], modes[1], modes[2], torch.no_grad():
         try:
-            model = BertForSequenceClassification(config).double().eval()
+            with torch.device("cpu"):
+                model, generator = (
+                    BertForSequenceClassification(config).double().eval(),
+                    torch.Generator().manual_seed(0),
+                )
+                batch = torch.zeros(2, *real.shape, dtype=torch.int64)
             bert: Any = model.bert
-            generator = torch.Generator().manual_seed(0)
             for parameter in model.parameters():
                 parameter.normal_(std=0.5, generator=generator)
-            batch = torch.zeros(2, *real.shape, dtype=torch.int64)
             batch[0, real], batch[1, real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
             stack = Stack(bert, FastEmbeddings(bert.embeddings), [FastLayer(x, PlainLinear) for x in bert.layers])
             texts = PackedTokens(tokens, np.arange(len(lengths)))
             x, first = stack(texts), stack(texts, first_only=True)
             scores = model.read(EncoderOutput(first, bert.pooler(first))).logits
             found = [x[real], scores, Pooling("cls")(first, None), *(Pooling(mode)(x, real) for mode in POOLINGS)]
-            for page in (model, fuse(copy.deepcopy(model))):
-                scores, states = page(batch[0], real, batch[1])
+            for exchange in (unfuse, fuse):  # the page's own parts, and the fused ones
+                scores, states = exchange(model)(batch[0], real, batch[1])
                 expected = [states[real], scores, Pooling("cls")(states, real)]
                 expected += [Pooling(mode)(states, real) for mode in POOLINGS]
                 if not all(torch.allclose(x, y, rtol=0, atol=TOLERANCE) for x, y in zip(found, expected, strict=True)):

@@ -29,7 +29,7 @@ class Int8Linear:
         self.bias = bias
         if not (largest.isfinite().all() and bias.isfinite().all()):
             scale = torch.full_like(scale, torch.nan)  # whole numbers would lose it
-        self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int64)
+        self.scale, self.zeros = scale, torch.zeros_like(scale, dtype=torch.int64)
         self.weight = whole.to(torch.int8)
         if onednn_int8_works():
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)

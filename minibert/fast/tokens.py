@@ -53,7 +53,7 @@ class PackedTokens:
     def first(self) -> Tensor:
         """The place of each text's first token among the packed ones. (B,)"""
         if self.equal:
-            return torch.arange(self.shape[0]) * self.shape[1]
+            return torch.arange(self.shape[0], device="cpu") * self.shape[1]
         return torch.from_numpy(np.minimum(self._first, len(self.input_ids) - 1))
 
     @property
@@ -185,9 +185,9 @@ def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _own_text_only(texts: int, S: int, window: int, dtype: torch.dtype) -> Tensor:
     """Added to the scores: 0 for keys of the same text, -inf for others. (1, 1, texts * S, window)"""
     with torch.inference_mode(False):
-        text = torch.arange(window) // S
+        text = torch.arange(window, device="cpu") // S
         other = text[: texts * S, None] != text
-        return torch.zeros(1, 1, texts * S, window, dtype=dtype).masked_fill_(other, -torch.inf)
+        return torch.zeros(1, 1, texts * S, window, dtype=dtype, device="cpu").masked_fill_(other, -torch.inf)
 
 
 def _kernel_dtype(x: Tensor) -> Tensor:
