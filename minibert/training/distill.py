@@ -28,7 +28,7 @@ class TeacherVectors(Objective):
     Every column is compared with the row's label (a text and its translation: arXiv 2004.09813), and the mean taken.
 
     Args:
-        metric: "mse", the mean square of all differences; or "cosine", 1 - cos.
+        metric: "mse", the mean square of all differences; or "cosine", 1 - cos. ValueError for another.
         widths: (D, T): learn a linear layer from D to T after the student, for training only. None: D = T.
     """
 

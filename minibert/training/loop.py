@@ -88,11 +88,7 @@ def train(
 
 @contextmanager
 def _set_up(task: Task, settings: Settings) -> Iterator[None]:
-    """Inside, the processes share their weights and the model computes as the settings say; then it is in eval mode.
-
-    Raises:
-        ValueError: The device can't train with this autocast.
-    """
+    """Inside, the processes share their weights and the model computes as the settings say; then it is in eval mode."""
     device = next(task.parameters()).device
     if settings.autocast == "float16" and device.type != "cuda":
         raise ValueError(f"autocast to float16 needs a GPU (cuda), not {device.type}: use bfloat16, or none")
@@ -107,7 +103,6 @@ def _set_up(task: Task, settings: Settings) -> Iterator[None]:
 def _start(
     task: Task, settings: Settings, folder: str | os.PathLike[str] | None, *, checkpointed: bool, resume: bool
 ) -> RunState:
-    """Return a training at its first step, or at the step of the checkpoint."""
     if folder is None and checkpointed:
         raise ValueError("save_every and resume need a folder")
     scaler = GradScaler(next(task.parameters()).device.type, enabled=settings.autocast == "float16")
@@ -124,7 +119,6 @@ def _start(
 
 
 def _steps(run: RunState, settings: Settings, total: int) -> Iterator[dict[str, Any]]:
-    """Take the steps that are left; yield each one's record."""
     order = _order(run.task.lengths, settings, run.step)
     run.task.train()
     while run.step < total:

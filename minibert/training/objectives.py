@@ -173,7 +173,7 @@ class Matryoshka(Objective):
 
 
 class Combined(Objective):
-    """A weighted sum of objectives of the same vectors and labels, as a teacher's vectors and similarities."""
+    """A weighted sum of objectives of the same vectors and labels. Raises ValueError for another number of weights."""
 
     def __init__(self, objectives: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
         super().__init__()

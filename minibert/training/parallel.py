@@ -43,11 +43,7 @@ def local_device() -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Inside, the processes that torchrun started (RANK, WORLD_SIZE) are one group.
-
-    Raises:
-        RuntimeError: torch's, if the processes don't find each other.
-    """
+    """Inside, torchrun's processes (RANK, WORLD_SIZE) are one group. torch's RuntimeError: they don't meet."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ or dist.is_initialized():
         yield
         return
