@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = "texts -> vectors"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add texts, encoder, and the form of the output."""
     add_texts(parser)
     add_encoder(parser)
@@ -34,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-name", metavar="NAME", help="put the checkpoint's prompt before each text")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Encode the texts; print the vectors or write them."""
     form = _form(options)
     texts = read_texts(options)
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.output}: {len(vectors)} vectors of {vectors.shape[1]}", file=sys.stderr)
 
 
-def _form(options: argparse.Namespace) -> str:
+def _form(options: Namespace) -> str:
     """Choose the form of the output before any work, so that a wrong name does not cost an hour of encoding."""
     if options.output is None:
         return options.format or ("table" if sys.stdout.isatty() else "jsonl")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..display import table
 from .options import add_columns, add_encoder, load_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
     from ..training.loop import Evaluator
-    from ..training.reading import Classes, Column
 
 HELP = "how good a model is, on a file"
 EXAMPLES = """\
@@ -36,7 +31,7 @@ retrieval  at k: the share of questions with an answer among the first k (accura
 SCORES = {"sts": "spearman", "nli": "accuracy", "triplets": "accuracy", "retrieval": "ndcg@10"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add kind, file, columns and encoder."""
     parser.add_argument("kind", choices=("sts", "triplets", "retrieval"), help="see below")
     parser.add_argument("file", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also with .gz) or .parquet")
@@ -44,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_encoder(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Print the scores."""
     evaluator = make_evaluator(options.kind, options.file, options.texts, options.label, options.format)
     encoder = load_encoder(options)
@@ -60,14 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def make_evaluator(
-    kind: str,
-    path: Path,
-    texts: Sequence[Column] | None,
-    label: Column | None,
-    form: str | None,
-    *,
-    classifier: Callable[[Tensor, Tensor], Tensor] | None = None,
-    classes: Classes | None = None,
+    kind: str, path: Path, texts: Any, label: Any, form: str | None, classes: Any = None, classifier: Any = None
 ) -> Evaluator:
     """Return the evaluator of that kind on a file; kind "nli" needs a classifier and its classes.
 
@@ -84,9 +72,9 @@ def make_evaluator(
     labelled = kind in ("sts", "nli")
     if texts is None or (labelled and label is None):
         raise ValueError(f"{path}: say which columns hold the texts{' and the label' if labelled else ''}")
-    label, classes = label if labelled else None, classes if kind == "nli" else None
-    examples = read_examples(path, texts=texts, label=label, form=form, classes=classes)
-    if classifier is not None and kind == "nli":
+    columns = {"label": label if labelled else None, "classes": classes if kind == "nli" else None}
+    examples = read_examples(path, texts=texts, form=form, **columns)
+    if kind == "nli":
         return evaluate.NLIEvaluator(examples, classifier)
     if kind == "retrieval":
         return evaluate.RetrievalEvaluator.from_pairs(examples)

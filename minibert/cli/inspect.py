@@ -5,7 +5,7 @@ The report accounts for every tensor: used, or known and left aside.
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 HELP = "what a checkpoint contains, and what was loaded of it"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add the model and the hub."""
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help="a folder or a hub id")
     add_source(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Print the description of an encoder, or of a checkpoint without a tokenizer."""
     from ..checkpoint.wordpiece import NoTokenizerError
     from ..encoder import SentenceEncoder

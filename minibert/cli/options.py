@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
     from ..truncation import TruncationReport
 
-# --- The model
-
 
 def add_encoder(parser: ArgumentParser) -> None:
     """Add the flags of an encoder and its arithmetic."""
@@ -71,9 +69,6 @@ def check_folder(output: Path) -> None:
         raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
 
 
-# --- Texts
-
-
 def add_texts(parser: ArgumentParser) -> None:
     """Add the flags that say where texts come from."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)")
@@ -95,9 +90,6 @@ def read_texts(options: Namespace) -> list[str]:
         return [line for _, line in decoded_lines(sys.stdin.buffer, "stdin")]
     with Path(options.input).open("rb") as file:
         return [line for _, line in decoded_lines(file, options.input)]
-
-
-# --- Files of examples
 
 
 class Several:
@@ -128,9 +120,6 @@ def add_columns(parser: _ActionsContainer, prefix: str = "", more: str = "") -> 
     parser.add_argument(f"--{prefix}label", type=column, metavar="COLUMN", help="column of the score or the class")
     forms = ("tsv", "csv", "jsonl", "parquet")
     parser.add_argument(f"--{prefix}format", choices=forms, help="of the file (default: from its name)")
-
-
-# --- Settings of a training, and a file with flags
 
 
 def add_settings(group: _ActionsContainer) -> None:

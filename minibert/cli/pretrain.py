@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from .options import add_model, add_settings, keywords
@@ -21,7 +21,7 @@ The text is UTF-8, a sentence or a paragraph per line. The output folder gets mo
 best), log.jsonl, loss.png, and checkpoint.pt to resume from."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add text, model, blocks, settings and output."""
     parser.add_argument("text", type=Path, metavar="TEXT", help="to learn from")
     add_output(parser, required=True)
@@ -40,7 +40,7 @@ def shape(text: str) -> dict[str, int]:
     return {name: int(number) for name, number in (field.split("=") for field in text.split(","))}
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Train on the text's blocks."""
     settings = new_run(options)
     from ..training.masked import MaskedLMEvaluator, MaskedLMTask
@@ -60,8 +60,4 @@ def run(options: argparse.Namespace) -> None:
         evaluate = MaskedLMEvaluator(task.tokenizer, blocks, share=options.share)
     start = [f"blocks {len(task.lengths):,}, steps {settings.total_steps(len(task.lengths)):,}"]
     notes = task.model.report.notes if task.model.report else ()
-    train_into(options, task, settings, [*start, *notes], evaluate, "log_likelihood", _described)
-
-
-def _described(scores: dict[str, float]) -> str:
-    return f"perplexity {scores['perplexity']:.2f}, accuracy {100 * scores['accuracy']:.2f}"
+    train_into(options, task, settings, [*start, *notes], evaluate, "log_likelihood")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
 from ..display import shorten, table
 from .options import add_encoder, add_texts, load_encoder, read_texts, report_truncation
@@ -10,13 +10,13 @@ from .options import add_encoder, add_texts, load_encoder, read_texts, report_tr
 HELP = "how similar texts are"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add texts and encoder."""
     add_texts(parser)
     add_encoder(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Print a table of all pairs."""
     texts = read_texts(options)
     if len(texts) < 2:

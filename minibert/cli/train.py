@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +58,7 @@ from."""
 OBJECTIVES = {"softmax": "nli", "cosine": "sts", "triplet": "triplets", "in-batch-negatives": "retrieval"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add the TOML file, and all flags that it may have, too."""
     parser.usage = "minibert train [RUN.toml] [--data FILE --texts COLUMNS --objective WHICH --output FOLDER ...]"
     parser.add_argument("toml", nargs="?", type=Path, metavar="RUN.toml", help="values of flags, see below")
@@ -92,7 +91,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_output(parser.add_argument_group("where to"))
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Train on the file's texts."""
     for name in ("data", "texts", "objective", "output"):
         if getattr(options, name) is None:
@@ -121,16 +120,12 @@ def run(options: argparse.Namespace) -> None:
     columns = enumerate(task.tokens, 1)
     start += [f"column {number}: {tokens.truncation}" for number, tokens in columns if tokens.truncation.lost]
     evaluate, score = _evaluator(options, inner)
-    train_into(options, task, settings, start, evaluate, score, _percent)
+    train_into(options, task, settings, start, evaluate, score)
     if is_first():
         print(f'try it: minibert similarity --model {options.output / "model"} "A man eats." "Someone has lunch."')
 
 
-def _percent(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
-
-
-def _objective(options: argparse.Namespace, width: int) -> Objective:
+def _objective(options: Namespace, width: int) -> Objective:
     from ..training import objectives
 
     if options.objective == "softmax":
@@ -142,7 +137,7 @@ def _objective(options: argparse.Namespace, width: int) -> Objective:
     return objectives.InBatchNegatives(1 / options.temperature)
 
 
-def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
+def _evaluator(options: Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
     """Return the evaluator, and its score that selects the best model. The data's columns are the default."""
     from ..training.reading import NLI_CLASSES
 
@@ -153,20 +148,19 @@ def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator
     if kind == OBJECTIVES[options.objective] and texts is None:
         texts, form = options.texts, form or options.format
         label = options.label if label is None else label
-    classifier, classes = getattr(inner, "logits", None), options.classes or NLI_CLASSES
-    return make_evaluator(kind, options.dev, texts, label, form, classifier=classifier, classes=classes), SCORES[kind]
+    classes, logits = options.classes or NLI_CLASSES, getattr(inner, "logits", None)
+    return make_evaluator(kind, options.dev, texts, label, form, classes, logits), SCORES[kind]
 
 
 # --- Shared with `minibert pretrain`
 
 
-def add_output(group: argparse._ActionsContainer, *, required: bool = False) -> None:
+def add_output(group: _ActionsContainer, *, required: bool = False) -> None:
     """Add the flags of the output folder."""
     group.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=required, help="new, unless --resume")
     group.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: ten times in all)")
     group.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints (default: as evaluated)")
-    text = "continue from the folder's checkpoint"
-    group.add_argument("--resume", action=argparse.BooleanOptionalAction, default=False, help=text)
+    group.add_argument("--resume", action=BooleanOptionalAction, default=False, help="continue from its checkpoint")
 
 
 def is_first() -> bool:
@@ -174,14 +168,14 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def training_device(options: argparse.Namespace) -> str | torch.device | None:
+def training_device(options: Namespace) -> str | torch.device | None:
     """Return the device: as the flag says, else the process's own under torchrun, else None."""
     from ..training.parallel import local_device
 
     return options.device or (local_device() if "LOCAL_RANK" in os.environ else None)
 
 
-def new_run(options: argparse.Namespace) -> Settings:
+def new_run(options: Namespace) -> Settings:
     """Return the settings. Raises ValueError if one is out of range, or the output folder is in use."""
     settings = Settings(**keywords(options, *(field.name for field in fields(Settings))))
     if (options.output / "log.jsonl").exists() and not options.resume:
@@ -190,13 +184,7 @@ def new_run(options: argparse.Namespace) -> Settings:
 
 
 def train_into(
-    options: argparse.Namespace,
-    task: Task,
-    settings: Settings,
-    start: list[str],
-    evaluate: Evaluator | None,
-    score: str | None,
-    described: Callable[[dict[str, float]], str],
+    options: Namespace, task: Task, settings: Settings, start: list[str], evaluate: Evaluator | None, score: str | None
 ) -> None:
     """Print the lines of ``start``, train into the output folder, and report what is in it."""
     from ..training.loop import train
@@ -217,7 +205,7 @@ def train_into(
         return
     scored = [record for record in records if "scores" in record]
     best = max(scored, key=lambda record: record["scores"][score], default=None)
-    which = f"best model, of step {best['step']}: {described(best['scores'])}" if best else "model after the last step"
+    which = f"best model, of step {best['step']}: {_shown(best['scores'])}" if best else "model after the last step"
     print(f"{folder / 'model'}: the {which}")
     print(f"{folder / 'log.jsonl'}: loss, rate and scores, step by step")
     try:
@@ -225,3 +213,9 @@ def train_into(
         print(f"{folder / 'loss.png'}: the same as a picture")
     except ImportError as error:
         print(f"minibert: no picture of the loss: {error}", file=sys.stderr)
+
+
+def _shown(scores: dict[str, float]) -> str:
+    """Show perplexity, which has no upper bound, as it is, and other scores times 100."""
+    factors = {"perplexity": 1, "log_likelihood": 1}
+    return ", ".join(f"{name} {factors.get(name, 100) * value:.2f}" for name, value in scores.items())

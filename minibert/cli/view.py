@@ -6,8 +6,8 @@ similar.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from .options import add_encoder, check_folder, load_encoder, report_truncation
@@ -15,7 +15,7 @@ from .options import add_encoder, check_folder, load_encoder, report_truncation
 HELP = "a page that shows where the heads attend"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: ArgumentParser) -> None:
     """Add texts, the page's path, and encoder."""
     parser.add_argument("text", metavar="TEXT")
     parser.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_encoder(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Write the page."""
     check_folder(options.output)
     from ..research.view import view

@@ -19,7 +19,7 @@ CELLS = 2**24  # most numbers in a matrix of scores: 64 MiB
 
 
 class STSEvaluator:
-    """Correlations of the pairs' cosines with human scores. Raises ValueError for other examples, or fewer than two."""
+    """Correlations of pairs' cosines with human scores. Raises ValueError without at least two pairs and scores."""
 
     def __init__(self, examples: Examples) -> None:
         self.first, self.second = _columns(examples, 2, "STS")
@@ -43,8 +43,7 @@ class NLIEvaluator:
 
     def __init__(self, examples: Examples, classifier: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.first, self.second = _columns(examples, 2, "NLI")
-        self.labels = _labels(examples, "NLI")
-        self.classifier = classifier
+        self.labels, self.classifier = _labels(examples, "NLI"), classifier
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Return `accuracy`."""

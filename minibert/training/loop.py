@@ -25,7 +25,7 @@ from ..fused import fused
 from ..model import Encoder
 from . import parallel
 from .examples import epoch
-from .run_folder import RunState, recover_folder, seed_step
+from .run_folder import RunState, recover_folder
 from .settings import Settings
 from .task import Task
 
@@ -125,7 +125,8 @@ def _steps(run: RunState, settings: Settings, total: int) -> Iterator[dict[str, 
         started = time.perf_counter()
         batches = [next(order) for _ in range(settings.accumulate)]
         rate = settings.rate(run.step, total)
-        seed_step(settings.seed, run.step, parallel.rank())
+        seeds = np.random.SeedSequence([settings.seed, run.step, parallel.rank()])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))  # whatever was drawn before
         try:
             # Only around the step: `encode` computes layers that have a forward of their own by the page.
             with layers_checkpointed(run.task) if settings.gradient_checkpointing else nullcontext():
@@ -207,7 +208,6 @@ def _order(lengths: np.ndarray, settings: Settings, steps: int) -> Iterator[np.n
     processes, size = parallel.world(), settings.batch_size
     if min(size, len(lengths)) < processes:
         raise ValueError(f"{processes} processes can't share batches of {size} of {len(lengths)} rows")
-    # Each process has at least one row.
     batches = partial(epoch, lengths, size, seed=settings.seed, by_length=settings.by_length, fewest=processes)
     first, done = divmod(steps * settings.accumulate, len(batches(number=0)))
     for number in count(first):

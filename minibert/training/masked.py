@@ -138,7 +138,7 @@ class MaskedLMEvaluator:
             right += int((logits.argmax(-1) == labels).sum())
             count += len(labels)
         mean = likelihood / count
-        return {"log_likelihood": mean, "accuracy": right / count, "perplexity": float(np.exp(-mean))}
+        return {"perplexity": float(np.exp(-mean)), "accuracy": right / count, "log_likelihood": mean}
 
 
 def mask_words(
@@ -182,8 +182,7 @@ def masked_lm(
             ``model.report`` says so.
         fresh: Use only its vocabulary and its config. All weights are new.
         shape: Fields that replace the config's, as ``{"num_hidden_layers": 2}``; only with ``fresh``.
-        seed: Of the new weights.
-        hub: See `checkpoint.hub.HubOptions`.
+        seed, hub: Of the new weights; and see `checkpoint.hub.HubOptions`.
 
     Raises:
         HubError: The model is not found. ConfigError: A file is damaged, or the shape is not valid.

@@ -168,8 +168,9 @@ class Matryoshka(Objective):
         """Take the inner objective's arguments. Raises ValueError if a width is above D."""
         if max(self.widths) > vectors[0].shape[-1]:
             raise ValueError(f"Matryoshka asks for {max(self.widths)} of {vectors[0].shape[-1]} dimensions")
-        cut = [[functional.normalize(x[:, :width], dim=-1) for x in vectors] for width in self.widths]
-        return _weighted_sum(self.weights, [self.objective(each, labels) for each in cut], vectors)
+        cuts = [[functional.normalize(x[:, :width], dim=-1) for x in vectors] for width in self.widths]
+        pairs = zip(self.weights, cuts, strict=True)
+        return sum((weight * self.objective(cut, labels) for weight, cut in pairs), vectors[0].new_zeros(()))
 
 
 class Combined(Objective):
@@ -189,12 +190,8 @@ class Combined(Objective):
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Take each one's arguments."""
-        return _weighted_sum(self.weights, [objective(vectors, labels) for objective in self.objectives], vectors)
-
-
-def _weighted_sum(weights: Sequence[float], losses: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
-    pairs = zip(weights, losses, strict=True)
-    return sum((weight * loss for weight, loss in pairs), start=vectors[0].new_zeros(()))
+        pairs = zip(self.weights, self.objectives, strict=True)
+        return sum((weight * objective(vectors, labels) for weight, objective in pairs), vectors[0].new_zeros(()))
 
 
 def check(objective: nn.Module, columns: int, labels: Tensor | None) -> None:

@@ -16,7 +16,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..checkpoint.atomic import replacing, write_text
@@ -29,10 +28,7 @@ class ResumeError(ValueError):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file, if there is one. A last line that a crash cut off is ignored.
-
-    Raises ValueError if another line is not JSON.
-    """
+    """Return a file's records, without a last line that a crash cut off. Raises ValueError if another is damaged."""
     if not path.exists():
         return []
     *lines, rest = path.read_text(encoding="utf-8").split("\n")
@@ -124,11 +120,6 @@ class RunState:
         """Write the model as it is published, in place of the one before. Raises OSError as `replace_folder`."""
         if self.folder is not None and parallel.is_first():
             replace_folder(self.task.save, self.folder / "model")
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's generators for one step of one process, whatever was drawn before."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
 def replace_folder(save: Callable[[Path], object], folder: Path) -> None:
