@@ -18,7 +18,7 @@ from ..research.hooks import capture
 from ..vectors import cosine
 from . import parallel
 from .examples import Examples
-from .objectives import Combined, Objective, want_labels
+from .objectives import Combined, Objective
 from .task import SentenceTask, padded
 
 
@@ -41,7 +41,7 @@ class TeacherVectors(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require a teacher's vector per row."""
-        return want_labels(self, labels, "a teacher's vector per row, floating-point (N, T)", ndim=2)
+        return self._want_labels(labels, "a teacher's vector per row, floating-point (N, T)", ndim=2)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Vectors (B, D) per column, labels (B, T) -> scalar. Raises ValueError if the widths do not fit."""

@@ -32,17 +32,16 @@ class Examples:
         for number, column in enumerate(columns):
             if isinstance(column, (str, bytes)):
                 raise TypeError(f"column {number} is one text: a column is a list of texts")
+            try:
+                check_texts(list(column))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"column {number}: {error}") from None
         self.columns = [list(column) for column in columns]
         lengths = [len(column) for column in self.columns]
         if not lengths or not lengths[0]:
             raise ValueError("there are no examples: at least one column of texts, with at least one row, is needed")
         if len(set(lengths)) > 1:
             raise ValueError(f"all columns must have as many rows, not {', '.join(map(str, lengths))}")
-        for number, column in enumerate(self.columns):
-            try:
-                check_texts(column)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"column {number}: {error}") from None
         self.labels = None if labels is None else torch.as_tensor(labels)
         if self.labels is not None:
             if self.labels.ndim == 0 or len(self.labels) != len(self):

@@ -181,7 +181,8 @@ def step(
 def make_optimizer(task: nn.Module, settings: Settings) -> Optimizer:
     """Return AdamW with weight decay for matrices only: pulling a bias or a norm to 0 regularises nothing."""
     learning = [value for value in task.parameters() if value.requires_grad]
-    matrices, others = ([value for value in learning if (value.ndim >= 2) is wide] for wide in (True, False))
+    matrices = [value for value in learning if value.ndim >= 2]
+    others = [value for value in learning if value.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     one_kernel = learning[0].device.type in ("cpu", "cuda")  # for all parameters
     return AdamW([group for group in groups if group["params"]], settings.learning_rate, fused=one_kernel)

@@ -76,14 +76,9 @@ class MaskedLMTask(Task):
     ) -> MaskedLMTask:
         """Make a task from a text file and the name of a checkpoint.
 
-        Args:
-            path: UTF-8, a sentence or a paragraph per line.
-            name, fresh, shape, seed, hub: See `masked_lm`; ``length`` and ``packed``: see `cut_into_blocks`.
-            device: None: a GPU if there is one, otherwise the CPU.
-
-        Raises:
-            OSError, ValueError: See `read_lines`, `masked_lm`, `cut_into_blocks` and the class; or a block is longer
-                than the model's positions.
+        The arguments and errors are those of `read_lines` (``path``), `masked_lm`, `cut_into_blocks` and the class.
+        Without a ``device`` it is a GPU if there is one, otherwise the CPU. Raises ValueError, too, for a block that is
+        longer than the model's positions.
         """
         lines = read_lines(path)
         model, tokenizer = masked_lm(name, fresh=fresh, shape=shape, seed=seed, **hub)

@@ -34,6 +34,31 @@ class Objective(nn.Module):
         plain = {name: value for name, value in vars(self).items() if isinstance(value, (int, float, str, tuple))}
         return ", ".join(f"{name}={value}" for name, value in plain.items() if name != "training" and name[0] != "_")
 
+    def _want_columns(self, columns: int, wanted: int, *, or_more: bool = False) -> None:
+        if columns < wanted or (columns > wanted and not or_more):
+            more = " or more" if or_more else ""
+            raise ValueError(f"{type(self).__name__} takes {wanted} columns of texts{more}, not {columns}")
+
+    def _want_labels(self, labels: Tensor | None, what: str, *, ndim: int = 1, floating: bool = True) -> Tensor:
+        if labels is None:
+            raise ValueError(f"{type(self).__name__} needs labels: {what}")
+        if labels.ndim != ndim or labels.is_floating_point() != floating or labels.dtype is torch.bool:
+            found = f"labels of shape {tuple(labels.shape)} and {labels.dtype}"
+            raise ValueError(f"{type(self).__name__} needs {what}, not {found}")
+        return labels
+
+    def _want_no_labels(self, labels: Tensor | None) -> None:
+        if labels is not None:
+            raise ValueError(f"{type(self).__name__} doesn't use labels, so leave them out")
+
+    def _want_range(self, labels: Tensor, low: float, high: float, advice: str = "") -> Tensor:
+        outside = ~((labels >= low) & (labels <= high))
+        if labels.is_cpu and bool(outside.any()):  # a GPU would stall
+            row = int(outside.int().argmax())
+            found = f"row {row} has {labels[row].item()}"
+            raise ValueError(f"{type(self).__name__} takes labels from {low} to {high}, but {found}{advice}")
+        return labels
+
 
 # The parts of the paper's Table 6, by its names.
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -65,9 +90,9 @@ class Softmax(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require pairs, with a class from 0 to ``num_labels - 1`` each."""
-        want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "whole numbers as classes (N,)", floating=False)
-        return want_range(self, labels, 0, self.num_labels - 1)
+        self._want_columns(columns, 2)
+        labels = self._want_labels(labels, "whole numbers as classes (N,)", floating=False)
+        return self._want_range(labels, 0, self.num_labels - 1)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), classes (B,) -> scalar"""
@@ -88,9 +113,9 @@ class CosineRegression(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require pairs, with a score each."""
-        want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "floating-point scores (N,)")
-        return want_range(self, labels, -1, 1, "; divide them by the highest possible one")
+        self._want_columns(columns, 2)
+        labels = self._want_labels(labels, "floating-point scores (N,)")
+        return self._want_range(labels, -1, 1, "; divide them by the highest possible one")
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), scores (B,) -> scalar"""
@@ -108,8 +133,8 @@ class Triplet(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Require triplets: anchor, positive, negative."""
-        want_columns(self, columns, 3)
-        want_no_labels(self, labels)
+        self._want_columns(columns, 3)
+        self._want_no_labels(labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Three of (B, D) -> scalar"""
@@ -135,8 +160,8 @@ class InBatchNegatives(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Require pairs, with hard negatives or without."""
-        want_columns(self, columns, 2, or_more=True)
-        want_no_labels(self, labels)
+        self._want_columns(columns, 2, or_more=True)
+        self._want_no_labels(labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two or more of (B, D) -> scalar"""
@@ -198,38 +223,3 @@ def check(objective: nn.Module, columns: int, labels: Tensor | None) -> None:
     """Let an objective refuse data. A module that is not an `Objective` takes any."""
     if isinstance(objective, Objective):
         objective.check(columns, labels)
-
-
-def want_columns(objective: nn.Module, columns: int, wanted: int, *, or_more: bool = False) -> None:
-    """Raise ValueError for another number of text columns."""
-    if columns < wanted or (columns > wanted and not or_more):
-        more = " or more" if or_more else ""
-        raise ValueError(f"{type(objective).__name__} takes {wanted} columns of texts{more}, not {columns}")
-
-
-def want_labels(
-    objective: nn.Module, labels: Tensor | None, what: str, *, ndim: int = 1, floating: bool = True
-) -> Tensor:
-    """Return the labels. Raises ValueError if there are none, or they have another shape or kind of numbers."""
-    if labels is None:
-        raise ValueError(f"{type(objective).__name__} needs labels: {what}")
-    if labels.ndim != ndim or labels.is_floating_point() != floating or labels.dtype is torch.bool:
-        found = f"labels of shape {tuple(labels.shape)} and {labels.dtype}"
-        raise ValueError(f"{type(objective).__name__} needs {what}, not {found}")
-    return labels
-
-
-def want_no_labels(objective: nn.Module, labels: Tensor | None) -> None:
-    """Raise ValueError if there are labels, which would be ignored."""
-    if labels is not None:
-        raise ValueError(f"{type(objective).__name__} doesn't use labels, so leave them out")
-
-
-def want_range(objective: nn.Module, labels: Tensor, low: float, high: float, advice: str = "") -> Tensor:
-    """Return the labels. Raises ValueError for the first out of range. A GPU's are not checked: it would stall."""
-    outside = ~((labels >= low) & (labels <= high))
-    if labels.is_cpu and bool(outside.any()):
-        row = int(outside.int().argmax())
-        found = f"row {row} has {labels[row].item()}"
-        raise ValueError(f"{type(objective).__name__} takes labels from {low} to {high}, but {found}{advice}")
-    return labels

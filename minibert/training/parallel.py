@@ -103,7 +103,7 @@ def wait() -> None:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, count: int) -> Tensor:
-        sent = functional.pad(own, (0, 0, 0, -(-count // world()) - len(own))).contiguous()  # as long as the first share
+        sent = functional.pad(own, (0, 0, 0, -(-count // world()) - len(own))).contiguous()  # as many as the first has
         parts = [torch.empty_like(sent) for _ in range(world())]
         dist.all_gather(parts, sent)
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]

@@ -39,10 +39,9 @@ def read_examples(
     scale: tuple[float, float] | None = None,
     form: str | None = None,
 ) -> Examples:
-    """Read rows of texts, with a label each.
+    """Read rows of texts, with a label each, from a file of UTF-8 text, or of Parquet.
 
     Args:
-        path: A file of UTF-8 text, or of Parquet.
         texts: The texts' columns, in the objective's order: names from the file's first line, or numbers from 1 (as
             `cut -f` counts) for a file without such a line.
         label: The labels' column. None: there are no labels.
@@ -57,13 +56,17 @@ def read_examples(
             names the line. OSError: The file can't be read.
     """
     path = Path(path)
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
+    read = FORMS.get(form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending))
+    if read is None:
+        raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
     columns = [*texts, *([] if label is None else [label])]
     _check(texts, columns, classes, scale)
     if classes is not None and not isinstance(classes, Mapping):
         classes = {word: number for number, word in enumerate(classes)}
     found: list[list[str]] = [[] for _ in texts]
     labels: list[float] = []
-    for place, cells in FORMS[_form(path, form)](path, columns):
+    for place, cells in read(path, columns):
         if label is not None:
             number = _label(place, cells.pop(), classes, scale)
             if number is None:
@@ -101,14 +104,6 @@ def _check(
         raise ValueError("labels are either classes or scores on a scale, not both")
     if scale is not None and not scale[0] < scale[1]:
         raise ValueError(f"a scale goes from its lowest to its highest score, not from {scale[0]:g} to {scale[1]:g}")
-
-
-def _form(path: Path, form: str | None) -> str:
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
-    form = form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
-    if form not in FORMS:
-        raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
-    return form
 
 
 def _label(
@@ -193,8 +188,7 @@ def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
             for column in columns:
                 _find(path, column, file.schema_arrow.names)
             batches = file.iter_batches(columns=list(columns))
-            rows: Iterable[dict[str, Any]] = chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(rows, 1):
+            for number, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), 1):
                 yield f"{path}, row {number}", [row[str(column)] for column in columns]
         except ArrowException as error:
             raise ValueError(f"{path}: not a Parquet file, or damaged ({error})") from None

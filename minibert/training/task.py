@@ -20,15 +20,10 @@ from .objectives import check
 
 
 class Task(nn.Module):
-    """A model that learns, with its data. Every parameter of the task is trained.
+    """A model that learns, with its data. Every parameter of the task is trained."""
 
-    Attributes:
-        model: It is evaluated, and saved with `save_pretrained`.
-        lengths: Tokens of each row, (N,). Batches are grouped by it.
-    """
-
-    model: nn.Module
-    lengths: np.ndarray
+    model: nn.Module  # it is evaluated, and saved with `save_pretrained`
+    lengths: np.ndarray  # tokens of each row, (N,): batches are grouped by it
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the mean loss of these rows of the data (B,), a scalar with gradients.
@@ -75,9 +70,7 @@ class SentenceTask(Task):
         weight = next(encoder.parameters())
         # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
         self.objective = objective.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-        self.model = encoder
-        self.examples = examples
-        self.chunk_size = chunk_size
+        self.model, self.examples, self.chunk_size = encoder, examples, chunk_size
         limit = encoder.max_seq_length
         self.tokens = [encoder.tokenizer.encode(column, limit=limit) for column in examples.columns]
         for tokens in self.tokens:
