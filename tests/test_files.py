@@ -139,6 +139,7 @@ def damaged_gzip():
         ("x.tsv", "a\tb\n", {"texts": [0]}, "there is no column 0"),
         ("x.tsv", "a\tb\n", {"texts": []}, "texts must be the columns"),
         ("x.tsv", "a\tb\n", {"texts": "ab"}, "texts must be the columns"),
+        ("x.tsv", "a\tb\n", {"texts": 1}, "texts must be the columns"),
         ("x.tsv", "a\tb\n", {"scale": (0, 5)}, "name their column"),
         ("x.tsv", "1\tb\n", {"texts": [2], "label": 1, "scale": (5, 0)}, "not from 5 to 0"),
         ("x.tsv", "1\tb\n", {"texts": [2], "label": 1, "scale": (0, 1), "classes": ["1"]}, "not both"),

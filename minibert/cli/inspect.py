@@ -80,15 +80,15 @@ def _parameters(bert: Bert, encoder: SentenceEncoder | None) -> str:
 
 
 def _pipeline(encoder: SentenceEncoder) -> str:
-    after = [type(module).__name__ for module in encoder.head] or ["nothing"]
-    prompts = [f"{name}: {text!r}" for name, text in encoder.prompts.items()] or ["none"]
+    after = ", ".join(type(module).__name__ for module in encoder.head)
+    prompts = ", ".join(f"{name}: {text!r}" for name, text in encoder.prompts.items())
     rows = [
         ("vocabulary", f"{len(encoder.tokenizer):,} tokens"),
         ("longest text", f"{encoder.max_seq_length} tokens"),
         ("pooling", encoder.pooling.extra_repr()),
-        ("after it", ", ".join(after)),
+        ("after it", after or "nothing"),
         ("vector", f"{encoder.get_sentence_embedding_dimension()} numbers"),
         ("similarity", encoder.similarity_fn_name),
-        ("prompts", ", ".join(prompts)),
+        ("prompts", prompts or "none"),
     ]
     return table(rows, left=(0, 1))

@@ -36,12 +36,10 @@ def add_model(parser: _ActionsContainer) -> None:
     parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
 
 
-def add_source(parser: _ActionsContainer) -> None:
+def add_source(group: _ActionsContainer) -> None:
     """Add the flags of the hub."""
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
-    parser.add_argument(
-        "--local-files-only", action=BooleanOptionalAction, default=False, help="never touch the network"
-    )
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
+    group.add_argument("--local-files-only", action=BooleanOptionalAction, default=False, help="never use the network")
 
 
 def load_encoder(options: Namespace) -> SentenceEncoder:

@@ -60,8 +60,7 @@ def read_examples(
     read = FORMS.get(form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending))
     if read is None:
         raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
-    columns = [*texts, *([] if label is None else [label])]
-    _check(texts, columns, classes, scale)
+    columns = _checked(texts, label, classes, scale)
     if classes is not None and not isinstance(classes, Mapping):
         classes = {word: number for number, word in enumerate(classes)}
     found: list[list[str]] = [[] for _ in texts]
@@ -90,20 +89,23 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], lis
     return examples.labels.double().numpy(), first, second
 
 
-def _check(
-    texts: Sequence[Column], columns: Sequence[Column], classes: Classes | None, scale: tuple[float, float] | None
-) -> None:
+def _checked(
+    texts: Sequence[Column], label: Column | None, classes: Classes | None, scale: tuple[float, float] | None
+) -> list[Column]:
+    """Return the columns to read: texts, and the label if there is one. Raises ValueError if they make no sense."""
     if isinstance(texts, (str, int)) or not texts:
         raise ValueError(f"texts must be the columns of the texts, in a list, not {texts!r}")
+    columns = [*texts, *([] if label is None else [label])]
     for column in columns:
         if isinstance(column, int) and column < 1:
             raise ValueError(f"columns count from 1: there is no column {column}")
-    if len(columns) == len(texts) and (classes is not None or scale is not None):
+    if label is None and (classes is not None or scale is not None):
         raise ValueError("classes and scale are for labels: name their column")
     if classes is not None and scale is not None:
         raise ValueError("labels are either classes or scores on a scale, not both")
     if scale is not None and not scale[0] < scale[1]:
         raise ValueError(f"a scale goes from its lowest to its highest score, not from {scale[0]:g} to {scale[1]:g}")
+    return columns
 
 
 def _label(

@@ -59,6 +59,10 @@ class RunState:
         """The file to resume from."""
         return self.folder / "checkpoint.pt" if self.folder else None
 
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"weights": self.task, "optimizer": self.optimizer, "scaler": self.scaler}
+
     def open_log(self) -> None:
         """Start `log.jsonl`, or continue it: records of steps that will be taken again are forgotten."""
         if self.folder is not None and parallel.is_first():
@@ -78,14 +82,8 @@ class RunState:
         path = self.checkpoint
         if path is None or not parallel.is_first():
             return
-        state = {
-            "identity": self.identity,
-            "step": self.step,
-            "best": self.best,
-            "weights": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        state = {"identity": self.identity, "step": self.step, "best": self.best}
+        state |= {name: part.state_dict() for name, part in self._parts.items()}
         try:
             with replacing(path) as temporary:
                 torch.save(state, temporary)
@@ -111,9 +109,8 @@ class RunState:
         differences = [_difference(name, was, now) for name, (was, now) in pairs.items() if was != now]
         if differences:
             raise ResumeError(f"{path} belongs to another training: {'; '.join(differences)}")
-        self.task.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         self.step, self.best = state["step"], state["best"]
 
     def save_model(self) -> None:

@@ -118,9 +118,7 @@ class SentenceTask(Task):
 
 def padded(encoder: SentenceEncoder, tokens: Tokens, rows: np.ndarray) -> dict[str, Tensor]:
     """Return the arguments of the encoder's `forward`, (B, S) each, on its device; no mask if nothing is padded."""
-    arrays = encoder.tokenizer.pad(tokens, rows, side="right")  # whatever the checkpoint says, as `encode` does
-    batch = {name: torch.from_numpy(array).to(encoder.device) for name, array in arrays.items()}
-    lengths = tokens.lengths[rows]
+    batch, lengths = encoder._pad(tokens, rows), tokens.lengths[rows]
     if lengths.min() == lengths.max():
         del batch["attention_mask"]
     return batch
