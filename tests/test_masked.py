@@ -194,7 +194,7 @@ def test_an_empty_file_is_named(tmp_path, content):
 def test_a_file_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"text\.txt: not UTF-8 \(unexpected end of data at byte 3\)"):
+    with pytest.raises(ValueError, match=r"text\.txt, line 1: not UTF-8 \(unexpected end of data at byte 3\)"):
         read_lines(path)
 
 

@@ -243,6 +243,22 @@ def test_gradient_checkpointing_trains_the_same_weights():
         torch.testing.assert_close(value, same, rtol=0, atol=1e-10)
 
 
+def test_gradient_checkpointing_leaves_evaluations_fast(published):
+    explained = {}
+
+    def evaluate(encoder):
+        explained[wanted].append(encoder.explain())
+        assert np.abs(encoder.encode(U) - encoder.encode(U, fast=False)).max() < 1e-4
+        return {"score": 0.0}
+
+    for wanted in (False, True):
+        explained[wanted] = []
+        task = SentenceTask(published(), Triplet(), Examples((U, V, W)))
+        settings = replace(SETTINGS, steps=2, gradient_checkpointing=wanted)
+        train(task, settings, evaluate=evaluate, evaluate_every=1)
+    assert explained[True] == explained[False] == [published().explain()] * 2
+
+
 def test_bfloat16_is_close_to_float32_and_the_weights_stay_float32():
     curves = []
     for autocast in (None, "bfloat16"):

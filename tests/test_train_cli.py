@@ -298,7 +298,10 @@ def test_a_python_without_toml_is_told_to_use_flags(tmp_path, monkeypatch, capsy
     ("flags", "said"),
     [
         (["--objective", "cosine", "--texts", "3,4"], "needs --label"),
-        (["--objective", "cosine", "--texts", "3,4", "--label", "1"], "line 1: the label 'entailment' is not a number"),
+        (
+            ["--objective", "cosine", "--texts", "3,4", "--label", "1"],
+            "line 1: the label 'entailment' is not a finite number",
+        ),
         (["--objective", "cosine", "--texts", "3,4", "--label", "2"], "row 0 has 5.0"),
         (["--objective", "cosine", "--texts", "3,9", "--label", "2"], "line 1: 5 columns"),
         (["--objective", "softmax", "--texts", "3,4", "--label", "2"], "the label '5' is not one of entailment"),

@@ -50,14 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="minibert",
-        description="Embed text with BERT: published weights in, vectors out; and train your own.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    text = "Embed text with BERT: published weights in, vectors out; and train your own."
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="minibert", description=text, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for verb in (embed, similarity, view, inspect, train, pretrain, evaluate):
-        verb.add_command(commands)
+        name, examples = verb.__name__.rpartition(".")[2], getattr(verb, "EXAMPLES", None)
+        form = raw if examples else argparse.HelpFormatter  # examples keep their lines
+        command = commands.add_parser(
+            name, help=verb.HELP, description=verb.__doc__, epilog=examples, formatter_class=form
+        )
+        verb.add_flags(command)
+        command.set_defaults(run=verb.run, parser=command)
     return parser

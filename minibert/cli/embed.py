@@ -1,63 +1,49 @@
-"""`minibert embed`: texts -> vectors."""
+"""Embed texts from the command line, a file or stdin, one text per line. Every line gives a row, even an empty one."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..display import shorten, table
-from .options import add_encoder, add_texts, check_folder, load_encoder, read_texts, report_truncation
+from .options import add_encoder, add_texts, check_folder, keywords, load_encoder, read_texts, report_truncation
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "embed",
-        help="texts -> vectors",
-        description="Embed texts from the command line, a file or stdin, one text per line. Every line gives a row, "
-        "even an empty one.",
-    )
+HELP = "texts -> vectors"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add texts, encoder, and the form of the output."""
     add_texts(parser)
     add_encoder(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".npy (an array) or .jsonl (JSON lines)")
-    parser.add_argument(
-        "--format",
-        choices=("table", "jsonl", "npy"),
-        help="of the output (default: from FILE's name; a table on a terminal; otherwise JSON lines)",
-    )
+    text = "of the output (default: from FILE's name; a table on a terminal; otherwise JSON lines)"
+    parser.add_argument("--format", choices=("table", "jsonl", "npy"), help=text)
     parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
     parser.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N dimensions")
-    parser.add_argument(
-        "--precision",
-        default="float32",
-        choices=("float32", "int8", "uint8", "binary", "ubinary"),
-        help="of the numbers",
-    )
+    precisions = ("float32", "int8", "uint8", "binary", "ubinary")
+    parser.add_argument("--precision", default="float32", choices=precisions, help="of the numbers")
     parser.add_argument("--prompt", metavar="WORDS", help="put this before each text")
     parser.add_argument("--prompt-name", metavar="NAME", help="put the checkpoint's prompt before each text")
-    parser.set_defaults(run=_embed)
 
 
-def _embed(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Encode the texts; print the vectors or write them."""
     form = _form(options)
     texts = read_texts(options)
     encoder = load_encoder(options)
     vectors = encoder.encode(
         texts,
-        batch_size=options.batch_size,
         show_progress_bar=sys.stderr.isatty() and len(texts) > 100,
         normalize_embeddings=options.normalize,
-        truncate_dim=options.truncate_dim,
-        precision=options.precision,
-        prompt=options.prompt,
-        prompt_name=options.prompt_name,
+        **keywords(options, "batch_size", "truncate_dim", "precision", "prompt", "prompt_name"),
     )
     report_truncation(encoder.truncation_report, options.truncation)
     if form == "table":
@@ -72,7 +58,7 @@ def _embed(options: argparse.Namespace) -> None:
         print(f"{options.output}: {len(vectors)} vectors of {vectors.shape[1]}", file=sys.stderr)
 
 
-def _form(options: argparse.Namespace) -> str:
+def _form(options: Namespace) -> str:
     """Choose the form of the output before any work, so that a wrong name does not cost an hour of encoding."""
     if options.output is None:
         return options.format or ("table" if sys.stdout.isatty() else "jsonl")

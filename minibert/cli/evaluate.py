@@ -1,10 +1,10 @@
-"""`minibert evaluate`: the scores of an encoder on a file."""
+"""Score a model on texts whose similarities are known. All scores are times 100."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,9 @@ from ..display import table
 from .options import add_columns, add_encoder, load_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ..training.loop import Evaluator
-    from ..training.objectives import Softmax
 
+HELP = "how good a model is, on a file"
 EXAMPLES = """\
 examples:
   minibert evaluate sts sts-dev.csv --model runs/first/model       the STS Benchmark's file, as published
@@ -33,23 +31,16 @@ retrieval  at k: the share of questions with an answer among the first k (accura
 SCORES = {"sts": "spearman", "nli": "accuracy", "triplets": "accuracy", "retrieval": "ndcg@10"}
 
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="how good a model is, on a file",
-        description="Score a model on texts whose similarities are known. All scores are times 100.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_flags(parser: ArgumentParser) -> None:
+    """Add kind, file, columns and encoder."""
     parser.add_argument("kind", choices=("sts", "triplets", "retrieval"), help="see below")
     parser.add_argument("file", type=Path, metavar="FILE", help=".tsv, .csv, .jsonl (also with .gz) or .parquet")
     add_columns(parser, more="; names are in the first line (default: the STS Benchmark's)")
     add_encoder(parser)
-    parser.set_defaults(run=_evaluate)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Print the scores."""
     evaluator = make_evaluator(options.kind, options.file, options.texts, options.label, options.format)
     encoder = load_encoder(options)
     if options.truncation == "report":
@@ -64,33 +55,27 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def make_evaluator(
-    kind: str,
-    path: Path,
-    texts: Sequence[str | int] | None,
-    label: str | int | None,
-    form: str | None,
-    *,
-    softmax: Softmax | None = None,
-    classes: Sequence[str] | Mapping[str, int | None] | None = None,
+    kind: str, path: Path, texts: Any, label: Any, form: str | None, classes: Any = None, classifier: Any = None
 ) -> Evaluator:
     """Return the evaluator of that kind on a file; kind "nli" needs a classifier and its classes.
 
     Raises:
-        ValueError: The columns are not given; or as `read_examples`.
+        ValueError: The columns or the classifier are not given; or as `read_examples`.
     """
     from ..training import evaluate
     from ..training.reading import STS_BENCHMARK, read_examples
 
+    if kind == "nli" and classifier is None:
+        raise ValueError("an evaluation as nli needs the classifier that --objective softmax trains")
     if kind == "sts" and texts is None and label is None:
         return evaluate.STSEvaluator(read_examples(path, **STS_BENCHMARK | ({"form": form} if form else {})))
     labelled = kind in ("sts", "nli")
     if texts is None or (labelled and label is None):
         raise ValueError(f"{path}: say which columns hold the texts{' and the label' if labelled else ''}")
-    label, classes = label if labelled else None, classes if kind == "nli" else None
-    examples = read_examples(path, texts=texts, label=label, form=form, classes=classes)
+    columns = {"label": label if labelled else None, "classes": classes if kind == "nli" else None}
+    examples = read_examples(path, texts=texts, form=form, **columns)
     if kind == "nli":
-        assert softmax is not None
-        return evaluate.NLIEvaluator(examples, softmax.logits)
+        return evaluate.NLIEvaluator(examples, classifier)
     if kind == "retrieval":
         return evaluate.RetrievalEvaluator.from_pairs(examples)
     return evaluate.STSEvaluator(examples) if kind == "sts" else evaluate.TripletEvaluator(examples)

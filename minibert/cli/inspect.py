@@ -1,14 +1,17 @@
-"""`minibert inspect`: the config, parts and load report of a checkpoint."""
+"""Show the config, the parameters of each part, the pooling, and the load report.
+
+The report accounts for every tensor: used, or known and left aside.
+"""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.hub import DEFAULT_MODEL
 from ..display import table
-from .options import add_source
+from .options import add_source, keywords
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,29 +20,26 @@ if TYPE_CHECKING:
     from ..model import Bert
 
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "inspect",
-        help="what a checkpoint contains, and what was loaded of it",
-        description="Show the config, the parameters of each part, the pooling, and the load report: every tensor "
-        "used, or known and left aside.",
-    )
+HELP = "what a checkpoint contains, and what was loaded of it"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the model and the hub."""
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help="a folder or a hub id")
     add_source(parser)
-    parser.set_defaults(run=_inspect)
 
 
-def _inspect(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Print the description of an encoder, or of a checkpoint without a tokenizer."""
     from ..checkpoint.wordpiece import NoTokenizerError
     from ..encoder import SentenceEncoder
     from ..model import Bert
 
-    source = {"revision": options.revision, "local_files_only": options.local_files_only, "device": "cpu"}
+    source = keywords(options, "revision", "local_files_only")
     try:
-        print(describe(SentenceEncoder.from_pretrained(options.model, **source)))
+        print(describe(SentenceEncoder.from_pretrained(options.model, device="cpu", **source)))
     except NoTokenizerError:
-        print(describe(Bert.from_pretrained(options.model, **source)))
+        print(describe(Bert.from_pretrained(options.model, device="cpu", **source)))
 
 
 def describe(model: SentenceEncoder | Bert) -> str:
@@ -71,24 +71,24 @@ def _parameters(bert: Bert, encoder: SentenceEncoder | None) -> str:
     whole = list((encoder or bert).parameters())
     total = sum(value.numel() for value in whole)
     size = sum(value.numel() * value.element_size() for value in whole)
-    rows = []
-    for name, modules in parts.items():
-        count = sum(value.numel() for module in modules if module is not None for value in module.parameters())
-        if count:
-            rows.append((name, f"{count:,}", f"{100 * count / total:.1f} %"))
+    counts = {
+        name: sum(value.numel() for module in modules if module is not None for value in module.parameters())
+        for name, modules in parts.items()
+    }
+    rows = [(name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in counts.items() if count]
     return table([*rows, ("all", f"{total:,}", f"{size / 2**20:.0f} MiB")])
 
 
 def _pipeline(encoder: SentenceEncoder) -> str:
-    after = [type(module).__name__ for module in encoder.head] or ["nothing"]
-    prompts = [f"{name}: {text!r}" for name, text in encoder.prompts.items()] or ["none"]
+    after = ", ".join(type(module).__name__ for module in encoder.head)
+    prompts = ", ".join(f"{name}: {text!r}" for name, text in encoder.prompts.items())
     rows = [
         ("vocabulary", f"{len(encoder.tokenizer):,} tokens"),
         ("longest text", f"{encoder.max_seq_length} tokens"),
         ("pooling", encoder.pooling.extra_repr()),
-        ("after it", ", ".join(after)),
+        ("after it", after or "nothing"),
         ("vector", f"{encoder.get_sentence_embedding_dimension()} numbers"),
         ("similarity", encoder.similarity_fn_name),
-        ("prompts", ", ".join(prompts)),
+        ("prompts", prompts or "none"),
     ]
     return table(rows, left=(0, 1))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import sys
+from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
 from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
@@ -18,69 +18,41 @@ if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
     from ..truncation import TruncationReport
 
-SETTINGS_HELP = {
-    "epochs": "passes over the data; a fraction is allowed",
-    "steps": "optimizer steps, in place of epochs",
-    "batch_size": "rows per batch",
-    "accumulate": "batches per step",
-    "learning_rate": "the highest one",
-    "warmup": "fraction of the steps in which the rate rises; then it falls to 0",
-    "weight_decay": "AdamW's",
-    "max_grad_norm": "clip gradients to this norm",
-    "autocast": "mixed precision (default: none)",
-    "gradient_checkpointing": "less memory, more time",
-    "fused": "torch's fused norm, attention and activation",
-    "by_length": "batches of similar length",
-    "seed": "of the order, of dropout, of new weights",
-}
 
-
-# --- The model
-
-
-def add_encoder(parser: argparse.ArgumentParser) -> None:
+def add_encoder(parser: ArgumentParser) -> None:
     """Add the flags of an encoder and its arithmetic."""
     add_model(parser)
     parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
-    parser.add_argument(
-        "--truncation",
-        default="report",
-        choices=("report", "error", "silent"),
-        help="for a text that is too long: truncate and report, refuse, or truncate silently (default: %(default)s)",
-    )
+    text = "for a text that is too long: truncate and report, refuse, or truncate silently (default: %(default)s)"
+    parser.add_argument("--truncation", default="report", choices=("report", "error", "silent"), help=text)
 
 
-def add_model(parser: argparse._ActionsContainer) -> None:
+def add_model(parser: _ActionsContainer) -> None:
     """Add the flags that say which model, and on which device."""
-    parser.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="a folder or a hub id, as owner/name (default: %(default)s)"
-    )
+    text = "a folder or a hub id, as owner/name (default: %(default)s)"
+    parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help=text)
     add_source(parser)
     parser.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
 
 
-def add_source(parser: argparse._ActionsContainer) -> None:
+def add_source(group: _ActionsContainer) -> None:
     """Add the flags of the hub."""
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
-    parser.add_argument(
-        "--local-files-only", action=argparse.BooleanOptionalAction, default=False, help="never touch the network"
-    )
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
+    group.add_argument("--local-files-only", action=BooleanOptionalAction, default=False, help="never use the network")
 
 
-def load_encoder(options: argparse.Namespace) -> SentenceEncoder:
+def load_encoder(options: Namespace) -> SentenceEncoder:
     """Load the encoder of `add_encoder`'s flags."""
     from ..encoder import SentenceEncoder
 
-    return SentenceEncoder.from_pretrained(
-        options.model,
-        revision=options.revision,
-        local_files_only=options.local_files_only,
-        device=options.device,
-        dtype=options.dtype,
-        pooling=options.pooling,
-        truncation=options.truncation,
-    )
+    names = ("revision", "local_files_only", "device", "dtype", "pooling", "truncation")
+    return SentenceEncoder.from_pretrained(options.model, **keywords(options, *names))
+
+
+def keywords(options: Namespace, *names: str) -> dict[str, Any]:
+    """Return flags as the keywords of a call that have their names."""
+    return {name: getattr(options, name) for name in names}
 
 
 def report_truncation(report: TruncationReport, mode: str) -> None:
@@ -95,17 +67,14 @@ def check_folder(output: Path) -> None:
         raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
 
 
-# --- Texts
-
-
-def add_texts(parser: argparse.ArgumentParser) -> None:
+def add_texts(parser: ArgumentParser) -> None:
     """Add the flags that say where texts come from."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)")
     parser.add_argument("-i", "--input", metavar="FILE", help="one text per line, UTF-8; - is stdin")
     parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
 
 
-def read_texts(options: argparse.Namespace) -> list[str]:
+def read_texts(options: Namespace) -> list[str]:
     """Return the texts of `add_texts`' flags. Raises ValueError if there are none, or a line is not UTF-8."""
     if options.texts and options.input:
         raise ValueError("give texts or --input, not both")
@@ -113,21 +82,12 @@ def read_texts(options: argparse.Namespace) -> list[str]:
         return list(options.texts)
     if options.input is None and sys.stdin.isatty():
         raise ValueError('no text: minibert embed "a text", or --input FILE, or pipe lines in (see --help)')
-    source = "stdin" if options.input in (None, "-") else options.input
-    content = sys.stdin.buffer.read() if source == "stdin" else Path(source).read_bytes()
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if not lines[-1]:
-        lines.pop()  # the end of the last line, not a line after it
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            texts.append(line.removesuffix(b"\r").decode())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    return texts
+    from ..training.reading import decoded_lines
 
-
-# --- Files of examples
+    if options.input in (None, "-"):
+        return [line for _, line in decoded_lines(sys.stdin.buffer, "stdin")]
+    with Path(options.input).open("rb") as file:
+        return [line for _, line in decoded_lines(file, options.input)]
 
 
 class Several:
@@ -151,7 +111,7 @@ def column(value: str) -> str | int:
     return int(value) if value.isdecimal() else value
 
 
-def add_columns(parser: argparse._ActionsContainer, prefix: str = "", more: str = "") -> None:
+def add_columns(parser: _ActionsContainer, prefix: str = "", more: str = "") -> None:
     """Add the flags for the columns of a file, with a prefix such as "dev-"."""
     text = f"columns of the texts, as 1,2 or question,answer{more}"
     parser.add_argument(f"--{prefix}texts", type=Several(column), metavar="COLUMNS", help=text)
@@ -160,29 +120,21 @@ def add_columns(parser: argparse._ActionsContainer, prefix: str = "", more: str 
     parser.add_argument(f"--{prefix}format", choices=forms, help="of the file (default: from its name)")
 
 
-# --- Settings of a training, and a file with flags
-
-
-def add_settings(group: argparse._ActionsContainer) -> None:
+def add_settings(group: _ActionsContainer) -> None:
     """Add a flag for each of the loop's `Settings`."""
+    kinds: dict[str, dict[str, Any]] = {
+        "bool": {"action": BooleanOptionalAction},
+        "int": {"type": int, "metavar": "N"},
+        "float": {"type": float, "metavar": "X"},
+        "str": {"choices": AUTOCASTS},
+    }
     for field in fields(Settings):
-        flag, default, text = f"--{field.name.replace('_', '-')}", field.default, SETTINGS_HELP[field.name]
-        if isinstance(default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-        elif field.name == "autocast":
-            group.add_argument(flag, choices=AUTOCASTS, help=text)
-        else:
-            kind = int if "int" in str(field.type) else float
-            text += "" if default is None else " (default: %(default)s)"
-            group.add_argument(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text)
+        kind = str(field.type).split(" | ")[0]
+        text = field.metadata["help"] + ("" if field.default is None or kind == "bool" else " (default: %(default)s)")
+        group.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, help=text, **kinds[kind])
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the settings. Raises ValueError if one is out of range."""
-    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-
-
-def read_toml(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+def read_toml(parser: ArgumentParser, path: Path) -> dict[str, Any]:
     """Return the values of a file whose keys are the parser's flags, for `parser.set_defaults`.
 
     Raises:
@@ -212,9 +164,9 @@ def read_toml(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     return found
 
 
-def _checked(flag: argparse.Action, value: Any) -> Any:
+def _checked(flag: Action, value: Any) -> Any:
     """Return the value as the flag's type. Raises ValueError if the flag does not take it."""
-    if isinstance(value, bool) != isinstance(flag, argparse.BooleanOptionalAction):
+    if isinstance(value, bool) != isinstance(flag, BooleanOptionalAction):
         raise ValueError("true and false are for switches, which take nothing else")
     if isinstance(value, bool):
         return value

@@ -1,13 +1,14 @@
-"""`minibert pretrain`: masked-LM training on a text file."""
+"""Train a model, or continue to train it, to predict the masked words of a text (masked-LM)."""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
-from .options import add_model, add_settings
-from .train import add_output, new_run, run, training_device
+from .options import add_model, add_settings, keywords
+from .train import add_output, new_run, train_into, training_device
+
+HELP = "train a model to predict masked words"
 
 EXAMPLES = """\
 examples:
@@ -20,15 +21,8 @@ The text is UTF-8, a sentence or a paragraph per line. The output folder gets mo
 best), log.jsonl, loss.png, and checkpoint.pt to resume from."""
 
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "pretrain",
-        help="train a model to predict masked words",
-        description="Train a model, or continue to train it, to predict the masked words of a text (masked-LM).",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_flags(parser: ArgumentParser) -> None:
+    """Add text, model, blocks, settings and output."""
     parser.add_argument("text", type=Path, metavar="TEXT", help="to learn from")
     add_output(parser, required=True)
     parser.add_argument("--dev", type=Path, metavar="TEXT", help="evaluate on it while training; keep the best model")
@@ -39,7 +33,6 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--line-by-line", action="store_true", help="each line is a block")
     parser.add_argument("--share", type=float, default=0.15, metavar="X", help="of tokens to predict (default: 0.15)")
     add_settings(parser.add_argument_group("how"))
-    parser.set_defaults(run=_pretrain)
 
 
 def shape(text: str) -> dict[str, int]:
@@ -47,7 +40,8 @@ def shape(text: str) -> dict[str, int]:
     return {name: int(number) for name, number in (field.split("=") for field in text.split(","))}
 
 
-def _pretrain(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Train on the text's blocks."""
     settings = new_run(options)
     from ..training.masked import MaskedLMEvaluator, MaskedLMTask
     from ..training.masking import cut_into_blocks, read_lines
@@ -56,15 +50,9 @@ def _pretrain(options: argparse.Namespace) -> None:
     task = MaskedLMTask.from_file(
         options.text,
         options.model,
-        revision=options.revision,
-        local_files_only=options.local_files_only,
         device=training_device(options),
-        fresh=options.fresh,
-        shape=options.shape,
-        length=options.length,
         packed=packed,
-        share=options.share,
-        seed=settings.seed,
+        **keywords(options, "fresh", "shape", "length", "share", "seed", "revision", "local_files_only"),
     )
     evaluate = None
     if options.dev:
@@ -72,8 +60,4 @@ def _pretrain(options: argparse.Namespace) -> None:
         evaluate = MaskedLMEvaluator(task.tokenizer, blocks, share=options.share)
     start = [f"blocks {len(task.lengths):,}, steps {settings.total_steps(len(task.lengths)):,}"]
     notes = task.model.report.notes if task.model.report else ()
-    run(task, settings, options, [*start, *notes], evaluate, "log_likelihood", _described)
-
-
-def _described(scores: dict[str, float]) -> str:
-    return f"perplexity {scores['perplexity']:.2f}, accuracy {100 * scores['accuracy']:.2f}"
+    train_into(options, task, settings, [*start, *notes], evaluate, "log_likelihood")

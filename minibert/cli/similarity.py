@@ -1,27 +1,23 @@
-"""`minibert similarity`: every text compared with every other."""
+"""Compare every text with every other, by the checkpoint's similarity (mostly the cosine)."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from argparse import ArgumentParser, Namespace
 
 from ..display import shorten, table
 from .options import add_encoder, add_texts, load_encoder, read_texts, report_truncation
 
+HELP = "how similar texts are"
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "similarity",
-        help="how similar texts are",
-        description="Compare every text with every other, by the checkpoint's similarity (mostly the cosine).",
-    )
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add texts and encoder."""
     add_texts(parser)
     add_encoder(parser)
-    parser.set_defaults(run=_similarity)
 
 
-def _similarity(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Print a table of all pairs."""
     texts = read_texts(options)
     if len(texts) < 2:
         raise ValueError("similarity needs at least two texts")

@@ -1,26 +1,26 @@
-"""`minibert train`: from flags or a TOML file to a trained model in a folder."""
+"""Train a sentence encoder, from flags or from a TOML file with the flags' names."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..training.settings import Settings
 from .evaluate import SCORES, make_evaluator
-from .options import Several, add_columns, add_model, add_settings, load_encoder, settings_of
+from .options import Several, add_columns, add_model, add_settings, keywords, load_encoder
 
 if TYPE_CHECKING:
     import torch
 
-    from ..training.examples import Examples
     from ..training.loop import Evaluator
     from ..training.objectives import Objective
-    from ..training.settings import Settings
     from ..training.task import Task
 
+HELP = "train a model on pairs or triplets of texts"
 EXAMPLES = """\
 examples:
   minibert train --data sts-train.csv --format tsv --texts 6,7 --label 5 --scale 0,5 --objective cosine \\
@@ -58,23 +58,11 @@ from."""
 OBJECTIVES = {"softmax": "nli", "cosine": "sts", "triplet": "triplets", "in-batch-negatives": "retrieval"}
 
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "train",
-        usage="minibert train [RUN.toml] [--data FILE --texts COLUMNS --objective WHICH --output FOLDER ...]",
-        help="train a model on pairs or triplets of texts",
-        description="Train a sentence encoder, from flags or from a TOML file with the flags' names.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the TOML file, and all flags that it may have, too."""
+    parser.usage = "minibert train [RUN.toml] [--data FILE --texts COLUMNS --objective WHICH --output FOLDER ...]"
     parser.add_argument("toml", nargs="?", type=Path, metavar="RUN.toml", help="values of flags, see below")
-    add_flags(parser)
-    parser.set_defaults(run=_train, parser=parser, dtype=None, truncation="report")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add all flags that a TOML file may have, too."""
+    parser.set_defaults(dtype=None, truncation="report")
     start = parser.add_argument_group("what to start from")
     add_model(start)
     start.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
@@ -91,9 +79,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--terms", type=Several(str), default="u,v,|u-v|", help="of softmax (default: %(default)s)")
     goal.add_argument("--margin", type=float, default=1.0, help="of triplet, Euclidean (default: %(default)s)")
     goal.add_argument("--temperature", type=float, default=0.05, help="of in-batch-negatives (default: %(default)s)")
-    goal.add_argument(
-        "--matryoshka", type=Several(int), metavar="SIZES", help="learn at these widths too, as 384,128,32"
-    )
+    goal.add_argument("--matryoshka", type=Several(int), metavar="SIZES", help="learn at widths too, as 384,128,32")
     goal.add_argument("--chunk-size", type=int, metavar="N", help="rows in memory at once, of a batch that is larger")
 
     add_settings(parser.add_argument_group("how"))
@@ -105,17 +91,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_output(parser.add_argument_group("where to"))
 
 
-def _train(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Train on the file's texts."""
     for name in ("data", "texts", "objective", "output"):
         if getattr(options, name) is None:
             raise ValueError(f"train needs --{name}, or {name} = ... in a TOML file (see minibert train --help)")
+    if options.label is None and options.objective in ("softmax", "cosine"):
+        raise ValueError(f"objective {options.objective} needs --label: the column of the classes, or of the scores")
     settings = new_run(options)
     import torch
 
     from ..training.objectives import Matryoshka
+    from ..training.reading import NLI_CLASSES, read_examples
     from ..training.task import SentenceTask
 
-    examples = _examples(options)
+    classes = options.classes or (NLI_CLASSES if options.objective == "softmax" else None)
+    examples = read_examples(
+        options.data, classes=classes, form=options.format, **keywords(options, "texts", "label", "scale")
+    )
     options.device = training_device(options)
     encoder = load_encoder(options)
     encoder.max_seq_length = options.max_seq_length or encoder.max_seq_length
@@ -124,42 +117,19 @@ def _train(options: argparse.Namespace) -> None:
     objective = Matryoshka(inner, options.matryoshka) if options.matryoshka else inner
     task = SentenceTask(encoder, objective, examples, chunk_size=options.chunk_size)
     start = [f"examples {len(examples):,}, steps {settings.total_steps(len(examples)):,}, on {encoder.device}"]
-    for number, tokens in enumerate(task.tokens, 1):
-        if tokens.truncation.lost:
-            start.append(f"column {number}: {tokens.truncation}")
+    columns = enumerate(task.tokens, 1)
+    start += [f"column {number}: {tokens.truncation}" for number, tokens in columns if tokens.truncation.lost]
     evaluate, score = _evaluator(options, inner)
-    run(task, settings, options, start, evaluate, score, _percent)
+    train_into(options, task, settings, start, evaluate, score)
     if is_first():
         print(f'try it: minibert similarity --model {options.output / "model"} "A man eats." "Someone has lunch."')
 
 
-def _percent(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
-
-
-def _examples(options: argparse.Namespace) -> Examples:
-    from ..training.reading import NLI_CLASSES, read_examples
-
-    softmax = options.objective == "softmax"
-    if options.label is None and (softmax or options.objective == "cosine"):
-        raise ValueError(f"objective {options.objective} needs --label: the column of the classes, or of the scores")
-    return read_examples(
-        options.data,
-        texts=options.texts,
-        label=options.label,
-        classes=options.classes or (NLI_CLASSES if softmax else None),
-        scale=options.scale,
-        form=options.format,
-    )
-
-
-def _objective(options: argparse.Namespace, width: int) -> Objective:
+def _objective(options: Namespace, width: int) -> Objective:
     from ..training import objectives
-    from ..training.reading import NLI_CLASSES
 
     if options.objective == "softmax":
-        count = len(options.classes or set(NLI_CLASSES.values()) - {None})
-        return objectives.Softmax(width, count, options.terms)
+        return objectives.Softmax(width, len(options.classes) if options.classes else 3, options.terms)
     if options.objective == "cosine":
         return objectives.CosineRegression()
     if options.objective == "triplet":
@@ -167,36 +137,30 @@ def _objective(options: argparse.Namespace, width: int) -> Objective:
     return objectives.InBatchNegatives(1 / options.temperature)
 
 
-def _evaluator(options: argparse.Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
+def _evaluator(options: Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:
     """Return the evaluator, and its score that selects the best model. The data's columns are the default."""
-    from ..training.objectives import Softmax
     from ..training.reading import NLI_CLASSES
 
     if options.dev is None:
         return None, None
     kind = options.dev_kind or OBJECTIVES[options.objective]
-    softmax = inner if isinstance(inner, Softmax) else None
-    if kind == "nli" and softmax is None:
-        raise ValueError("--dev-kind nli needs the classifier that --objective softmax trains")
     texts, label, form = options.dev_texts, options.dev_label, options.dev_format
     if kind == OBJECTIVES[options.objective] and texts is None:
         texts, form = options.texts, form or options.format
         label = options.label if label is None else label
-    classes = options.classes or NLI_CLASSES
-    return make_evaluator(kind, options.dev, texts, label, form, softmax=softmax, classes=classes), SCORES[kind]
+    classes, logits = options.classes or NLI_CLASSES, getattr(inner, "logits", None)
+    return make_evaluator(kind, options.dev, texts, label, form, classes, logits), SCORES[kind]
 
 
 # --- Shared with `minibert pretrain`
 
 
-def add_output(group: argparse._ActionsContainer, *, required: bool = False) -> None:
+def add_output(group: _ActionsContainer, *, required: bool = False) -> None:
     """Add the flags of the output folder."""
     group.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=required, help="new, unless --resume")
     group.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: ten times in all)")
     group.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints (default: as evaluated)")
-    group.add_argument(
-        "--resume", action=argparse.BooleanOptionalAction, default=False, help="continue from the folder's checkpoint"
-    )
+    group.add_argument("--resume", action=BooleanOptionalAction, default=False, help="continue from its checkpoint")
 
 
 def is_first() -> bool:
@@ -204,50 +168,35 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def training_device(options: argparse.Namespace) -> str | torch.device | None:
+def training_device(options: Namespace) -> str | torch.device | None:
     """Return the device: as the flag says, else the process's own under torchrun, else None."""
     from ..training.parallel import local_device
 
     return options.device or (local_device() if "LOCAL_RANK" in os.environ else None)
 
 
-def new_run(options: argparse.Namespace) -> Settings:
+def new_run(options: Namespace) -> Settings:
     """Return the settings. Raises ValueError if one is out of range, or the output folder is in use."""
-    settings = settings_of(options)
+    settings = Settings(**keywords(options, *(field.name for field in fields(Settings))))
     if (options.output / "log.jsonl").exists() and not options.resume:
         raise ValueError(f"{options.output} holds a training already: --resume goes on with it, or name another folder")
     return settings
 
 
-def run(
-    task: Task,
-    settings: Settings,
-    options: argparse.Namespace,
-    start: list[str],
-    evaluate: Evaluator | None,
-    score: str | None,
-    described: Callable[[dict[str, float]], str],
+def train_into(
+    options: Namespace, task: Task, settings: Settings, start: list[str], evaluate: Evaluator | None, score: str | None
 ) -> None:
     """Print the lines of ``start``, train into the output folder, and report what is in it."""
     from ..training.loop import train
     from ..training.plot import plot_log
 
-    folder = options.output
+    folder, shown = options.output, sys.stderr.isatty()
     every = options.evaluate_every or max(1, settings.total_steps(len(task.lengths)) // 10)
+    often = {"evaluate_every": every, "save_every": options.save_every or every, "resume": options.resume}
     for line in start if is_first() else ():
         print(f"minibert: {line}", file=sys.stderr)
     try:
-        records = train(
-            task,
-            settings,
-            folder=folder,
-            evaluate=evaluate,
-            score=score,
-            evaluate_every=every,
-            save_every=options.save_every or every,
-            resume=options.resume,
-            show_progress_bar=sys.stderr.isatty(),
-        )
+        records = train(task, settings, folder=folder, evaluate=evaluate, score=score, show_progress_bar=shown, **often)
     except KeyboardInterrupt:
         if is_first() and (folder / "checkpoint.pt").exists():
             print(f"minibert: {folder} has a checkpoint: the same command with --resume goes on", file=sys.stderr)
@@ -256,7 +205,7 @@ def run(
         return
     scored = [record for record in records if "scores" in record]
     best = max(scored, key=lambda record: record["scores"][score], default=None)
-    which = f"best model, of step {best['step']}: {described(best['scores'])}" if best else "model after the last step"
+    which = f"best model, of step {best['step']}: {_shown(best['scores'])}" if best else "model after the last step"
     print(f"{folder / 'model'}: the {which}")
     print(f"{folder / 'log.jsonl'}: loss, rate and scores, step by step")
     try:
@@ -264,3 +213,9 @@ def run(
         print(f"{folder / 'loss.png'}: the same as a picture")
     except ImportError as error:
         print(f"minibert: no picture of the loss: {error}", file=sys.stderr)
+
+
+def _shown(scores: dict[str, float]) -> str:
+    """Show perplexity, which has no upper bound, as it is, and other scores times 100."""
+    factors = {"perplexity": 1, "log_likelihood": 1}
+    return ", ".join(f"{name} {factors.get(name, 100) * value:.2f}" for name, value in scores.items())

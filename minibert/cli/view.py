@@ -1,31 +1,30 @@
-"""`minibert view`: attention in a page for the browser."""
+"""Write one HTML file that any browser opens without a network.
+
+It shows attention in every layer and head, queries and keys, and the pooling; with two texts, which words make them
+similar.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from .options import add_encoder, check_folder, load_encoder, report_truncation
 
+HELP = "a page that shows where the heads attend"
 
-def add_command(commands: Any) -> None:
-    """Add it to the parser."""
-    parser = commands.add_parser(
-        "view",
-        help="a page that shows where the heads attend",
-        description="Write one HTML file that any browser opens without a network. It shows attention in every layer "
-        "and head, queries and keys, and the pooling; with two texts, which words make them similar.",
-    )
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add texts, the page's path, and encoder."""
     parser.add_argument("text", metavar="TEXT")
     parser.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, as page.html")
     add_encoder(parser)
-    parser.set_defaults(run=_view)
 
 
-def _view(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
+    """Write the page."""
     check_folder(options.output)
     from ..research.view import view
 

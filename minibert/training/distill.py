@@ -18,7 +18,7 @@ from ..research.hooks import capture
 from ..vectors import cosine
 from . import parallel
 from .examples import Examples
-from .objectives import Combined, Objective, want_labels
+from .objectives import Combined, Objective
 from .task import SentenceTask, padded
 
 
@@ -28,11 +28,8 @@ class TeacherVectors(Objective):
     Every column is compared with the row's label (a text and its translation: arXiv 2004.09813), and the mean taken.
 
     Args:
-        metric: "mse", the mean square of all differences; or "cosine", 1 - cos.
+        metric: "mse", the mean square of all differences; or "cosine", 1 - cos. ValueError for another.
         widths: (D, T): learn a linear layer from D to T after the student, for training only. None: D = T.
-
-    Raises:
-        ValueError: The metric is unknown.
     """
 
     def __init__(self, metric: str = "mse", widths: tuple[int, int] | None = None) -> None:
@@ -44,10 +41,7 @@ class TeacherVectors(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require a teacher's vector per row."""
-        labels = want_labels(self, labels, "a teacher's vector (N, T)", ndim=2)
-        if not labels.is_floating_point():
-            raise ValueError(f"a teacher's vectors must be floating-point numbers, not {labels.dtype}")
-        return labels
+        return self._want_labels(labels, "a teacher's vector per row, floating-point (N, T)", ndim=2)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Vectors (B, D) per column, labels (B, T) -> scalar. Raises ValueError if the widths do not fit."""
@@ -57,11 +51,8 @@ class TeacherVectors(Objective):
             weight = self.projection.weight[:, : x.shape[-1]]
             x = functional.linear(x.to(weight.dtype), weight, self.projection.bias)
         if x.shape[-1] != labels.shape[-1]:
-            raise ValueError(
-                f"the student's width is {x.shape[-1]}, the teacher's {labels.shape[-1]}: give the objective "
-                "widths=(student's, teacher's), so that it learns a projection, or compare similarities "
-                "(SimilarityMatrix)"
-            )
+            advice = "give the objective widths=(student's, teacher's) to learn a projection, or use SimilarityMatrix"
+            raise ValueError(f"the student's width is {x.shape[-1]}, the teacher's {labels.shape[-1]}: {advice}")
         target = labels.to(x.dtype).repeat(len(vectors), 1)
         if self.metric == "mse":
             return functional.mse_loss(x, target)
@@ -92,10 +83,8 @@ class LayerTask(SentenceTask):
     each student's layer has a learned projection, for training only.
 
     Args:
-        encoder: The student.
-        teacher: It is not trained. It must split the texts into as many tokens.
+        encoder, teacher: The student; and the model that is not trained, but must split texts into as many tokens.
         layers: {student's layer: teacher's layer}, from 0.
-        examples: Texts; and labels, if the ``objective`` needs them.
         objective: Of the sentence vectors, added to the layers' loss. None: only the layers.
         weight: A factor of the layers' loss.
 
@@ -124,13 +113,9 @@ class LayerTask(SentenceTask):
         limit = encoder.max_seq_length
         self.teacher_tokens = [teacher.tokenizer.encode(column, limit=limit) for column in examples.columns]
         for own, other in zip(self.tokens, self.teacher_tokens, strict=True):
-            differing = np.flatnonzero(own.lengths != other.lengths)
-            if len(differing):
-                row = int(differing[0])
-                raise ValueError(
-                    f"row {row} has {own.lengths[row]} tokens for the student and {other.lengths[row]} for the "
-                    "teacher: layers are compared token by token, so the tokenizers must agree"
-                )
+            for row in np.flatnonzero(own.lengths != other.lengths):
+                counts = f"{own.lengths[row]} tokens for the student and {other.lengths[row]} for the teacher"
+                raise ValueError(f"row {row} has {counts}: tokens are compared one by one, so tokenizers must agree")
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the layers' loss of this process's share, plus the objective of all rows."""

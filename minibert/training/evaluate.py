@@ -19,11 +19,7 @@ CELLS = 2**24  # most numbers in a matrix of scores: 64 MiB
 
 
 class STSEvaluator:
-    """Spearman's and Pearson's correlation of the pairs' cosines with human scores.
-
-    Raises:
-        ValueError: The examples are not pairs, have no scores, or are fewer than two.
-    """
+    """Correlations of pairs' cosines with human scores. Raises ValueError without at least two pairs and scores."""
 
     def __init__(self, examples: Examples) -> None:
         self.first, self.second = _columns(examples, 2, "STS")
@@ -41,16 +37,13 @@ class STSEvaluator:
 class NLIEvaluator:
     """The accuracy of a classifier of pairs of vectors, such as a softmax objective's.
 
-    ``classifier`` takes u (B, D) and v (B, D), on the encoder's device, and returns logits (B, classes).
-
-    Raises:
-        ValueError: The examples are not pairs, or have no labels.
+    ``classifier`` takes u (B, D) and v (B, D), on the encoder's device, and returns logits (B, classes). Raises
+    ValueError if the examples are not pairs, or have no labels.
     """
 
     def __init__(self, examples: Examples, classifier: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.first, self.second = _columns(examples, 2, "NLI")
-        self.labels = _labels(examples, "NLI")
-        self.classifier = classifier
+        self.labels, self.classifier = _labels(examples, "NLI"), classifier
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Return `accuracy`."""
@@ -64,10 +57,7 @@ class TripletEvaluator:
     """The share of triplets (anchor, positive, negative) whose positive is more similar than their negative.
 
     It uses the encoder's similarity, and its prompts for queries (the anchors) and documents, as sentence-transformers'
-    TripletEvaluator. A tie counts as failed.
-
-    Raises:
-        ValueError: The examples are not triplets.
+    TripletEvaluator. A tie counts as failed. Raises ValueError if the examples are not triplets.
     """
 
     def __init__(self, examples: Examples) -> None:
@@ -92,7 +82,6 @@ class RetrievalEvaluator:
         queries, corpus: Texts by their ids.
         relevant: Ids of documents by the id of their query.
         at: The k of each measure.
-        chunk: Documents in memory at once.
 
     Raises:
         ValueError: A relevant document is not in the corpus, no query has one, or a k or the chunk is below 1.
@@ -110,20 +99,15 @@ class RetrievalEvaluator:
         if not at or min(at) < 1 or chunk < 1:
             raise ValueError(f"retrieval needs a k and a chunk of at least 1, not {tuple(at)} and {chunk}")
         places = {name: place for place, name in enumerate(corpus)}
-        self.queries: list[str] = []
-        self.relevant: list[list[int]] = []
-        for query, text in queries.items():
-            if not (documents := set(relevant.get(query, ()))):
-                continue
+        known = {query: set(relevant[query]) for query in queries if relevant.get(query)}
+        if not known:
+            raise ValueError("retrieval needs a query that has a relevant document")
+        for query, documents in known.items():
             if missing := documents - places.keys():
                 raise ValueError(f"query {query!r}: the document {min(missing)!r} is not in the corpus")
-            self.queries.append(text)
-            self.relevant.append([places[name] for name in documents])
-        if not self.queries:
-            raise ValueError("retrieval needs a query that has a relevant document")
-        self.corpus = list(corpus.values())
-        self.at = sorted(set(at))
-        self.chunk = chunk
+        self.queries = [queries[query] for query in known]
+        self.relevant = [{places[name] for name in documents} for documents in known.values()]
+        self.corpus, self.at, self.chunk = list(corpus.values()), sorted(set(at)), chunk
 
     @classmethod
     def from_pairs(
@@ -137,8 +121,8 @@ class RetrievalEvaluator:
         relevant: dict[str, set[str]] = {}
         for query, document in zip(queries, documents, strict=True):
             relevant.setdefault(query, set()).add(document)
-        texts = dict.fromkeys(documents)
-        return cls({text: text for text in relevant}, {text: text for text in texts}, relevant, at=at, chunk=chunk)
+        texts = {text: text for text in documents}
+        return cls({text: text for text in queries}, texts, relevant, at=at, chunk=chunk)
 
     def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
         """Return means over queries, for each k.
@@ -148,7 +132,8 @@ class RetrievalEvaluator:
         the sum is divided by the largest possible one.
         """
         found = self._search(encoder)  # (Q, K) places in the corpus, best first
-        hits = torch.tensor([[place in known for place in row] for row, known in self._rows(found)]).double()
+        pairs = zip(found.tolist(), self.relevant, strict=True)
+        hits = torch.tensor([[place in known for place in row] for row, known in pairs]).double()
         many = torch.tensor([len(documents) for documents in self.relevant])
         ranks = torch.arange(1, hits.shape[1] + 1, dtype=torch.float64)
         gains = 1 / torch.log2(1 + torch.arange(1, max(self.at) + 1, dtype=torch.float64))
@@ -161,9 +146,6 @@ class RetrievalEvaluator:
             best = gains.cumsum(0)[many.clamp(max=k) - 1]
             scores[f"ndcg@{k}"] = _mean((top * gains[: top.shape[1]]).sum(1) / best)
         return scores
-
-    def _rows(self, found: Tensor) -> zip[tuple[list[int], set[int]]]:
-        return zip(found.tolist(), map(set, self.relevant), strict=True)
 
     def _search(self, encoder: SentenceEncoder) -> Tensor:
         """Return the places of each query's best documents, best first. (Q, at most max(at))"""
@@ -218,7 +200,7 @@ def _mean(values: Tensor) -> float:
 def _columns(examples: Examples, count: int, of: str) -> list[list[str]]:
     if len(examples.columns) != count:
         raise ValueError(f"{of} needs {count} columns of texts, not {len(examples.columns)}")
-    return [list(column) for column in examples.columns]
+    return examples.columns
 
 
 def _labels(examples: Examples, of: str) -> Tensor:

@@ -22,7 +22,7 @@ class Examples:
         labels: None; classes (N,), whole numbers; scores (N,), floating point; or a teacher's vectors (N, T).
 
     Raises:
-        ValueError: There are no columns or no rows, their lengths differ, or a label is NaN or infinite.
+        ValueError: There are no rows, columns differ in length, or a label is NaN or infinite.
         TypeError: A text is not a string (the message says which).
     """
 
@@ -32,17 +32,16 @@ class Examples:
         for number, column in enumerate(columns):
             if isinstance(column, (str, bytes)):
                 raise TypeError(f"column {number} is one text: a column is a list of texts")
+            try:
+                check_texts(list(column))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"column {number}: {error}") from None
         self.columns = [list(column) for column in columns]
         lengths = [len(column) for column in self.columns]
         if not lengths or not lengths[0]:
             raise ValueError("there are no examples: at least one column of texts, with at least one row, is needed")
         if len(set(lengths)) > 1:
             raise ValueError(f"all columns must have as many rows, not {', '.join(map(str, lengths))}")
-        for number, column in enumerate(self.columns):
-            try:
-                check_texts(column)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"column {number}: {error}") from None
         self.labels = None if labels is None else torch.as_tensor(labels)
         if self.labels is not None:
             if self.labels.ndim == 0 or len(self.labels) != len(self):
@@ -58,10 +57,8 @@ class Examples:
     def digest(self) -> str:
         """Return the number of rows and a hash of every text and label."""
         seen = hashlib.sha256(f"{len(self.columns)} columns".encode())
-        for column in self.columns:
-            for text in column:
-                raw = text.encode()
-                seen.update(len(raw).to_bytes(8, "little") + raw)
+        for raw in (text.encode() for column in self.columns for text in column):
+            seen.update(len(raw).to_bytes(8, "little") + raw)
         if self.labels is not None:
             seen.update(f"{self.labels.dtype} {tuple(self.labels.shape)}".encode())
             seen.update(self.labels.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -85,10 +82,9 @@ def epoch(
     if len(order) % batch_size < fewest:
         order = order[: len(order) // batch_size * batch_size]
     if not by_length:
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches = []
-    for start in range(0, len(order), batch_size * SORTED_BATCHES):
-        rows = order[start : start + batch_size * SORTED_BATCHES]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+        return np.split(order, range(batch_size, len(order), batch_size))
+    window = batch_size * SORTED_BATCHES
+    parts = np.split(order, range(window, len(order), window))
+    order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in parts])
+    batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[i] for i in random.permutation(len(batches))]

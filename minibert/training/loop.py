@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.amp import GradScaler
+from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from ..display import progress_bar
@@ -23,7 +25,7 @@ from ..fused import fused
 from ..model import Encoder
 from . import parallel
 from .examples import epoch
-from .run_folder import RunState, recover_folder, seed_step
+from .run_folder import RunState, recover_folder
 from .settings import Settings
 from .task import Task
 
@@ -86,33 +88,24 @@ def train(
 
 @contextmanager
 def _set_up(task: Task, settings: Settings) -> Iterator[None]:
-    """Inside, the processes share their weights and the model computes as the settings say; then it is in eval mode.
-
-    Raises:
-        ValueError: The device can't train with this autocast.
-    """
+    """Inside, the processes share their weights and the model computes as the settings say; then it is in eval mode."""
     device = next(task.parameters()).device
     if settings.autocast == "float16" and device.type != "cuda":
         raise ValueError(f"autocast to float16 needs a GPU (cuda), not {device.type}: use bfloat16, or none")
-    with ExitStack() as stack:
-        stack.enter_context(parallel.joined(device))
-        stack.callback(task.eval)
-        if settings.fused:
-            stack.enter_context(fused(task.model))
-        if settings.gradient_checkpointing:
-            stack.enter_context(layers_checkpointed(task))
+    with parallel.joined(device), fused(task.model) if settings.fused else nullcontext():
         parallel.same_weights(task)
-        yield
+        try:
+            yield
+        finally:
+            task.eval()
 
 
 def _start(
     task: Task, settings: Settings, folder: str | os.PathLike[str] | None, *, checkpointed: bool, resume: bool
 ) -> RunState:
-    """Return a training at its first step, or at the step of the checkpoint."""
     if folder is None and checkpointed:
         raise ValueError("save_every and resume need a folder")
-    device = next(task.parameters()).device
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast == "float16")
+    scaler = GradScaler(next(task.parameters()).device.type, enabled=settings.autocast == "float16")
     run = RunState(task, make_optimizer(task, settings), scaler, Path(folder) if folder is not None else None)
     if run.folder is not None:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -126,42 +119,32 @@ def _start(
 
 
 def _steps(run: RunState, settings: Settings, total: int) -> Iterator[dict[str, Any]]:
-    """Take the steps that are left; yield each one's record."""
-    task = run.task
-    order = _order(task.lengths, settings, run.step)
-    task.train()
+    order = _order(run.task.lengths, settings, run.step)
+    run.task.train()
     while run.step < total:
         started = time.perf_counter()
         batches = [next(order) for _ in range(settings.accumulate)]
         rate = settings.rate(run.step, total)
-        seed_step(settings.seed, run.step, parallel.rank())
+        seeds = np.random.SeedSequence([settings.seed, run.step, parallel.rank()])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))  # whatever was drawn before
         try:
-            loss, norm = step(task, batches, rate, run.optimizer, run.scaler, settings)
+            # Only around the step: `encode` computes layers that have a forward of their own by the page.
+            with layers_checkpointed(run.task) if settings.gradient_checkpointing else nullcontext():
+                loss, norm = step(run.task, batches, rate, run.optimizer, run.scaler, settings)
         except DivergedError as error:
             kept = run.checkpoint is not None and run.checkpoint.exists()
             left = f"the last checkpoint is {run.checkpoint}" if kept else "there is no checkpoint"
             message = f"training stopped at step {run.step + 1}: {error}; {left}. A lower learning rate may help"
             raise DivergedError(message) from None
         run.step += 1
-        seconds = time.perf_counter() - started
-        rows = np.concatenate(batches)
-        yield {
-            "step": run.step,
-            "loss": loss,
-            "rate": rate,
-            "norm": norm,
-            "rows_per_s": round(len(rows) / seconds, 1),
-            "tokens_per_s": round(int(task.lengths[rows].sum()) / seconds, 1),
-        }
+        rows, seconds = np.concatenate(batches), time.perf_counter() - started
+        speeds = {"rows_per_s": len(rows) / seconds, "tokens_per_s": int(run.task.lengths[rows].sum()) / seconds}
+        rounded = {name: round(speed, 1) for name, speed in speeds.items()}
+        yield {"step": run.step, "loss": loss, "rate": rate, "norm": norm, **rounded}
 
 
 def step(
-    task: Task,
-    batches: list[np.ndarray],
-    rate: float,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    settings: Settings,
+    task: Task, batches: list[np.ndarray], rate: float, optimizer: Optimizer, scaler: GradScaler, settings: Settings
 ) -> tuple[float, float]:
     """Take one step of the optimizer; return the batches' mean loss and the norm of its gradients before clipping.
 
@@ -195,15 +178,14 @@ def step(
     return mean_loss, norm
 
 
-def make_optimizer(task: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(task: nn.Module, settings: Settings) -> Optimizer:
     """Return AdamW with weight decay for matrices only: pulling a bias or a norm to 0 regularises nothing."""
     learning = [value for value in task.parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for value in learning if value.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
-    ]
+    matrices = [value for value in learning if value.ndim >= 2]
+    others = [value for value in learning if value.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     one_kernel = learning[0].device.type in ("cpu", "cuda")  # for all parameters
-    return torch.optim.AdamW([group for group in groups if group["params"]], settings.learning_rate, fused=one_kernel)
+    return AdamW([group for group in groups if group["params"]], settings.learning_rate, fused=one_kernel)
 
 
 @contextmanager
@@ -224,19 +206,11 @@ def layers_checkpointed(model: nn.Module) -> Iterator[None]:
 
 def _order(lengths: np.ndarray, settings: Settings, steps: int) -> Iterator[np.ndarray]:
     """Yield the rows of batch after batch, epoch after epoch, from where a training is after so many steps."""
-    processes = parallel.world()
-    batches = partial(
-        epoch,
-        lengths,
-        settings.batch_size,
-        seed=settings.seed,
-        by_length=settings.by_length,
-        fewest=processes,  # each has at least one row
-    )
-    per_epoch = len(batches(number=0))
-    if not per_epoch or settings.batch_size < processes:
-        raise ValueError(f"{processes} processes can't share batches of {settings.batch_size} of {len(lengths)} rows")
-    first, done = divmod(steps * settings.accumulate, per_epoch)
+    processes, size = parallel.world(), settings.batch_size
+    if min(size, len(lengths)) < processes:
+        raise ValueError(f"{processes} processes can't share batches of {size} of {len(lengths)} rows")
+    batches = partial(epoch, lengths, size, seed=settings.seed, by_length=settings.by_length, fewest=processes)
+    first, done = divmod(steps * settings.accumulate, len(batches(number=0)))
     for number in count(first):
         yield from batches(number=number)[done:]
         done = 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,11 +40,9 @@ class MaskedLMTask(Task):
     """Predict the masked words of a text.
 
     Every visit of a block masks other words, drawn from torch's generator, which the loop seeds in every step. So a
-    resumed training masks the same words as an uninterrupted one.
+    resumed training masks the same words as an uninterrupted one. The tokenizer is saved with the model.
 
     Args:
-        model: It is trained.
-        tokenizer: Saved with the model.
         blocks: The text, from `cut_into_blocks`.
         share: The share of tokens to predict.
 
@@ -57,11 +56,8 @@ class MaskedLMTask(Task):
     def __init__(self, model: BertWithMaskedLM, tokenizer: Tokenizer, blocks: Tokens, *, share: float = 0.15) -> None:
         super().__init__()
         tokenizer.check_fits(model.config.vocab_size)
-        self.model = model
-        self.tokenizer = tokenizer
-        self.blocks = blocks
+        self.model, self.tokenizer, self.blocks, self.lengths = model, tokenizer, blocks, blocks.lengths
         self.masking = WholeWordMasking(tokenizer, share)
-        self.lengths = blocks.lengths
 
     @classmethod
     def from_file(
@@ -80,17 +76,9 @@ class MaskedLMTask(Task):
     ) -> MaskedLMTask:
         """Make a task from a text file and the name of a checkpoint.
 
-        Args:
-            path: UTF-8, a sentence or a paragraph per line.
-            name, fresh, shape, seed, hub: See `masked_lm`.
-            length: Most tokens of a block.
-            packed: Put several lines into a block. False: each line is a block.
-            share: The share of tokens to predict.
-            device: None: a GPU if there is one, otherwise the CPU.
-
-        Raises:
-            OSError, ValueError: See `read_lines`, `masked_lm`, `cut_into_blocks` and the class; or a block is longer
-                than the model's positions.
+        The arguments and errors are those of `read_lines` (``path``), `masked_lm`, `cut_into_blocks` and the class.
+        Without a ``device`` it is a GPU if there is one, otherwise the CPU. Raises ValueError, too, for a block that is
+        longer than the model's positions.
         """
         lines = read_lines(path)
         model, tokenizer = masked_lm(name, fresh=fresh, shape=shape, seed=seed, **hub)
@@ -123,20 +111,11 @@ class MaskedLMTask(Task):
 
 
 class MaskedLMEvaluator:
-    """Scores a model on the masked words of a held-out text. Every call masks the same words.
-
-    Args:
-        tokenizer: The model's.
-        blocks: The text, from `cut_into_blocks`.
-        share: The share of tokens to predict.
-        seed: Of the masked words.
-    """
+    """Scores a model on the masked words of a held-out text (see `MaskedLMTask`). Every call masks the same words."""
 
     def __init__(self, tokenizer: Tokenizer, blocks: Tokens, *, share: float = 0.15, seed: int = 0) -> None:
-        self.tokenizer = tokenizer
-        self.blocks = blocks
+        self.tokenizer, self.blocks, self.seed = tokenizer, blocks, seed
         self.masking = WholeWordMasking(tokenizer, share)
-        self.seed = seed
 
     def __call__(self, model: BertWithMaskedLM) -> dict[str, float]:
         """Return means over all masked tokens.
@@ -154,15 +133,11 @@ class MaskedLMEvaluator:
             right += int((logits.argmax(-1) == labels).sum())
             count += len(labels)
         mean = likelihood / count
-        return {"log_likelihood": mean, "accuracy": right / count, "perplexity": float(np.exp(-mean))}
+        return {"perplexity": float(np.exp(-mean)), "accuracy": right / count, "log_likelihood": mean}
 
 
 def mask_words(
-    tokenizer: Tokenizer,
-    masking: WholeWordMasking,
-    blocks: Tokens,
-    rows: np.ndarray,
-    random: Sequence[np.random.Generator],
+    tokenizer: Tokenizer, masking: WholeWordMasking, blocks: Tokens, rows: np.ndarray, random: Sequence[Generator]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Pad these blocks and mask words in each, by its own generator: model arguments and labels, (B, S) each."""
     arrays = tokenizer.pad(blocks, rows, side="right")
@@ -202,17 +177,14 @@ def masked_lm(
             ``model.report`` says so.
         fresh: Use only its vocabulary and its config. All weights are new.
         shape: Fields that replace the config's, as ``{"num_hidden_layers": 2}``; only with ``fresh``.
-        seed: Of the new weights.
-        hub: See `checkpoint.hub.HubOptions`.
+        seed, hub: Of the new weights; and see `checkpoint.hub.HubOptions`.
 
     Raises:
         HubError: The model is not found. ConfigError: A file is damaged, or the shape is not valid.
         CheckpointError: The weights are damaged. ValueError: A shape is given without ``fresh``.
     """
     if shape and not fresh:
-        raise ValueError(
-            f"a checkpoint's weights fix its shape; {', '.join(shape)} can be chosen for a fresh model only"
-        )
+        raise ValueError(f"the weights fix the shape; {', '.join(shape)} can be chosen for a fresh model only")
     files = open_files(name, **hub)
     tokenizer = Tokenizer.from_files(files)
     with torch.random.fork_rng():
@@ -222,10 +194,10 @@ def masked_lm(
 
 def _fresh(files: CheckpointFiles, shape: dict[str, Any]) -> BertForMaskedLM:
     """Return a model with new weights. Raises ConfigError for a field that does not exist."""
-    known = {field.name for field in dataclasses.fields(BertConfig)}
-    if unknown := [field for field in shape if field not in known]:
-        raise ConfigError(f"a config has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return BertForMaskedLM(BertConfig.from_dict(dataclasses.asdict(read_config(files, BertConfig)) | shape))
+    fields = dataclasses.asdict(read_config(files, BertConfig))
+    if unknown := [name for name in shape if name not in fields]:
+        raise ConfigError(f"a config has no {', '.join(unknown)}; it has {', '.join(sorted(fields))}")
+    return BertForMaskedLM(BertConfig.from_dict(fields | shape))
 
 
 def _with_head(files: CheckpointFiles) -> BertForMaskedLM:
@@ -238,7 +210,6 @@ def _with_head(files: CheckpointFiles) -> BertForMaskedLM:
             raise
     bert = load_files(files, into=Bert)
     model = BertForMaskedLM(bert.config)
-    bert.pooler = None
-    model.bert = bert
+    model.bert, bert.pooler = bert, None
     model.report = bert.report.with_notes("the masked-LM head is new, because the checkpoint has none")
     return model

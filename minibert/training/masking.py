@@ -16,6 +16,7 @@ import numpy as np
 
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import TruncationReport
+from .reading import decoded_lines
 
 IGNORED = -100  # the label of a token that was not chosen: torch's cross-entropy ignores it
 MASKED, REPLACED = 0.8, 0.1  # what becomes of a chosen token; the rest stays
@@ -25,11 +26,7 @@ class WholeWordMasking:
     """Chooses words and masks them. ids (S,) -> ids (S,), labels (S,)
 
     A word is a token and the ## pieces after it. Special tokens ([CLS], [SEP], [PAD], [UNK], [MASK]) are never chosen,
-    and never replace another token.
-
-    Args:
-        tokenizer: Of the ids.
-        share: The share of the tokens that are not special to choose; at least one token.
+    and never replace another token. ``share`` is that of the other tokens to choose; at least one is chosen.
 
     Raises:
         ValueError: The tokenizer has no mask token, or the share is out of range.
@@ -40,12 +37,11 @@ class WholeWordMasking:
             raise ValueError(f"the vocabulary has no mask token {tokenizer.mask_token!r}, so nothing can be masked")
         if not 0 < share <= 1:
             raise ValueError(f"the share of tokens to mask must be above 0 and at most 1, not {share}")
-        self.share = share
-        self.mask_id = tokenizer.mask_id
+        self.share, self.mask_id = share, tokenizer.mask_id
         self.special = np.zeros(tokenizer.highest_id + 1, dtype=bool)
         self.special[tokenizer.special_ids] = True
-        self.continues = np.zeros_like(self.special)
         vocabulary = tokenizer.get_vocab()
+        self.continues = np.zeros_like(self.special)
         self.continues[[i for piece, i in vocabulary.items() if piece.startswith("##")]] = True
         self.replacements = np.array([i for i in sorted(vocabulary.values()) if not self.special[i]])
 
@@ -77,41 +73,26 @@ class WholeWordMasking:
         sizes = np.bincount(word[word >= 0])
         left = max(1, round(self.share * int(sizes.sum())))
         chosen: list[int] = []
-        for number in random.permutation(len(sizes)):
-            if left <= 0:
-                break
-            if sizes[number] <= left or not chosen:
-                chosen.append(int(number))
+        for number in random.permutation(len(sizes)).tolist():
+            if not chosen or sizes[number] <= left:
+                chosen.append(number)
                 left -= int(sizes[number])
         return chosen
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Read the lines of a UTF-8 text file that are not blank.
-
-    Raises:
-        OSError: The file can't be read. ValueError: It is not UTF-8, or all lines are blank.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    """Read the lines of a UTF-8 text file that are not blank. Raises ValueError if it is not UTF-8, or has none."""
+    with Path(path).open("rb") as file:
+        lines = [line.strip() for _, line in decoded_lines(file, Path(path)) if line.strip()]
     if not lines:
         raise ValueError(f"{path}: the file is empty; it must hold text, a sentence or a paragraph per line")
     return lines
 
 
 def cut_into_blocks(tokenizer: Tokenizer, lines: Iterable[str], length: int, *, packed: bool = True) -> Tokens:
-    """Put as many whole lines between [CLS] and [SEP] as fit into ``length`` tokens.
+    """Put as many whole lines between [CLS] and [SEP] as fit into ``length`` tokens, or each (``packed=False``).
 
     A longer line is cut into lines that fit. A line without any word of the vocabulary is left out.
-
-    Args:
-        tokenizer: Gives the tokens.
-        lines: Sentences or paragraphs, in the order of the text.
-        length: Most tokens of a block, with [CLS] and [SEP].
-        packed: False: each line is a block.
 
     Raises:
         ValueError: No line has a word, the length is below 3, or the tokenizer doesn't put exactly one token before a

@@ -34,6 +34,31 @@ class Objective(nn.Module):
         plain = {name: value for name, value in vars(self).items() if isinstance(value, (int, float, str, tuple))}
         return ", ".join(f"{name}={value}" for name, value in plain.items() if name != "training" and name[0] != "_")
 
+    def _want_columns(self, columns: int, wanted: int, *, or_more: bool = False) -> None:
+        if columns < wanted or (columns > wanted and not or_more):
+            more = " or more" if or_more else ""
+            raise ValueError(f"{type(self).__name__} takes {wanted} columns of texts{more}, not {columns}")
+
+    def _want_labels(self, labels: Tensor | None, what: str, *, ndim: int = 1, floating: bool = True) -> Tensor:
+        if labels is None:
+            raise ValueError(f"{type(self).__name__} needs labels: {what}")
+        if labels.ndim != ndim or labels.is_floating_point() != floating or labels.dtype is torch.bool:
+            found = f"labels of shape {tuple(labels.shape)} and {labels.dtype}"
+            raise ValueError(f"{type(self).__name__} needs {what}, not {found}")
+        return labels
+
+    def _want_no_labels(self, labels: Tensor | None) -> None:
+        if labels is not None:
+            raise ValueError(f"{type(self).__name__} doesn't use labels, so leave them out")
+
+    def _want_range(self, labels: Tensor, low: float, high: float, advice: str = "") -> Tensor:
+        outside = ~((labels >= low) & (labels <= high))
+        if labels.is_cpu and bool(outside.any()):  # a GPU would stall
+            row = int(outside.int().argmax())
+            found = f"row {row} has {labels[row].item()}"
+            raise ValueError(f"{type(self).__name__} takes labels from {low} to {high}, but {found}{advice}")
+        return labels
+
 
 # The parts of the paper's Table 6, by its names.
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -47,16 +72,9 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Softmax(Objective):
     """The class of a pair: cross-entropy of softmax(W [u, v, |u-v|] + b). Labels (B,): classes from 0.
 
-    The paper's code has a b, its equation has not. Vectors narrower than ``width`` (under `Matryoshka`) use the first
-    columns of each term's part of W (MRL-E: arXiv 2205.13147, section 3).
-
-    Args:
-        width: D, the width of the vectors.
-        num_labels: Number of classes.
-        terms: The terms to concatenate, of u, v, |u-v|, u*v: one row of the paper's Table 6.
-
-    Raises:
-        ValueError: A term is unknown, or there are fewer than two classes.
+    The paper's code has a b, its equation has not. ``terms`` are some of u, v, |u-v|, u*v: one row of the paper's Table
+    6. Vectors narrower than ``width``, D, (under `Matryoshka`) use the first columns of each term's part of W (MRL-E:
+    arXiv 2205.13147, section 3). Raises ValueError for an unknown term, or fewer than two classes.
     """
 
     def __init__(self, width: int, num_labels: int = 3, terms: Sequence[str] = ("u", "v", "|u-v|")) -> None:
@@ -72,11 +90,9 @@ class Softmax(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require pairs, with a class from 0 to ``num_labels - 1`` each."""
-        want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "a class per pair")
-        if labels.is_floating_point() or labels.dtype is torch.bool:
-            raise ValueError(f"Softmax needs whole numbers as classes, not {labels.dtype}")
-        return want_range(self, labels, 0, self.num_labels - 1)
+        self._want_columns(columns, 2)
+        labels = self._want_labels(labels, "whole numbers as classes (N,)", floating=False)
+        return self._want_range(labels, 0, self.num_labels - 1)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), classes (B,) -> scalar"""
@@ -97,11 +113,9 @@ class CosineRegression(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require pairs, with a score each."""
-        want_columns(self, columns, 2)
-        labels = want_labels(self, labels, "a score per pair")
-        if not labels.is_floating_point():
-            raise ValueError(f"CosineRegression needs floating-point scores, not {labels.dtype}")
-        return want_range(self, labels, -1, 1, "; divide them by the highest possible one")
+        self._want_columns(columns, 2)
+        labels = self._want_labels(labels, "floating-point scores (N,)")
+        return self._want_range(labels, -1, 1, "; divide them by the highest possible one")
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two of (B, D), scores (B,) -> scalar"""
@@ -111,11 +125,7 @@ class CosineRegression(Objective):
 
 
 class Triplet(Objective):
-    """The anchor u closer to v than to w: the mean of max(‖u - v‖ - ‖u - w‖ + margin, 0). No labels.
-
-    Args:
-        margin: How much closer, in Euclidean distance. The paper's is 1.
-    """
+    """The anchor u closer to v than to w by a margin: the mean of max(‖u - v‖ - ‖u - w‖ + margin, 0). No labels."""
 
     def __init__(self, margin: float = 1.0) -> None:
         super().__init__()
@@ -123,8 +133,8 @@ class Triplet(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Require triplets: anchor, positive, negative."""
-        want_columns(self, columns, 3)
-        want_no_labels(self, labels)
+        self._want_columns(columns, 3)
+        self._want_no_labels(labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Three of (B, D) -> scalar"""
@@ -139,10 +149,7 @@ class InBatchNegatives(Objective):
 
     Multiple negatives ranking (arXiv 1705.00652, section 4.4), with InfoNCE's cosines. Columns from the third on are
     hard negatives: every row's are candidates for all rows. A larger batch makes the task harder; `SentenceTask`'s
-    ``chunk_size`` makes room for it.
-
-    Args:
-        scale: The inverse of the temperature.
+    ``chunk_size`` makes room for it. ``scale`` is the inverse of the temperature.
     """
 
     def __init__(self, scale: float = 20.0) -> None:
@@ -153,8 +160,8 @@ class InBatchNegatives(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Require pairs, with hard negatives or without."""
-        want_columns(self, columns, 2, or_more=True)
-        want_no_labels(self, labels)
+        self._want_columns(columns, 2, or_more=True)
+        self._want_no_labels(labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Two or more of (B, D) -> scalar"""
@@ -166,15 +173,8 @@ class InBatchNegatives(Objective):
 class Matryoshka(Objective):
     """Any objective, summed over the first d numbers of the vectors for several d (arXiv 2205.13147, equation 1).
 
-    Shortened vectors are normalised, as in sentence-transformers.
-
-    Args:
-        objective: Computed once for each width.
-        widths: Every d. The full width counts only if it is among them.
-        weights: One factor for each. None: 1.
-
-    Raises:
-        ValueError: A width is not positive, or the numbers of weights and widths differ.
+    Shortened vectors are normalised, as in sentence-transformers. The full width counts only if ``widths``, every d,
+    has it. Raises ValueError if a width is not positive, or the numbers of weights and widths differ.
     """
 
     def __init__(self, objective: nn.Module, widths: Sequence[int], weights: Sequence[float] | None = None) -> None:
@@ -187,26 +187,19 @@ class Matryoshka(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Let the inner objective check."""
-        if isinstance(self.objective, Objective):
-            self.objective.check(columns, labels)
+        check(self.objective, columns, labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Take the inner objective's arguments. Raises ValueError if a width is above D."""
         if max(self.widths) > vectors[0].shape[-1]:
             raise ValueError(f"Matryoshka asks for {max(self.widths)} of {vectors[0].shape[-1]} dimensions")
-        loss = vectors[0].new_zeros(())
-        for width, weight in zip(self.widths, self.weights, strict=True):
-            cut = [functional.normalize(x[:, :width], dim=-1) for x in vectors]
-            loss = loss + weight * self.objective(cut, labels)
-        return loss
+        cuts = [[functional.normalize(x[:, :width], dim=-1) for x in vectors] for width in self.widths]
+        pairs = zip(self.weights, cuts, strict=True)
+        return sum((weight * self.objective(cut, labels) for weight, cut in pairs), vectors[0].new_zeros(()))
 
 
 class Combined(Objective):
-    """A weighted sum of objectives of the same vectors and labels, as a teacher's vectors and similarities.
-
-    Raises:
-        ValueError: The numbers of weights and objectives differ.
-    """
+    """A weighted sum of objectives of the same vectors and labels. Raises ValueError for another number of weights."""
 
     def __init__(self, objectives: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
         super().__init__()
@@ -218,44 +211,15 @@ class Combined(Objective):
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Let each of them check."""
         for objective in self.objectives:
-            if isinstance(objective, Objective):
-                objective.check(columns, labels)
+            check(objective, columns, labels)
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Take each one's arguments."""
-        loss = vectors[0].new_zeros(())
-        for objective, weight in zip(self.objectives, self.weights, strict=True):
-            loss = loss + weight * objective(vectors, labels)
-        return loss
+        pairs = zip(self.weights, self.objectives, strict=True)
+        return sum((weight * objective(vectors, labels) for weight, objective in pairs), vectors[0].new_zeros(()))
 
 
-def want_columns(objective: nn.Module, columns: int, wanted: int, *, or_more: bool = False) -> None:
-    """Raise ValueError for another number of text columns."""
-    if columns < wanted or (columns > wanted and not or_more):
-        more = " or more" if or_more else ""
-        raise ValueError(f"{type(objective).__name__} takes {wanted} columns of texts{more}, not {columns}")
-
-
-def want_labels(objective: nn.Module, labels: Tensor | None, what: str, *, ndim: int = 1) -> Tensor:
-    """Return the labels. Raises ValueError if there are none, or their number of dimensions is another."""
-    if labels is None:
-        raise ValueError(f"{type(objective).__name__} needs labels: {what}")
-    if labels.ndim != ndim:
-        raise ValueError(f"{type(objective).__name__} needs {what}, not labels of shape {tuple(labels.shape)}")
-    return labels
-
-
-def want_no_labels(objective: nn.Module, labels: Tensor | None) -> None:
-    """Raise ValueError if there are labels, which would be ignored."""
-    if labels is not None:
-        raise ValueError(f"{type(objective).__name__} doesn't use labels, so leave them out")
-
-
-def want_range(objective: nn.Module, labels: Tensor, low: float, high: float, advice: str = "") -> Tensor:
-    """Return the labels. Raises ValueError for the first out of range. A GPU's are not checked: it would stall."""
-    outside = ~((labels >= low) & (labels <= high))
-    if labels.is_cpu and bool(outside.any()):
-        row = int(outside.int().argmax())
-        found = f"row {row} has {labels[row].item()}"
-        raise ValueError(f"{type(objective).__name__} takes labels from {low} to {high}, but {found}{advice}")
-    return labels
+def check(objective: nn.Module, columns: int, labels: Tensor | None) -> None:
+    """Let an objective refuse data. A module that is not an `Objective` takes any."""
+    if isinstance(objective, Objective):
+        objective.check(columns, labels)

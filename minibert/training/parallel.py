@@ -17,18 +17,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.nn import functional
 
 _groups = count()
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return dist.get_rank() if _several() else 0
+    return dist.get_rank() if world() > 1 else 0
 
 
 def world() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if _several() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_first() -> bool:
@@ -43,11 +44,7 @@ def local_device() -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Inside, the processes that torchrun started (RANK, WORLD_SIZE) are one group.
-
-    Raises:
-        RuntimeError: torch's, if the processes don't find each other.
-    """
+    """Inside, torchrun's processes (RANK, WORLD_SIZE) are one group. torch's RuntimeError: they don't meet."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ or dist.is_initialized():
         yield
         return
@@ -68,17 +65,12 @@ def share(rows: np.ndarray) -> np.ndarray:
 
 def gather(own: Tensor, count: int) -> Tensor:
     """Gather all processes' vectors in the order of the batch, with gradients for its own. (own, D) -> (count, D)"""
-    if not _several():
-        return own
-    whole: Tensor = _Gather.apply(own, count)  # type: ignore[no-untyped-call]
-    return whole
+    return own if world() == 1 else _Gather.apply(own, count)  # type: ignore[no-untyped-call]
 
 
 def average_gradients(module: nn.Module) -> None:
     """Make every gradient the mean of all processes' gradients."""
-    if not _several():
-        return
-    gradients = [value.grad for value in module.parameters() if value.grad is not None]
+    gradients = [value.grad for value in module.parameters() if value.grad is not None] if world() > 1 else []
     for dtype in {gradient.dtype for gradient in gradients}:
         of_dtype = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = torch.cat([gradient.flatten() for gradient in of_dtype]) / world()  # one message, not one per parameter
@@ -89,7 +81,7 @@ def average_gradients(module: nn.Module) -> None:
 
 def mean(value: Tensor) -> float:
     """Return the mean of all processes' numbers."""
-    if _several():
+    if world() > 1:
         value = value / world()
         dist.all_reduce(value)
     return float(value)
@@ -97,35 +89,27 @@ def mean(value: Tensor) -> float:
 
 def same_weights(module: nn.Module) -> None:
     """Give every process the first one's weights."""
-    if _several():
+    if world() > 1:
         for value in module.state_dict().values():
             dist.broadcast(value, 0)
 
 
 def wait() -> None:
     """Wait until all processes are here."""
-    if _several():
+    if world() > 1:
         dist.barrier()
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, count: int) -> Tensor:
-        parts = [own.new_empty(-(-count // world()), own.shape[1]) for _ in range(world())]
-        sent = torch.zeros_like(parts[0])
-        sent[: len(own)] = own
+        sent = functional.pad(own, (0, 0, 0, -(-count // world()) - len(own))).contiguous()  # as many as the first has
+        parts = [torch.empty_like(sent) for _ in range(world())]
         dist.all_gather(parts, sent)
-        whole = own.new_empty(count, own.shape[1])
-        for each, part in enumerate(parts):
-            whole[each :: world()] = part[: len(range(each, count, world()))]
-        return whole
+        return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         # Every process computes the same loss of the whole batch, but only its own rows have gradients here. Averaging
         # divides them by the number of processes.
         return gradients[0][rank() :: world()] * world(), None
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

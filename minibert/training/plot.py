@@ -12,11 +12,7 @@ from ..checkpoint.atomic import replacing
 
 
 def plot_log(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw the records of `train` (or of `read_log`) into a PNG file.
-
-    Args:
-        records: Their loss is drawn with its running mean, and their scores, if any, on an axis of their own.
-        path: The file.
+    """Draw the loss of `train`'s records (or `read_log`'s), its running mean, and any scores into a PNG file.
 
     Raises:
         ImportError: matplotlib is not installed. ValueError: No record has a loss. OSError: The file can't be written.
@@ -25,16 +21,15 @@ def plot_log(records: Sequence[dict[str, Any]], path: str | os.PathLike[str]) ->
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("a plot needs matplotlib: pip install matplotlib") from None
-    steps = [record["step"] for record in records if "loss" in record]
-    losses = np.array([record["loss"] for record in records if "loss" in record])
-    if not steps:
+    points = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    if not points:
         raise ValueError("there is no loss to plot: the log has no steps")
+    steps, losses = np.array(points).T
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1)
     axes.plot(steps, running_mean(losses), color="tab:blue", label="loss")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set(xlabel="step", ylabel="loss")
     lines = axes.get_lines()[1:]
     scored = [record for record in records if "scores" in record]
     if scored:

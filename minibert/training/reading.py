@@ -9,6 +9,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,10 +39,9 @@ def read_examples(
     scale: tuple[float, float] | None = None,
     form: str | None = None,
 ) -> Examples:
-    """Read rows of texts, with a label each.
+    """Read rows of texts, with a label each, from a file of UTF-8 text, or of Parquet.
 
     Args:
-        path: A file of UTF-8 text, or of Parquet.
         texts: The texts' columns, in the objective's order: names from the file's first line, or numbers from 1 (as
             `cut -f` counts) for a file without such a line.
         label: The labels' column. None: there are no labels.
@@ -56,25 +56,29 @@ def read_examples(
             names the line. OSError: The file can't be read.
     """
     path = Path(path)
-    _check_columns(texts, label, classes, scale)
-    rows = FORMS[_form(path, form)](path, [*texts, *([] if label is None else [label])])
-    columns: list[list[str]] = [[] for _ in texts]
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
+    read = FORMS.get(form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending))
+    if read is None:
+        raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
+    columns = _checked(texts, label, classes, scale)
+    if classes is not None and not isinstance(classes, Mapping):
+        classes = {word: number for number, word in enumerate(classes)}
+    found: list[list[str]] = [[] for _ in texts]
     labels: list[float] = []
-    for place, cells in rows:
+    for place, cells in read(path, columns):
         if label is not None:
             number = _label(place, cells.pop(), classes, scale)
             if number is None:
                 continue
             labels.append(number)
-        for column, name, cell in zip(columns, texts, cells, strict=True):
+        for column, name, cell in zip(found, texts, cells, strict=True):
             if not isinstance(cell, str):
                 raise ValueError(f"{place}: column {name!r} must hold a text, not {cell!r}")
             column.append(cell)
-    if not columns[0]:
+    if not found[0]:
         raise ValueError(f"{path}: the file has no examples")
-    if label is None:
-        return Examples(columns, None)
-    return Examples(columns, torch.tensor(labels, dtype=torch.float32 if classes is None else torch.long))
+    dtype = torch.float32 if classes is None else torch.long
+    return Examples(found, None if label is None else torch.tensor(labels, dtype=dtype))
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], list[str]]:
@@ -82,15 +86,17 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], lis
     examples = read_examples(path, **STS_BENCHMARK)
     assert examples.labels is not None
     first, second = examples.columns
-    return examples.labels.double().numpy(), list(first), list(second)
+    return examples.labels.double().numpy(), first, second
 
 
-def _check_columns(
+def _checked(
     texts: Sequence[Column], label: Column | None, classes: Classes | None, scale: tuple[float, float] | None
-) -> None:
+) -> list[Column]:
+    """Return the columns to read: texts, and the label if there is one. Raises ValueError if they make no sense."""
     if isinstance(texts, (str, int)) or not texts:
         raise ValueError(f"texts must be the columns of the texts, in a list, not {texts!r}")
-    for column in [*texts, *([] if label is None else [label])]:
+    columns = [*texts, *([] if label is None else [label])]
+    for column in columns:
         if isinstance(column, int) and column < 1:
             raise ValueError(f"columns count from 1: there is no column {column}")
     if label is None and (classes is not None or scale is not None):
@@ -99,30 +105,23 @@ def _check_columns(
         raise ValueError("labels are either classes or scores on a scale, not both")
     if scale is not None and not scale[0] < scale[1]:
         raise ValueError(f"a scale goes from its lowest to its highest score, not from {scale[0]:g} to {scale[1]:g}")
+    return columns
 
 
-def _form(path: Path, form: str | None) -> str:
-    """Return the key of FORMS. Raises ValueError if it is unknown."""
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
-    form = form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
-    if form not in FORMS:
-        raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
-    return form
-
-
-def _label(place: str, cell: Any, classes: Classes | None, scale: tuple[float, float] | None) -> float | None:
+def _label(
+    place: str, cell: Any, classes: Mapping[str, int | None] | None, scale: tuple[float, float] | None
+) -> float | None:
     """Return the label as a number; None to leave its row out."""
     if classes is not None:
-        numbers = classes if isinstance(classes, Mapping) else {word: i for i, word in enumerate(classes)}
-        if str(cell) not in numbers:
-            raise ValueError(f"{place}: the label {cell!r} is not one of {', '.join(numbers)}")
-        return numbers[str(cell)]
+        if str(cell) not in classes:
+            raise ValueError(f"{place}: the label {cell!r} is not one of {', '.join(classes)}")
+        return classes[str(cell)]
     try:
         number = float(cell)
     except (TypeError, ValueError):
-        raise ValueError(f"{place}: the label {cell!r} is not a number") from None
+        number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{place}: the label {cell!r} is not finite")
+        raise ValueError(f"{place}: the label {cell!r} is not a finite number")
     if scale is None:
         return number
     low, high = scale
@@ -131,12 +130,22 @@ def _label(place: str, cell: Any, classes: Classes | None, scale: tuple[float, f
     return (number - low) / (high - low)
 
 
-def _tsv(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    return _delimited(path, columns, ((place, line.split("\t")) for place, line in _lines(path)))
+def _delimited(path: Path, columns: Sequence[Column], rows: Callable[[Path], Iterator[Row]]) -> Iterator[Row]:
+    """Yield the cells of those columns, row by row. The first row is a header if a column is given by name."""
+    each = rows(path)
+    by_name = any(isinstance(column, str) for column in columns)
+    header = next(each, None) if by_name else ("", [])
+    if header is None:
+        return  # an empty file
+    places = [column - 1 if isinstance(column, int) else _find(path, column, header[1]) for column in columns]
+    for place, cells in each:
+        if len(cells) <= max(places):
+            raise ValueError(f"{place}: {len(cells)} columns, where at least {max(places) + 1} were expected")
+        yield place, [cells[i] for i in places]
 
 
-def _csv(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    return _delimited(path, columns, _quoted(path))
+def _tabbed(path: Path) -> Iterator[Row]:
+    return ((place, line.split("\t")) for place, line in _lines(path))
 
 
 def _quoted(path: Path) -> Iterator[Row]:
@@ -152,26 +161,13 @@ def _quoted(path: Path) -> Iterator[Row]:
             raise ValueError(f"{place}: not CSV ({error})") from None
 
 
-def _delimited(path: Path, columns: Sequence[Column], rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the cells of those columns, row by row. The first row is a header if a column is given by name."""
-    names: list[str] = next(rows, ("", []))[1] if any(isinstance(column, str) for column in columns) else []
-    places = [column - 1 if isinstance(column, int) else _find(path, column, names) for column in columns]
-    for place, cells in rows:
-        if len(cells) <= max(places):
-            raise ValueError(f"{place}: {len(cells)} columns, where at least {max(places) + 1} were expected")
-        yield place, [cells[i] for i in places]
-
-
-def _find(path: Path, column: Column, names: Collection[str]) -> int:
-    if not names:
-        raise ValueError(f"{path}: the file has no examples")
+def _find(place: str | Path, column: Column, names: Collection[str]) -> int:
     if column not in names:
-        raise ValueError(f"{path}: there is no column {column!r}, only {', '.join(map(repr, names))}")
+        raise ValueError(f"{place}: there is no column {column!r}, only {', '.join(map(repr, names))}")
     return list(names).index(str(column))
 
 
 def _jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    _check_named(path, columns)
     for place, line in _lines(path):
         try:
             values = json.loads(line)
@@ -179,14 +175,11 @@ def _jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
             raise ValueError(f"{place}: not JSON ({error})") from None
         if not isinstance(values, dict):
             raise ValueError(f"{place}: not a JSON object such as {{{json.dumps(columns[0])}: ...}}")
-        for column in columns:
-            if column not in values:
-                raise ValueError(f"{place}: there is no {column!r}, only {', '.join(map(repr, values))}")
-        yield place, [values[column] for column in columns]
+        cells = list(values.values())
+        yield place, [cells[_find(place, column, values)] for column in columns]
 
 
 def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
-    _check_named(path, columns)
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -197,38 +190,39 @@ def _parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
             for column in columns:
                 _find(path, column, file.schema_arrow.names)
             batches = file.iter_batches(columns=list(columns))
-            rows: Iterable[dict[str, Any]] = chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(rows, 1):
+            for number, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), 1):
                 yield f"{path}, row {number}", [row[str(column)] for column in columns]
         except ArrowException as error:
             raise ValueError(f"{path}: not a Parquet file, or damaged ({error})") from None
 
 
-def _check_named(path: Path, columns: Sequence[Column]) -> None:
-    for column in columns:
-        if not isinstance(column, str):
-            raise ValueError(f"{path}: its columns have names, not numbers such as {column}")
-
-
 FORMS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
-    "tsv": _tsv,
-    "csv": _csv,
+    "tsv": partial(_delimited, rows=_tabbed),
+    "csv": partial(_delimited, rows=_quoted),
     "jsonl": _jsonl,
     "parquet": _parquet,
 }
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line with its place, without its end. A name that ends in .gz is decompressed."""
-    compressed = path.name.lower().endswith(".gz")
-    with gzip.open(path) if compressed else path.open("rb") as file:
-        number = 0
+    """Yield each line with its place. A name that ends in .gz is decompressed."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         try:
-            for number, line in enumerate(file, 1):
-                line = line.removesuffix(b"\n").removesuffix(b"\r")
-                yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            reason = f"{error.reason} at byte {error.start}"
-            raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
+            yield from decoded_lines(file, path)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: not a gzip file, or damaged ({error})") from None
+
+
+def decoded_lines(file: Iterable[bytes], name: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield each line of UTF-8 text with its place, for messages; without its end or a byte order mark.
+
+    Raises:
+        ValueError: A line is not UTF-8. The message names the line.
+    """
+    for number, line in enumerate(file, 1):
+        place = f"{name}, line {number}"
+        try:
+            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{place}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        yield place, text

@@ -16,7 +16,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..checkpoint.atomic import replacing, write_text
@@ -29,11 +28,7 @@ class ResumeError(ValueError):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file, if there is one. A last line that a crash cut off is ignored.
-
-    Raises:
-        ValueError: Another line is not JSON.
-    """
+    """Return a file's records, without a last line that a crash cut off. Raises ValueError if another is damaged."""
     if not path.exists():
         return []
     *lines, rest = path.read_text(encoding="utf-8").split("\n")
@@ -46,29 +41,27 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class RunState:
     """A training in progress: how far it is, and all that it needs to continue.
 
-    Attributes:
-        folder: None: nothing is written. Only the first process writes.
-        identity: All that a resumed training must have in common with the saved one, in JSON's types.
-        records: The log. Each record has ``step`` (steps done). That of a step has ``loss`` (before the step),
-            ``rate``, ``norm`` (of the gradients, before clipping), ``rows_per_s`` and ``tokens_per_s``. That of an
-            evaluation has ``scores``, a dict.
-        step: Steps done.
-        best: The highest score so far.
+    Each record of the log has ``step`` (steps done). That of a step has ``loss`` (before the step), ``rate``, ``norm``
+    (of the gradients, before clipping), ``rows_per_s`` and ``tokens_per_s``. That of an evaluation has ``scores``.
     """
 
     task: Task
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    folder: Path | None = None
-    identity: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None  # None: nothing is written. Only the first process writes
+    identity: dict[str, Any] = field(default_factory=dict)  # the same in a resumed training, in JSON's types
     records: list[dict[str, Any]] = field(default_factory=list)
-    step: int = 0
-    best: float | None = None
+    step: int = 0  # steps done
+    best: float | None = None  # the highest score so far
 
     @property
     def checkpoint(self) -> Path | None:
         """The file to resume from."""
         return self.folder / "checkpoint.pt" if self.folder else None
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"weights": self.task, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def open_log(self) -> None:
         """Start `log.jsonl`, or continue it: records of steps that will be taken again are forgotten."""
@@ -89,28 +82,20 @@ class RunState:
         path = self.checkpoint
         if path is None or not parallel.is_first():
             return
-        state = {
-            "identity": self.identity,
-            "step": self.step,
-            "best": self.best,
-            "weights": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        state = {"identity": self.identity, "step": self.step, "best": self.best}
+        state |= {name: part.state_dict() for name, part in self._parts.items()}
         try:
             with replacing(path) as temporary:
                 torch.save(state, temporary)
         except (OSError, RuntimeError) as error:  # torch's writer hides the system's error in one of its own
             before = "; the one before it is whole" if path.exists() else ""
-            message = f"the checkpoint of step {self.step} can't be written to {path}{before} ({error})"
-            raise OSError(message) from error
+            raise OSError(f"the checkpoint of step {self.step} can't be written to {path}{before} ({error})") from error
 
     def load(self) -> None:
         """Continue from the checkpoint.
 
         Raises:
-            ResumeError: There is no checkpoint, it is damaged, or it belongs to another training (the message names
-                the differences).
+            ResumeError: It is missing or damaged, or belongs to another training. The message names the differences.
         """
         path = self.checkpoint
         if path is None or not path.exists():
@@ -120,24 +105,18 @@ class RunState:
             saved = state["identity"]
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ResumeError(f"the checkpoint {path} can't be read: {error}") from None
-        names = [name for name in {**saved, **self.identity} if saved.get(name) != self.identity.get(name)]
-        if names:
-            differences = [_difference(name, saved.get(name), self.identity.get(name)) for name in names]
+        pairs = {name: (saved.get(name), self.identity.get(name)) for name in {**saved, **self.identity}}
+        differences = [_difference(name, was, now) for name, (was, now) in pairs.items() if was != now]
+        if differences:
             raise ResumeError(f"{path} belongs to another training: {'; '.join(differences)}")
-        self.task.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         self.step, self.best = state["step"], state["best"]
 
     def save_model(self) -> None:
         """Write the model as it is published, in place of the one before. Raises OSError as `replace_folder`."""
         if self.folder is not None and parallel.is_first():
             replace_folder(self.task.save, self.folder / "model")
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's generators for one step of one process, whatever was drawn before."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
 def replace_folder(save: Callable[[Path], object], folder: Path) -> None:
@@ -168,14 +147,13 @@ def recover_folder(folder: Path) -> None:
 
 
 def _siblings(folder: Path) -> tuple[Path, Path]:
-    """Return the path of the folder that is being written, and that of the old one while they change places."""
-    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")  # while they change places
 
 
 def _difference(name: str, was: Any, now: Any) -> str:
     """Say how two values differ; of a printed module, name the first line that does."""
+    if "\n" not in str(was) + str(now):
+        return f"{name} was {was!r}, is {now!r}"
     lines = zip_longest(str(was).splitlines(), str(now).splitlines(), fillvalue="nothing")
-    if "\n" in str(was) + str(now):
-        was, now = next(pair for pair in lines if pair[0] != pair[1])
-        return f"{name} had {was.strip()} where it has {now.strip()}"
-    return f"{name} was {was!r}, is {now!r}"
+    was, now = next(pair for pair in lines if pair[0] != pair[1])
+    return f"{name} had {was.strip()} where it has {now.strip()}"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 AUTOCASTS = ("bfloat16", "float16")
+
+
+def _of(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})  # `minibert train --help` shows it
 
 
 @dataclass(frozen=True)
@@ -16,19 +21,19 @@ class Settings:
         ValueError: A value is out of range.
     """
 
-    epochs: float = 1  # passes over the data; a fraction is allowed
-    steps: int | None = None  # optimizer steps, in place of epochs
-    batch_size: int = 16  # rows, of all processes together
-    accumulate: int = 1  # batches per step; unlike in `SentenceTask`'s chunks, rows of two batches are not compared
-    learning_rate: float = 2e-5  # the highest one
-    warmup: float = 0.1  # fraction of the steps in which the rate rises linearly from 0; then it falls linearly to 0
-    weight_decay: float = 0.01  # of matrices; biases and norms do not decay
-    max_grad_norm: float | None = 1.0  # of all gradients as one vector: larger ones are scaled down. None: never
-    autocast: str | None = None  # "bfloat16", or on CUDA "float16". None: compute in the weights' dtype
-    gradient_checkpointing: bool = False  # keep only each layer's input, compute the layer again for its gradients
-    fused: bool = True  # torch's fused norm, attention and activation compute in place of the page's parts
-    by_length: bool = True  # batches of similar text length, see `examples.epoch`
-    seed: int = 0  # of the order of the data and of dropout
+    epochs: float = _of(1, "passes over the data; a fraction is allowed")
+    steps: int | None = _of(None, "optimizer steps, in place of epochs")
+    batch_size: int = _of(16, "rows per batch, of all processes together")
+    accumulate: int = _of(1, "batches per step")  # unlike in `SentenceTask`'s chunks, rows of two are not compared
+    learning_rate: float = _of(2e-5, "the highest one")
+    warmup: float = _of(0.1, "fraction of the steps in which the rate rises linearly from 0; then it falls to 0")
+    weight_decay: float = _of(0.01, "AdamW's, of matrices; biases and norms do not decay")
+    max_grad_norm: float | None = _of(1.0, "clip the gradients, as one vector, to this norm")  # None: never
+    autocast: str | None = _of(None, "mixed precision; float16 needs a GPU (default: none)")
+    gradient_checkpointing: bool = _of(False, "less memory, more time: keep only each layer's input")
+    fused: bool = _of(True, "torch's fused norm, attention and activation, in place of the page's parts")
+    by_length: bool = _of(True, "batches of similar text length")  # see `examples.epoch`
+    seed: int = _of(0, "of the order, of dropout, of new weights")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "batch_size", "accumulate", "learning_rate", "max_grad_norm"):

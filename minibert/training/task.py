@@ -16,19 +16,14 @@ from ..tokenizer import Tokens
 from ..truncation import announce
 from . import parallel
 from .examples import Examples
-from .objectives import Objective
+from .objectives import check
 
 
 class Task(nn.Module):
-    """A model that learns, with its data. Every parameter of the task is trained.
+    """A model that learns, with its data. Every parameter of the task is trained."""
 
-    Attributes:
-        model: It is evaluated, and saved with `save_pretrained`.
-        lengths: Tokens of each row, (N,). Batches are grouped by it.
-    """
-
-    model: nn.Module
-    lengths: np.ndarray
+    model: nn.Module  # it is evaluated, and saved with `save_pretrained`
+    lengths: np.ndarray  # tokens of each row, (N,): batches are grouped by it
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the mean loss of these rows of the data (B,), a scalar with gradients.
@@ -54,10 +49,8 @@ class SentenceTask(Task):
     Texts are tokenised once, here. Longer texts are truncated as in the encoder's `encode`.
 
     Args:
-        encoder: The model that is trained.
         objective: A module (vectors, one (B, D) per column; labels or None) -> scalar. Its weights are trained too, and
             moved to the encoder's device.
-        examples: Texts and labels.
         chunk_size: Embed so many rows at a time, for batches that don't fit in memory (GradCache, arXiv 2101.06983).
             The gradients are the same, and each text is computed twice. None: all at once.
 
@@ -73,14 +66,11 @@ class SentenceTask(Task):
         super().__init__()
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 row, not {chunk_size}")
-        if isinstance(objective, Objective):
-            objective.check(len(examples.columns), examples.labels)
+        check(objective, len(examples.columns), examples.labels)
         weight = next(encoder.parameters())
         # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
         self.objective = objective.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-        self.model = encoder
-        self.examples = examples
-        self.chunk_size = chunk_size
+        self.model, self.examples, self.chunk_size = encoder, examples, chunk_size
         limit = encoder.max_seq_length
         self.tokens = [encoder.tokenizer.encode(column, limit=limit) for column in examples.columns]
         for tokens in self.tokens:
@@ -94,12 +84,9 @@ class SentenceTask(Task):
 
     def of_vectors(self, vectors: Sequence[Tensor], rows: np.ndarray) -> Tensor:
         """Compute the objective without autocast. (B, D) per column -> scalar"""
-        device = vectors[0].device
-        labels = self.examples.labels
-        if labels is not None:
-            labels = labels[torch.from_numpy(rows)].to(device)
+        device, labels = vectors[0].device, self.examples.labels
         with torch.autocast(device.type, enabled=False):
-            return self.objective(vectors, labels)
+            return self.objective(vectors, None if labels is None else labels[torch.from_numpy(rows)].to(device))
 
     def embed(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Return sentence vectors of one column, (B, D).
@@ -110,7 +97,7 @@ class SentenceTask(Task):
         size = self.chunk_size
         if size is None or len(rows) <= size:
             return self._embed(tokens, rows)
-        chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        chunks = np.split(rows, range(size, len(rows), size))
         return torch.cat([checkpoint(self._embed, tokens, chunk, use_reentrant=False) for chunk in chunks])
 
     def _embed(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
@@ -131,9 +118,7 @@ class SentenceTask(Task):
 
 def padded(encoder: SentenceEncoder, tokens: Tokens, rows: np.ndarray) -> dict[str, Tensor]:
     """Return the arguments of the encoder's `forward`, (B, S) each, on its device; no mask if nothing is padded."""
-    arrays = encoder.tokenizer.pad(tokens, rows, side="right")  # whatever the checkpoint says, as `encode` does
-    batch = {name: torch.from_numpy(array).to(encoder.device) for name, array in arrays.items()}
-    lengths = tokens.lengths[rows]
+    batch, lengths = encoder._pad(tokens, rows), tokens.lengths[rows]
     if lengths.min() == lengths.max():
         del batch["attention_mask"]
     return batch

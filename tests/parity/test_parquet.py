@@ -30,7 +30,7 @@ def test_labels_may_be_words(tmp_path):
     ("texts", "said"),
     [
         (["z"], "no column 'z', only 'a'"),
-        ([1], "its columns have names, not numbers such as 1"),
+        ([1], "there is no column 1, only 'a'"),
         (["a"], "row 3: column 'a' must hold a text, not None"),
     ],
 )
