@@ -91,7 +91,8 @@ class PackedTokens:
 
 
 def _filled(values: np.ndarray, filler: int) -> Tensor:
-    return torch.from_numpy(np.concatenate([values, np.zeros(filler, values.dtype)]) if filler else values)
+    # By the first one: its states are as finite as its own text's, and may be read under a mask.
+    return torch.from_numpy(np.concatenate([values, np.repeat(values[:1], filler)]) if filler else values)
 
 
 def round_up(count: int) -> int:
