@@ -57,7 +57,8 @@ def plan(
         lengths: Tokens of each text, (texts,).
         max_texts: Texts a batch, at most; None: no bound.
         workers: Batches that are computed side by side.
-        padding: "free", "costs", "none" (batches of one length); or "device": costs, on a GPU.
+        padding: "free" to the stack, which packs tokens; "costs" on the page; "none" may be: batches of one length;
+            or "device": costs, on a GPU.
         alone: Each text by itself.
     """
     if alone or len(lengths) == 1:

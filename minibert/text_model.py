@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import plan, put, side_by_side, workers_for
-from .call import Batch, evaluating, in_batch
+from .call import Batch, CallOptions, evaluating, in_batch
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
@@ -121,6 +121,8 @@ class TextModel(nn.Module):
         Returns:
             The tokens; and the results in the order of the texts, None where there are no texts.
         """
+        if unknown := options.keys() - {*CallOptions.__annotations__, "device", "reading", "per_token"}:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument: {', '.join(sorted(unknown))}")
         mode = check_mode(truncation or self.truncation)
         words = self.choose_prompt(prompt, prompt_name)
         if words:
@@ -203,7 +205,7 @@ class TextModel(nn.Module):
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
         mask = texts.mask
-        if first_only and mask is not None:
+        if first_only and mask is not None:  # a text without tokens has no first one, as the mask says
             mask = mask[:, :1] if not lengths.min() else None
         return output if self.model is stack.bert else self.model.read(output), mask
 

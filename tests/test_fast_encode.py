@@ -14,7 +14,7 @@ from minibert import Bert, CrossEncoder, SentenceEncoder, Tokenizer, text_model
 from minibert.batches import plan
 from minibert.checkpoint.sentence_transformers import SentenceModules
 from minibert.fast.tokens import round_up
-from minibert.model import Pooler, ScaledDotProductAttention
+from minibert.model import ScaledDotProductAttention
 from minibert.pooling import POOLINGS, UNPADDED, Pooling
 
 
@@ -213,15 +213,15 @@ def test_a_reader_of_ones_own_is_given_what_it_may_read(folder, change):
 
 
 def test_the_pooler_computes_only_for_who_reads_it(folder, cross_folder, monkeypatch):
-    pooled, compute = [], Pooler.forward
+    pooled, tanh = [], torch.tanh
 
-    def count(self, x):
-        if self.dense.in_features == TINY.hidden_size:  # not in the check of the page
-            pooled.append(compute(self, x))
+    def count(x):
+        if x.shape[-1] == TINY.hidden_size:  # not in the check of the page
+            pooled.append(tanh(x))
             return pooled[-1]
-        return compute(self, x)
+        return tanh(x)
 
-    monkeypatch.setattr(Pooler, "forward", count)
+    monkeypatch.setattr(torch, "tanh", count)
     encoder = load(folder)
     encoder.encode(TEXTS)
     assert not pooled

@@ -1,5 +1,6 @@
 """An edit of the page is never ignored: in its file, or by a class patched in a process, `encode` computes it."""
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from torch import nn
 
 import minibert
 from minibert import Bert, BertForSequenceClassification, CrossEncoder, SentenceEncoder
+from minibert.fast import check
 from minibert.fast.check import page_is_known
 from minibert.fused import FusedLayerNorm, fuse
 from minibert.heads import HeadOutput
@@ -79,6 +81,11 @@ EDITS = {
     ),
     "encoder: layers in reverse": ("for layer in self:", "for layer in list(self)[::-1]:"),
     "encoder: two layers only": ("for layer in self:", "for layer in self[:2]:"),
+    "attention: six heads only": ("return self.out(attended", "attended[:, 6:] = 0\n        return self.out(attended"),
+    "embeddings: narrower": (
+        "return self.dropout(self.norm(x))",
+        "x[..., 256:] = 0\n        return self.dropout(self.norm(x))",
+    ),
     "bert: mask ignored": ("x = self.layers(x, mask)", "x = self.layers(x)"),
 }
 SENTENCES = ["A man is eating food.", "Someone has a meal with a friend, in the garden behind the old house.", "one"]
@@ -284,7 +291,7 @@ def test_a_patched_class_is_what_encode_computes(kind, name, make, encoded, fold
     assert len(calls) == 2  # the stack again
 
 
-def test_a_patch_that_computes_the_same_keeps_the_stack(folder, monkeypatch):
+def test_a_patch_that_computes_the_same_is_called_all_the_same(folder, monkeypatch):
     encoder, seen, forward = load(folder), [], LayerNorm.forward
     encoder.encode(TEXTS)
 
@@ -293,9 +300,10 @@ def test_a_patch_that_computes_the_same_keeps_the_stack(folder, monkeypatch):
         return forward(self, x)
 
     monkeypatch.setattr(LayerNorm, "forward", watch)
-    with fast_layers(encoder) as calls:
+    with fast_layers(encoder) as calls, changed_page():
         encoder.encode(TEXTS)
-    assert len(calls) == 2
+    assert not calls
+    assert seen
 
 
 def test_a_patch_that_raises_is_the_callers_error(folder, monkeypatch):
@@ -349,8 +357,9 @@ def test_an_attribute_that_a_patched_forward_reads_counts(folder, monkeypatch):
 
     attend = ScaledDotProductAttention.forward
     monkeypatch.setattr(ScaledDotProductAttention, "forward", forward)
-    encoder = load(folder)
-    encoder.encode(TEXTS)
+    with any_warning():
+        encoder = load(folder)
+        encoder.encode(TEXTS)
     encoder.model.layers[1].attention.core.sharpness = 3.0
     assert abs(encoder.encode(TEXTS) - encoder.encode(TEXTS, fast=False)).max() < 1e-5
 
@@ -424,17 +433,26 @@ def test_an_eps_beside_the_root_is_seen_where_eps_counts(monkeypatch):
         assert not page_is_known("gelu", 1e-3)
 
 
-def test_the_check_leaves_torch_as_it_was(folder, monkeypatch):
+def test_the_check_leaves_torch_as_it_was():
     """Under any settings: its random numbers are its own, and neither dtype, device nor mode of the caller counts."""
-    expected = load(folder).encode(TEXTS)
-    monkeypatch.setattr(LayerNorm, "forward", lambda self, x, same=LayerNorm.forward: same(self, x))
     torch.manual_seed(0)
     state = torch.get_rng_state()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"), torch.inference_mode():
-            assert page_is_known("gelu", TINY.layer_norm_eps)
+            assert check._compare.__wrapped__("gelu", TINY.layer_norm_eps, 2)
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
-    assert abs(load(folder).encode(TEXTS) - expected).max() < 1e-6
+
+
+def test_the_digests_are_those_of_the_sources():
+    texts = [inspect.getsource(source) for source in check.SOURCES]
+    now = check._digest(texts), check._digest(map(check._code_of, texts))
+    assert now == (check.TEXT, check.CODE), f"after an edit that the stack follows, write {now} into fast/check.py"
+
+
+def test_remarks_are_not_code():
+    text = '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    return x + 1  # why\n'
+    assert check._code_of(text) == check._code_of(text.replace("Doc", "Other").replace("why", "because"))
+    assert check._code_of(text) != check._code_of(text.replace("1", "2"))

@@ -195,8 +195,9 @@ def test_packed_tokens_are_unpacked_to_their_places(lengths):
         assert torch.equal(types, batch["token_type_ids"])
         x = torch.randn(*ids.shape, 3)
         assert torch.equal(texts.unpack(texts.pack(x)), x)
-        assert texts.fit(x)
-        assert not any(map(texts.fit, (x[:, :0], (x,), None, x[0])))
+        assert texts.fit(x, x.shape[-1])
+        assert not texts.fit(x, x.shape[-1] + 1)
+        assert not any(texts.fit(other, 3) for other in (x[:, :0], (x,), None, x[0]))
 
 
 def test_some_texts_of_a_call_are_packed_in_the_order_asked_for():

@@ -37,7 +37,7 @@ INSIDE = {
 
 def run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert not done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 

@@ -1,1 +1,1 @@
-"""What makes encoding fast: the same page, fed well."""
+"""The page's layers a second time, over packed tokens; and the choice between the two."""

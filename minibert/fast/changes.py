@@ -32,9 +32,9 @@ _version, _version_and_taken = attrgetter("_version"), attrgetter("_version", "t
 class Snapshot:
     """Everything that decides how a module is computed, at one time.
 
-    It refers to what is below the module and never to the module, which may therefore keep it without a cycle. Each
-    question is one pass in C. After a call the caches hold weights, so each object looked at is a memory access.
-    ``weights`` are the parameters whose values count, and ``modes`` the parts whose mode (training or not) counts.
+    It never refers to the module itself, which may therefore keep it without a cycle. As few objects as possible are
+    looked at: after a call the processor's caches hold weights. ``weights`` and ``modes`` are the parameters whose
+    values count and the parts whose mode counts (norms and embeddings are read live, and the stack has no dropout).
     """
 
     def __init__(self, root: nn.Module, weights: Iterable[nn.Parameter], modes: Iterable[nn.Module]) -> None:

@@ -85,7 +85,7 @@ def decide(
         stack=stack,
         reasons=reasons,
         device=device,
-        hooked=any(has_hooks(part) for part in modules_in(root)),
+        hooked=any(has_hooks(part) for part in list(modules_in(root))[1:]),
         padding="device" if device.type != "cpu" else "costs" if stack is None else padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
         reads_pooler=model is not bert or watched,

@@ -55,8 +55,7 @@ def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _prepacked_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # Each row holds its levels, then the bytes of its step and of its lowest number.
-    together = torch.ops.quantized.embedding_bag_byte_prepack(rows)
+    together = torch.ops.quantized.embedding_bag_byte_prepack(rows)  # levels, then the bytes of step and lowest
     levels, ends = together.split_with_sizes([rows.shape[1], 8], 1)
     aligned = rows.shape[1] % 4 == 0  # then they need no copy, which takes as long as rounding
     ends = (ends if aligned else ends.contiguous()).view(torch.float32)

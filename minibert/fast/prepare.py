@@ -96,8 +96,5 @@ def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory of up to 32 MB: to get it anew, page by page, took a fifth of int8's large calls.
-
-    It learns from what is freed how much is worth keeping (mallopt(3), M_MMAP_THRESHOLD).
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    """Let glibc keep freed memory of up to 32 MB: to get it anew, page by page, took a fifth of int8's large calls."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # it learns from what is freed: mallopt(3), M_MMAP_THRESHOLD

@@ -126,7 +126,7 @@ class Stack:
         else:
             x, packed = self.bert.embeddings(*texts.as_page_input()), False
         for left, layer, fast in zip(range(len(self.layers))[::-1], self.bert.layers, self.layers, strict=True):
-            if fast is None or not (packed or texts.fit(x)):
+            if fast is None or not (packed or texts.fit(x, fast.attention_norm[0][0])):
                 x, packed = layer(texts.unpack(x) if packed else x, None), False
                 continue
             x = x if packed else texts.pack(x)

@@ -36,7 +36,7 @@ class PackedTokens:
         self.equal = self.count == len(lengths) * self.shape[1]  # packed and padded tokens are the same
         starts = tokens.starts[rows]
         if len(lengths) == 1:
-            self.runs = [(self.count, 1)]
+            self.runs = [(self.count, 1)]  # as below
             place: slice | np.ndarray = slice(int(starts[0]), int(starts[0]) + self.count)
         else:
             # Neighbours of one length, as most are in a sorted batch: (length, number of texts).
@@ -73,9 +73,9 @@ class PackedTokens:
         types = self.token_type_ids
         return ids, torch.zeros_like(ids) if types is None else types[: self.count].long().view(self.shape)
 
-    def fit(self, x: object) -> bool:
+    def fit(self, x: object, D: int) -> bool:
         """Return True if x can be these texts' states, of one length. A part of one's own may have cut positions."""
-        return isinstance(x, Tensor) and x.ndim == 3 and x.shape[:2] == self.shape
+        return isinstance(x, Tensor) and x.shape == (*self.shape, D)
 
     def pack(self, x: Tensor) -> Tensor:
         """Put texts of one length one after another, and filler after them. (B, S, D) -> (T, D)"""
