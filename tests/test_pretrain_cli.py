@@ -41,9 +41,11 @@ def test_a_text_makes_a_model_that_is_measured(pretrain, text, capsys):
     status, folder = pretrain("--dev", text, "--line-by-line")
     assert status == 0
     said = capsys.readouterr()
-    assert said.err == (
-        "minibert: blocks 5, steps 4\nminibert: the masked-LM head is new, because the checkpoint has none\n"
-    )
+    lines = [line for line in said.err.splitlines() if "pip install matplotlib" not in line]
+    assert lines == [
+        "minibert: blocks 5, steps 4",
+        "minibert: the masked-LM head is new, because the checkpoint has none",
+    ]
     assert re.match(rf"{folder}/model: the best model, of step [1-4]: perplexity \d+\.\d\d, accuracy \d", said.out)
     assert BertForMaskedLM.from_pretrained(folder / "model").report.complete
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
