@@ -80,14 +80,15 @@ def current_batch() -> Batch | None:
     return _batch.get()
 
 
-def as_list(texts: str | Iterable[str]) -> list[Any]:
-    """Make a list of one text or many; the tokenizer names what is not a text.
-
-    Raises:
-        TypeError: iterating would give keys, column names or lines, which are hardly meant.
-    """
-    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "readline"):
+def check_iterable(texts: object, *, lines: bool = False) -> None:
+    """Raise TypeError where iterating would give keys, column names or (unless ``lines``) lines: hardly meant."""
+    if isinstance(texts, Mapping) or hasattr(texts, "columns") or (hasattr(texts, "readline") and not lines):
         raise TypeError(f"expected a text or a list of texts, not {type(texts).__name__}: pick a column, or read lines")
+
+
+def as_list(texts: str | Iterable[str]) -> list[Any]:
+    """Make a list of one text or many; the tokenizer names what is not a text. Raises as `check_iterable`."""
+    check_iterable(texts)
     return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
 
 

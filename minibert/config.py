@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +216,14 @@ def read_json(path: str | Path, kind: type[dict[str, Any] | list[Any]] = dict) -
 def is_integer(value: object, lowest: int, highest: float = math.inf) -> bool:
     """Tell if a value is a whole number in these bounds. JSON's true isn't, though Python's is."""
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def check_count(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise ValueError unless an option is a whole number, at least 1, Python's or numpy's; ``optional``: or None."""
+    if optional and value is None:
+        return
+    if type(value) is bool or not isinstance(value, Integral) or int(value) < 1:  # True is hardly meant
+        raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
 
 
 def _check_range(name: str, ids: Any, size: int) -> None:

@@ -23,7 +23,7 @@ from .checkpoint.cross_encoders import (
 )
 from .checkpoint.hub import HubOptions, open_files
 from .checkpoint.load import find_device, load_files
-from .config import ClassifierConfig
+from .config import ClassifierConfig, check_count
 from .fast.prepare import choose
 from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
@@ -217,8 +217,7 @@ class CrossEncoder(TextModel):
                 f"rank needs a model with one label, and this one has {self.config.num_labels} "
                 f"({', '.join(self.config.id2label.values())}): take the scores of predict"
             )
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        check_count("top_k", top_k, optional=True)
         texts = as_list(documents)
         scores = self.predict([(query, text) for text in texts], convert_to_tensor=True, **options).tolist()
         order = [(score == score, score) for score in scores]  # what is not a number comes last
@@ -234,7 +233,7 @@ class CrossEncoder(TextModel):
         """Write a folder that sentence-transformers and transformers load to the same scores.
 
         Raises:
-            CheckpointError, ConfigError: a part is none that they have (it is named); nothing is written.
+            CheckpointError, ConfigError: a part has no published form (it is named); nothing is written.
             OSError: the folder can't be written.
         """
         modules = CrossModules(

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .call import CallOptions, EncodeOptions, as_list
+from .call import CallOptions, EncodeOptions, as_list, check_iterable
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
-from .config import ConfigError
+from .config import ConfigError, check_count
 from .fast.prepare import choose
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
@@ -50,7 +50,7 @@ class SentenceEncoder(TextModel):
     ) -> None:
         """Put an encoder together from its parts, or load one by its name with the options of `from_pretrained`.
 
-        Without ``modules``: mean pooling and nothing after it.
+        Without ``modules``: mean pooling and nothing after it. All are in the mode of the model, training or not.
 
         Raises:
             ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
@@ -66,6 +66,8 @@ class SentenceEncoder(TextModel):
         super().__init__(model, tokenizer, settings, truncation)
         self.pooling, *head = settings.after or [Pooling("mean")]
         self.head = nn.Sequential(*head)
+        for part in (self.pooling, self.head):  # otherwise every call would find parts in training mode
+            part.train(model.training)
         self.similarity_fn_name = settings.similarity_fn_name
         self.truncate_dim = settings.truncate_dim
         if self.similarity_fn_name not in SIMILARITIES:
@@ -187,8 +189,7 @@ class SentenceEncoder(TextModel):
         if output_value != "sentence_embedding" and precision != "float32":
             raise ValueError(f"precision={precision!r} is for sentence vectors, not for output_value={output_value!r}")
         single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
-        if keep is not None and keep < 1:
-            raise ValueError(f"truncate_dim must be at least 1, not {keep}")
+        check_count("truncate_dim", keep, optional=True)
         tokens, results = self._run(
             as_list(sentences),
             device=self.device if convert_to_tensor else "cpu",
@@ -210,8 +211,8 @@ class SentenceEncoder(TextModel):
         """
         if isinstance(sentences, (str, bytes)):
             raise TypeError("a stream is of many texts, this is one: put it in a list, or use encode")
-        if window < 1:
-            raise ValueError(f"window must be at least 1 text, not {window}")
+        check_iterable(sentences, lines=True)
+        check_count("window", window)
         rest = iter(sentences)
         while texts := list(islice(rest, window)):
             yield self.encode(texts, **options)

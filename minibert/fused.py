@@ -81,24 +81,26 @@ def fuse(model: AnyModule) -> AnyModule:
 
     A part stays where it was replaced, derived from, hooked, or given a `forward` of its own.
     """
-    return _exchange(model, FUSED)
+    return _put(model, _twins(model, FUSED))
 
 
 def unfuse(model: AnyModule) -> AnyModule:
     """Put the page's own parts back in the places of fused ones, in place, and return the model."""
-    return _exchange(model, {kind: page for page, kind in FUSED.items()})
+    return _put(model, _twins(model, {kind: page for page, kind in FUSED.items()}))
 
 
 @contextmanager
 def fused(model: nn.Module) -> Iterator[None]:
-    """Fuse a model for the duration of a `with`; parts that were fused before stay so."""
-    before = {part for part in model.modules() if type(part) in FUSED.values()}
-    fuse(model)
+    """Fuse a model for the duration of a `with`, then put the very same parts back, as they have become.
+
+    Parts that were fused before stay so, and what was put in meanwhile stays.
+    """
+    twins = _twins(model, FUSED)
+    _put(model, twins)
     try:
         yield
     finally:
-        added = {part for part in model.modules() if type(part) in FUSED.values()} - before
-        _exchange(model, {kind: page for page, kind in FUSED.items()}, only=added)
+        _put(model, {twin: part for part, twin in twins.items()})
 
 
 def has_hooks(*parts: nn.Module) -> bool:
@@ -109,18 +111,19 @@ def has_hooks(*parts: nn.Module) -> bool:
     )
 
 
-def _exchange(
-    model: AnyModule, kinds: dict[type[nn.Module], type[nn.Module]], only: set[nn.Module] | None = None
-) -> AnyModule:
-    new: dict[nn.Module, nn.Module] = {}  # a part in two places stays one
+def _twins(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> dict[nn.Module, nn.Module]:
+    """Return, for each part of these kinds that nobody changed or watches, an empty part of the other kind."""
+    parts = (part for part in model.modules() if type(part) in kinds)
+    plain = (part for part in parts if "forward" not in part.__dict__ and not has_hooks(part))
+    return {part: kinds[type(part)].__new__(kinds[type(part)]) for part in plain}
+
+
+def _put(model: AnyModule, twins: dict[nn.Module, nn.Module]) -> AnyModule:
+    """Put twins in the places of their parts, with all that these have."""
+    for part, twin in twins.items():
+        twin.__dict__.update(part.__dict__)
     for owner in list(model.modules()):
-        for name, part in owner._modules.items():
-            if part is None or type(part) not in kinds or (only is not None and part not in only):
-                continue
-            if "forward" in part.__dict__ or has_hooks(part):
-                continue
-            if part not in new:
-                new[part] = kinds[type(part)].__new__(kinds[type(part)])
-                new[part].__dict__.update(part.__dict__)
-            setattr(owner, name, new[part])
+        for name, inner in owner._modules.items():
+            if inner in twins:
+                setattr(owner, name, twins[inner])
     return model

@@ -16,7 +16,7 @@ from .call import Batch, CallOptions, evaluating, in_batch
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
-from .config import BertConfig
+from .config import BertConfig, check_count
 from .display import progress_bar
 from .fast.decide import Decision, decide
 from .fast.prepare import pack_at_loading
@@ -44,6 +44,7 @@ class TextModel(nn.Module):
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
         self.model: Any = model
+        self.training = model.training
         config: BertConfig = self.model.config
         tokenizer.check_fits(config.vocab_size)
         self.tokenizer = tokenizer
@@ -72,9 +73,7 @@ class TextModel(nn.Module):
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        whole = isinstance(length, (int, np.integer)) and not isinstance(length, bool)
-        if not whole or length < 1:
-            raise ValueError(f"max_seq_length must be a whole number of tokens, at least 1, not {length!r}")
+        check_count("max_seq_length", length)
         self._max_seq_length = min(int(length), self.model.config.max_position_embeddings)
 
     def explain(self) -> str:
@@ -154,8 +153,7 @@ class TextModel(nn.Module):
             per_token: Return a list of (states, result) for each text, and not rows of one tensor.
             batch_size: This and all that follow are described in ``CallOptions``.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        check_count("batch_size", batch_size, optional=True)
         count, result, call, lengths = len(tokens.lengths), None, object(), tokens.lengths
         forced = self._why_page(fast)
         known = self._decision is not None and self._decision.holds()

@@ -253,7 +253,7 @@ def test_ranking_needs_one_score(tmp_path, encoder):
     two = CrossEncoder(write_cross_encoder(tmp_path / "two", 2), device="cpu")
     with pytest.raises(ValueError, match=r"one label, and this one has 2 \(LABEL_0, LABEL_1\)"):
         two.rank("who", ["the cat"])
-    with pytest.raises(ValueError, match="top_k must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="top_k must be a whole number, at least 1, not 0"):
         encoder.rank("who", ["the cat"], top_k=0)
 
 
@@ -282,7 +282,7 @@ def test_what_is_no_pair_is_refused(encoder, inputs, error, words):
 
 
 def test_other_bad_values_are_refused(encoder, folder):
-    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, not 0"):
         encoder.predict(PAIRS, batch_size=0)
     with pytest.raises(ValueError, match="truncation must be one of"):
         encoder.predict(PAIRS, truncation="hide")

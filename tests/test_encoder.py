@@ -719,5 +719,5 @@ def test_a_stream_is_encoded_window_by_window_and_read_no_further_than_needed(sh
 def test_a_stream_of_letters_or_of_windows_of_nothing_is_refused(shared):
     with pytest.raises(TypeError, match="a stream is of many texts, this is one"):
         next(shared.encode_stream("letters"))
-    with pytest.raises(ValueError, match="window must be at least 1 text, not 0"):
+    with pytest.raises(ValueError, match="window must be a whole number, at least 1, not 0"):
         next(shared.encode_stream(TEXTS, window=0))

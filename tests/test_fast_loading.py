@@ -161,8 +161,12 @@ def test_nothing_is_packed_again_without_need(no_packing):
     assert set(packed) == {part for part in touched if isinstance(part, nn.Linear)}
 
 
-def test_a_decision_is_kept_from_call_to_call():
+@pytest.mark.parametrize("how", ["loaded", "put together"])
+def test_a_decision_is_kept_from_call_to_call(how):
     encoder = SentenceEncoder.from_pretrained(MINILM)
+    if how == "put together":
+        encoder = SentenceEncoder(encoder.model, encoder.tokenizer)
+        assert not any(part.training for part in encoder.modules())  # as the model that was given
     encoder.encode(SENTENCES)
     decision = encoder._decision
     for options in ({}, {"fast": False}, {"output_value": None}, {"batch_size": 1}, {"prompt": "query: "}):

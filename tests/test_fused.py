@@ -187,6 +187,31 @@ def test_fused_leaves_what_was_replaced_meanwhile():
     assert count(model) == 0
 
 
+def test_fused_puts_the_very_same_parts_back():
+    model = Bert(TINY)
+    before = list(model.modules())
+    with fused(model):
+        assert count(model) == ALL
+    assert all(a is b for a, b in zip(model.modules(), before, strict=True))
+
+
+def test_what_is_done_to_a_fused_part_meanwhile_lasts():
+    model, seen = Bert(TINY), []
+    norm, activation = model.layers[0].attention_norm, model.layers[0].feed_forward.activation
+    with fused(model):
+        model.layers[0].attention_norm.register_forward_hook(lambda *_: seen.append(1))
+        model.layers[0].attention_norm.eps = 0.5
+        model.layers[0].feed_forward.activation.forward = torch.sin
+        model.eval()
+    assert count(model) == 0
+    assert model.layers[0].attention_norm is norm
+    assert norm.eps == 0.5
+    assert not norm.training
+    assert activation.forward is torch.sin
+    model(**random_batch(TINY, (4,), seed=7))
+    assert seen == [1]
+
+
 def test_a_part_in_two_places_stays_one():
     model = Bert(TINY)
     model.layers[1].attention_norm = model.layers[0].attention_norm

@@ -33,6 +33,35 @@ def test_mappings_tables_and_files_are_no_lists_of_texts(tmp_path):
             what.close()
 
 
+def test_a_stream_may_be_the_lines_of_a_file_but_not_the_keys_of_a_table(tmp_path):
+    encoder = SentenceEncoder.from_pretrained()
+    *tables, file = no_list(tmp_path)
+    for table in tables:
+        with pytest.raises(TypeError, match="list of texts"):
+            next(encoder.encode_stream(table))
+    with file:
+        assert [len(vectors) for vectors in encoder.encode_stream(file, window=1)] == [1, 1]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "2", np.float64(2)], ids=repr)
+def test_what_counts_is_a_whole_number(wrong, tmp_path):
+    encoder, cross = SentenceEncoder.from_pretrained(), CrossEncoder(write_cross_encoder(tmp_path, 1))
+    for name, call in (
+        ("batch_size", lambda: encoder.encode("a", batch_size=wrong)),
+        ("truncate_dim", lambda: encoder.encode("a", truncate_dim=wrong)),
+        ("window", lambda: next(encoder.encode_stream(["a"], window=wrong))),
+        ("top_k", lambda: cross.rank("a", ["b"], top_k=wrong)),
+        ("max_seq_length", lambda: setattr(encoder, "max_seq_length", wrong)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, at least 1, not "):
+            call()
+
+
+def test_a_count_may_be_a_number_of_numpy():
+    encoder = SentenceEncoder.from_pretrained()
+    assert encoder.encode(["a", "b"], batch_size=np.int64(1), truncate_dim=np.int32(4)).shape == (2, 4)
+
+
 def test_fewer_bytes_are_for_sentence_vectors_only():
     encoder = SentenceEncoder.from_pretrained()
     for output in ("token_embeddings", None):

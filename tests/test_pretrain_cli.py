@@ -77,7 +77,7 @@ def test_a_folder_in_use_is_left_alone_unless_resumed(pretrain, capsys):
         (["--length", "41"], "a block of 41 tokens is longer than the 40 positions"),
         (["--shape", "hidden_size=16"], "hidden_size can be chosen for a fresh model only"),
         (["--share", "2"], "above 0 and at most 1"),
-        (["--steps", "0"], "steps must be above 0"),
+        (["--steps", "0"], "steps must be a whole number, at least 1, not 0"),
     ],
     ids=str,
 )

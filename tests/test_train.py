@@ -482,9 +482,11 @@ class BadGradient(nn.Module):
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be above 0"),
-        ({"steps": -1}, "steps must be above 0"),
-        ({"batch_size": 0}, "batch_size must be above 0"),
-        ({"accumulate": 0}, "accumulate must be above 0"),
+        ({"steps": -1}, "steps must be a whole number, at least 1, not -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, not 0"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number, at least 1, not 1.5"),
+        ({"batch_size": None}, "batch_size must be a whole number, at least 1, not None"),
+        ({"accumulate": 0}, "accumulate must be a whole number, at least 1, not 0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0"),
         ({"max_grad_norm": 0}, "max_grad_norm must be above 0"),
         ({"warmup": 1.5}, "warmup must be from 0 to 1"),
@@ -517,7 +519,7 @@ def test_labels_out_of_range_are_refused_before_the_first_step():
 
 
 def test_chunks_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+    with pytest.raises(ValueError, match="chunk_size must be a whole number, at least 1, not 0"):
         make_task(chunk_size=0)
 
 

@@ -74,8 +74,8 @@ def decide(
     stack = None if why else _stack(bert, arithmetic, reasons, before)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
-    watched = pooler is not None and _departure(pooler, "pooler", Pooler) is not None
-    plain = not watched and all(type(reader) in READERS and _own(reader) is None for reader in readers)
+    own_pooler = pooler is not None and _departure(pooler, "pooler", Pooler) is not None
+    plain = not own_pooler and all(type(reader) in READERS and _own(reader) is None for reader in readers)
     # Dropout is off in the stack, so modes count in the other parts only.
     skipped = {part for layer in fast for part in layer.layer.modules()}
     if stack is not None and stack.embeddings is not None:
@@ -88,7 +88,7 @@ def decide(
         hooked=any(has_hooks(part) for part in list(modules_in(root))[1:]),
         padding="device" if device.type != "cpu" else "costs" if stack is None else padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
-        reads_pooler=model is not bert or watched,
+        reads_pooler=model is not bert or own_pooler,
         arithmetic=arithmetic,
         snapshot=Snapshot(
             root,

@@ -148,7 +148,7 @@ def activation_name(activation: Activation) -> str | None:
 
 
 # The page's activations by oneDNN's names: an operation after the product, and its algorithm.
-FUSED = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", "")}
+ONEDNN_NAMES = {None: ("none", ""), "gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", "")}
 
 
 class PackedLinear(Protocol):
@@ -173,9 +173,9 @@ class OneDnnLinear:
 
     def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
         """(T, I) -> (T, O), in this dtype"""
-        name, algorithm = FUSED.get(activation, FUSED[None])
+        name, algorithm = ONEDNN_NAMES.get(activation, ONEDNN_NAMES[None])
         y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, name, [], algorithm)
-        return y if activation in FUSED else activate(y, activation)
+        return y if activation in ONEDNN_NAMES else activate(y, activation)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """In float32 oneDNN adds the residual. In bfloat16 it is added afterwards, so that it stays float32."""
@@ -239,7 +239,7 @@ def onednn_works(dtype: torch.dtype) -> bool:
     rtol = 4 * torch.finfo(dtype).eps
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        for activation, (name, algorithm) in FUSED.items():
+        for activation, (name, algorithm) in ONEDNN_NAMES.items():
             result = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
             if not torch.allclose(result.float(), activate(plain, activation), rtol=rtol, atol=1e-5):
                 return False

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..call import evaluating
+from ..config import check_count
 from ..display import table
 from ..encoder import SentenceEncoder
 from .hooks import capture
@@ -207,8 +208,7 @@ def _check(method: str, steps: int, baseline: str) -> None:
     for name, given, known in (("method", method, METHODS), ("baseline", baseline, BASELINES)):
         if given not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, not {given!r}")
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number, at least 1, not {steps!r}")
+    check_count("steps", steps)
 
 
 def _by_gradient(text: PerturbedText, function: Function, method: str, steps: int) -> Tensor:

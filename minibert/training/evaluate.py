@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import check_count
 from ..encoder import SentenceEncoder
 from ..vectors import similarity_pairwise
 from .examples import Examples
@@ -96,8 +97,10 @@ class RetrievalEvaluator:
         at: Sequence[int] = (1, 3, 5, 10),
         chunk: int = 10_000,
     ) -> None:
-        if not at or min(at) < 1 or chunk < 1:
-            raise ValueError(f"retrieval needs a k and a chunk of at least 1, not {tuple(at)} and {chunk}")
+        if not at:
+            raise ValueError("retrieval needs a k: `at` is empty")
+        for name, count in [*(("a k of `at`", k) for k in at), ("chunk", chunk)]:
+            check_count(name, count)
         places = {name: place for place, name in enumerate(corpus)}
         known = {query: set(relevant[query]) for query in queries if relevant.get(query)}
         if not known:

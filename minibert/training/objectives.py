@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..config import check_count
 from ..vectors import cosine
 
 
@@ -174,7 +175,7 @@ class Matryoshka(Objective):
     """Any objective, summed over the first d numbers of the vectors for several d (arXiv 2205.13147, equation 1).
 
     Shortened vectors are normalised, as in sentence-transformers. The full width counts only if ``widths``, every d,
-    has it. Raises ValueError if a width is not positive, or the numbers of weights and widths differ.
+    has it. Raises ValueError without widths, for one below 1, and if the numbers of weights and widths differ.
     """
 
     def __init__(self, objective: nn.Module, widths: Sequence[int], weights: Sequence[float] | None = None) -> None:
@@ -182,8 +183,10 @@ class Matryoshka(Objective):
         self.objective = objective
         self.widths = tuple(widths)
         self.weights = tuple(weights) if weights is not None else (1.0,) * len(self.widths)
-        if not self.widths or min(self.widths) < 1 or len(self.weights) != len(self.widths):
-            raise ValueError(f"widths must be positive, with a weight each, not {self.widths} with {self.weights}")
+        if not self.widths or len(self.weights) != len(self.widths):
+            raise ValueError(f"there must be widths, with a weight each, not {self.widths} with {self.weights}")
+        for width in self.widths:
+            check_count("a width", width)
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Let the inner objective check."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import check_count
+
 AUTOCASTS = ("bfloat16", "float16")
 
 
@@ -36,7 +38,9 @@ class Settings:
     seed: int = _of(0, "of the order, of dropout, of new weights")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "batch_size", "accumulate", "learning_rate", "max_grad_norm"):
+        for name in ("steps", "batch_size", "accumulate"):
+            check_count(name, getattr(self, name), optional=name == "steps")
+        for name in ("epochs", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0, not {value}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..config import check_count
 from ..encoder import SentenceEncoder
 from ..tokenizer import Tokens
 from ..truncation import announce
@@ -64,8 +65,7 @@ class SentenceTask(Task):
         self, encoder: SentenceEncoder, objective: nn.Module, examples: Examples, *, chunk_size: int | None = None
     ) -> None:
         super().__init__()
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1 row, not {chunk_size}")
+        check_count("chunk_size", chunk_size, optional=True)
         check(objective, len(examples.columns), examples.labels)
         weight = next(encoder.parameters())
         # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
