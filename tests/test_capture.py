@@ -1,8 +1,11 @@
 """Each value has a name, is what its row of the catalogue says, and is the same with fused parts and in `encode`."""
 
+import contextvars
 import copy
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -406,6 +409,61 @@ def test_nothing_computed_is_an_error():
     with pytest.raises(ValueError, match=r"nothing that matches 'layers.\*' was computed"), capture(model, "layers.*"):
         wide()(**random_batch(TINY, LENGTHS))
     assert hooks_on(model) == []
+
+
+def test_what_another_thread_computes_is_not_captured(encoder):
+    expected = [encoder.encode(TEXTS[i:]) for i in range(3)]
+
+    def others():
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda i: encoder.encode(TEXTS[i:]), range(3)))
+
+    with capture(encoder, "layers.*") as values:
+        encoder.encode(TEXTS[:2])
+        before = dict(values)
+        found = others()
+        assert list(values) == list(before)
+        assert all(values[name] is before[name] for name in values)
+    assert all(np.abs(x - y).max() < 1e-6 for x, y in zip(found, expected, strict=True))
+    cause = "was computed: did another model run, or another thread"
+    with pytest.raises(ValueError, match=cause), capture(encoder, "layers.*"):
+        others()
+    context = contextvars.copy_context()
+    with capture(encoder, "layers.0") as values:  # of a context that was entered before
+        context.run(encoder.encode, TEXTS)
+        assert not values
+        contextvars.copy_context().run(encoder.encode, TEXTS)  # as asyncio's tasks are
+        assert len(values["layers.0"]) == len(TEXTS)
+
+
+def test_two_threads_capture_each_its_own(encoder):
+    meet = threading.Barrier(2, timeout=20)
+
+    def captured(texts):
+        with capture(encoder, "layers.1") as values:
+            meet.wait()  # both are open
+            vectors = encoder.encode(texts)
+            meet.wait()
+        return vectors, values["layers.1"]
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(captured, (TEXTS[:1], TEXTS[1:])))
+    for texts, (vectors, states) in zip((TEXTS[:1], TEXTS[1:]), results, strict=True):
+        assert len(states) == len(texts)
+        assert np.abs(vectors - encoder.encode(texts)).max() < 1e-6
+
+
+@torch.no_grad()
+def test_a_model_that_was_compiled_is_named_as_a_cause():
+    model, batch = wide(), random_batch(TINY, LENGTHS)
+    compiled = torch.compile(model, backend="eager")
+    with capture(compiled, "layers.0") as values:  # compiled with the hooks
+        compiled(**batch)
+    close(values["layers.0"], everything(model, **batch)["layers.0"])
+    compiled(**batch)
+    name = "layers.0.attention.core.probs"
+    with pytest.raises(ValueError, match="a model that was compiled before"), capture(compiled, name):
+        compiled(**batch)
 
 
 def test_a_name_that_was_not_captured_is_a_key_error_that_lists_the_nearest():

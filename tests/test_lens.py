@@ -1,5 +1,8 @@
 """Fill-mask and the logit lens, without the reference: properties that hold for any weights."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from helpers import TINY, random_batch, widen
@@ -42,6 +45,16 @@ def test_the_probabilities_of_all_tokens_sum_to_1(model, tokenizer):
     (guesses,) = fill_mask(model, tokenizer, "[MASK]", top_k=99)
     assert sum(guess.score for guess in guesses) == pytest.approx(1)
     assert {guess.token_str for guess in guesses} == set(VOCABULARY)
+
+
+def test_the_lens_of_two_threads_is_each_its_own(model):
+    batches = [random_batch(TINY, (9, 5, 1), seed=seed) for seed in (1, 2)]
+    expected = [logit_lens(model, **batch) for batch in batches]
+    meet = threading.Barrier(2, timeout=20)
+    model.bert.layers[0].register_forward_hook(lambda *_: meet.wait() < 0 or None)  # both have put on their hooks
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda batch: logit_lens(model, **batch), batches))
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
 def test_dropout_is_off_while_guessing_and_comes_back(model, tokenizer):

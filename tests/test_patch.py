@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -235,6 +236,13 @@ def test_encode_gives_each_text_the_values_of_its_counterpart(encoder):
     assert np.abs(encoder.encode(OTHER) - expected).max() > 0.01
 
 
+def test_encode_in_another_thread_is_not_patched(encoder):
+    expected = encoder.encode(ONE)
+    with patch(encoder, "layers.0", torch.zeros_like), ThreadPoolExecutor() as pool:
+        assert np.abs(encoder.encode(ONE) - expected).max() > 0.01
+        assert np.abs(pool.submit(encoder.encode, ONE).result() - expected).max() < 1e-6
+
+
 def test_encode_at_positions_of_each_text_and_in_heads(encoder):
     name = "layers.0.attention.core"
     with capture(encoder, name) as clean:
@@ -354,7 +362,7 @@ def test_a_patch_that_is_never_used_is_an_error():
     model, other = wide(), wide()
     with (
         pytest.raises(
-            ValueError, match=r"not patched, because never computed: layers.0, layers.1\. Did another model run"
+            ValueError, match=r"not patched, because never computed: layers.0, layers.1: did another model run"
         ),
         patch(model, "layers.*", torch.zeros_like),
     ):

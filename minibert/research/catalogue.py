@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from ..model import Bert, MultiHeadAttention
 
 Numbers: TypeAlias = "int | Sequence[int] | Tensor | np.ndarray"  # of positions or heads
+Hook: TypeAlias = Callable[..., Any]
 
 
 class Value(NamedTuple):
@@ -80,8 +81,11 @@ class Place:
     before: bool = False  # the module's input, not its output
     attention: MultiHeadAttention | None = None  # split into the heads of this one
 
-    def hook(self, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call ``see`` with the value whenever it is computed. Its result, unless None, replaces the value."""
+    def hook(self, see: Callable[[Tensor], Tensor | None], here: Callable[[Hook], Hook]) -> RemovableHandle:
+        """Call ``see`` with the value whenever it is computed. Its result, unless None, replaces the value.
+
+        ``here`` says in which calls the hook acts.
+        """
 
         def on_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             new = see(self._tensor(inputs[0] if inputs else None))
@@ -95,8 +99,8 @@ class Place:
             return None if new is None else new.transpose(1, 2).flatten(2)
 
         if self.before:
-            return self.module.register_forward_pre_hook(on_input)
-        return self.module.register_forward_hook(on_output)
+            return self.module.register_forward_pre_hook(here(on_input))
+        return self.module.register_forward_hook(here(on_output))
 
     def _tensor(self, value: Any) -> Tensor:
         if isinstance(value, Tensor):

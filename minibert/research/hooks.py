@@ -9,14 +9,17 @@
 
 Names are those of the catalogue (docs/values.md), in a Bert and in any module that contains one, as a SentenceEncoder.
 A module of your own goes by the name of its place. Hooks are removed at the end of the `with`, however it ends. Until
-then they act on every forward of the model, in any thread, in the order in which they were registered: a capture inside
-a patch keeps the new values, one around it the old ones. `encode` computes a hooked model by the page, at its speed.
+then they act on the forwards of the thread (or asynchronous task) that opened them, and on no other's. They act in the
+order in which they were registered: a capture inside a patch keeps the new values, one around it the old ones. `encode`
+computes a hooked model by the page, at its speed. A model that is to be compiled is hooked first: `torch.compile` skips
+hooks that are put on later, which is an error at the end of the `with`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -25,11 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from ..call import Batch, current_batch
-from .catalogue import Numbers, Place, bert_in, find, nearest, whole_numbers
+from .catalogue import Hook, Numbers, Place, bert_in, find, nearest, whole_numbers
 
 New: TypeAlias = "Callable[[Tensor], Tensor] | Tensor | list[Tensor]"
 
 _LETTERS = {"positions": "S", "heads": "H"}
+_WHY_NONE = "did another model run, or another thread, or a model that was compiled before?"
+_open: ContextVar[frozenset[object]] = ContextVar("open", default=frozenset())  # captures and patches, by a mark
 
 
 class Values(dict[str, Any]):
@@ -58,14 +63,15 @@ def capture(model: nn.Module, *patterns: str) -> Iterator[Values]:
     wanted = {pattern: find(bert, pattern) for pattern in patterns}
     keeper = _Keeper()
     with ExitStack() as hooks:
-        hooks.callback(bert.register_forward_pre_hook(keeper.begin).remove)
-        hooks.callback(bert.register_forward_hook(keeper.end, always_call=True).remove)
+        here = hooks.enter_context(in_this_context())
+        hooks.callback(bert.register_forward_pre_hook(here(keeper.begin)).remove)
+        hooks.callback(bert.register_forward_hook(here(keeper.end), always_call=True).remove)
         for place in {place.name: place for found in wanted.values() for place in found}.values():
-            hooks.callback(place.hook(partial(keeper.keep, place)).remove)
+            hooks.callback(place.hook(partial(keeper.keep, place), here).remove)
         yield keeper.values
     for pattern, found in wanted.items():
         if not any(place.name in keeper.computed for place in found):
-            raise ValueError(f"nothing that matches {pattern!r} was computed: did another model run, or none?")
+            raise ValueError(f"nothing that matches {pattern!r} was computed: {_WHY_NONE}")
 
 
 @contextmanager
@@ -98,12 +104,24 @@ def patch(
     given = {what: chosen for what, chosen in (("positions", positions), ("heads", heads)) if chosen is not None}
     used: set[str] = set()
     with ExitStack() as hooks:
+        here = hooks.enter_context(in_this_context())
         for place in found:
             where = {what: _pairs(chosen, place, what) for what, chosen in given.items()}
-            hooks.callback(place.hook(_Patch(place, _new_at(place, new), where, used)).remove)
+            hooks.callback(place.hook(_Patch(place, _new_at(place, new), where, used), here).remove)
         yield
     if unused := [place.name for place in found if place.name not in used]:
-        raise ValueError(f"not patched, because never computed: {', '.join(unused)}. Did another model run, or none?")
+        raise ValueError(f"not patched, because never computed: {', '.join(unused)}: {_WHY_NONE}")
+
+
+@contextmanager
+def in_this_context() -> Iterator[Callable[[Hook], Hook]]:
+    """Yield a function that confines a hook to the forwards of the context that is in here."""
+    here = object()
+    _open.set(_open.get() | {here})
+    try:
+        yield lambda hook: lambda *given: hook(*given) if here in _open.get() else None
+    finally:
+        _open.set(_open.get() - {here})
 
 
 class _Keeper:

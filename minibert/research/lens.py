@@ -11,6 +11,7 @@ from torch import Tensor
 from ..call import evaluating
 from ..heads import BertWithMaskedLM
 from ..tokenizer import Tokenizer
+from .hooks import in_this_context
 
 
 class Guess(NamedTuple):
@@ -66,9 +67,9 @@ def words_by_layer(model: BertWithMaskedLM, tokenizer: Tokenizer, text: str, top
 def _states(model: BertWithMaskedLM, *inputs: Tensor | None, **named: Tensor) -> list[Tensor]:
     """Return the outputs of the embeddings and of each layer, (B, S, D) each, also of parts that were replaced."""
     states: list[Tensor] = []
-    with ExitStack() as hooks:
+    with in_this_context() as here, ExitStack() as hooks:
         for part in {model.bert.embeddings, *model.bert.layers}:  # a layer that is used twice gets one hook
-            hooks.callback(part.register_forward_hook(lambda _part, _inputs, x: states.append(x)).remove)
+            hooks.callback(part.register_forward_hook(here(lambda _part, _inputs, x: states.append(x))).remove)
         model.bert(*inputs, **named)
     return states
 
