@@ -240,7 +240,7 @@ CHANGES = [
     (wider_values, "layers.1.attention.core is ValuesCore, not the"),
     (own_parameter, "layers.1.attention.key.weight is Scaled, not a plain parameter"),
     (pruned_weights, "layers.1.feed_forward.up has a"),
-    (double_norm, "layers.1.attention_norm.weight is float64"),
+    (double_norm, "layers.1.attention_norm.weight is torch.float64"),
 ]
 HARMLESS = {hook, backward_hook, double_norm}
 
@@ -551,12 +551,21 @@ def test_autocast_is_the_callers(encoder):
     assert abs(encoder.encode(TEXTS) - encoder.encode(TEXTS, fast=False)).max() < 1e-5
 
 
+@pytest.mark.parametrize("place", ["embeddings", "layers.1"])
+def test_a_part_that_is_merely_watched_takes_texts_of_all_lengths_at_once(encoder, place):
+    seen = []
+    encoder.model.get_submodule(place).register_forward_hook(lambda _, __, x: seen.append(len(x)))
+    texts = ["the cat sat on the mat " * i for i in range(1, 5)]
+    found = encoder.encode(texts, batch_size=4)
+    assert seen == [4]  # and not a batch for each length, which takes longer than the page
+    assert np.abs(found - encoder.encode(texts, fast=False)).max() < 1e-6
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_of_half_precision_is_the_pages(encoder, dtype):
     encoder.to(dtype)
     assert apart(encoder) < 1e-6
-    kind = str(dtype).removeprefix("torch.")
-    assert f"layers.0.attention.query.weight is {kind} on cpu" in encoder.explain()
+    assert f"layers.0.attention.query.weight is {dtype} on cpu" in encoder.explain()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
@@ -566,7 +575,7 @@ def test_fewer_bits_are_of_float32_weights_only(encoder, dtype):
     with fast_layers(encoder) as calls:
         assert apart(encoder) < 1e-10
     assert calls == []
-    assert "layers.0.attention.query.weight is float64 on cpu" in encoder.explain()
+    assert "layers.0.attention.query.weight is torch.float64 on cpu" in encoder.explain()
 
 
 def test_weights_of_inference_mode_count_no_changes_and_are_left_to_the_page(shared):
@@ -580,7 +589,7 @@ def test_weights_of_inference_mode_count_no_changes_and_are_left_to_the_page(sha
 
 def test_a_part_elsewhere_is_named(encoder):
     encoder.model.layers[1].attention.key.to("meta")
-    assert "layers.1.attention.key.weight is float32 on meta" in encoder.explain()
+    assert "layers.1.attention.key.weight is torch.float32 on meta" in encoder.explain()
 
 
 # --- who computes, and errors

@@ -35,7 +35,7 @@ def drift(path: Path, model: str, pooling: str | None) -> str:
     """Return a table of the differences of each dtype to float64 on the page, for the unit vectors of all sentences."""
     scores, first, second = read_pairs(path)
     head = ["", "largest difference", "lowest cosine", "mean cosine", "Spearman", "one text a call", "AVX2"]
-    rows: list[list[object]] = [head]
+    rows = [head]
     exact = np.empty(0)
     for dtype in ("float64", "float32", "bfloat16", "int8"):
         encoder = SentenceEncoder.from_pretrained(

@@ -80,7 +80,9 @@ def decide(
     skipped = {part for layer in fast for part in layer.layer.modules()}
     if stack is not None and stack.embeddings is not None:
         skipped.update(bert.embeddings.modules())
-    device, padding = next(root.parameters()).device, "free" if plain and not reasons else "none"
+    # A part of the page that is merely watched knows a mask, as parts of one's own need not.
+    watched = plain and all(why.endswith(" hook") for why in reasons.values())
+    device, padding = next(root.parameters()).device, "none" if not watched else "costs" if reasons else "free"
     return Decision(
         stack=stack,
         reasons=reasons,
@@ -203,8 +205,5 @@ def _unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
             if value.is_inference():
                 return f"{path}.{key} was made in inference mode, where torch counts no changes"
             if (value.dtype, value.device.type, value.layout) != (dtype, "cpu", torch.strided):
-                wanted = str(dtype).removeprefix("torch.")
-                return (
-                    f"{path}.{key} is {str(value.dtype).removeprefix('torch.')} on {value.device}, not {wanted} on cpu"
-                )
+                return f"{path}.{key} is {value.dtype} on {value.device}, not {dtype} on cpu"
     return None

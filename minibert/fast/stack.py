@@ -113,7 +113,7 @@ class FastLayer:
 class Stack:
     """The embeddings and layers of a Bert, fast where they are the page's own and by the page's code where not.
 
-    A part of the page is given unpadded texts of one length: what it makes of padding can't be known.
+    A part of one's own is given unpadded texts of one length: what it makes of padding can't be known.
     """
 
     def __init__(self, bert: Bert, embeddings: FastEmbeddings | None, layers: Sequence[FastLayer | None]) -> None:
@@ -125,9 +125,10 @@ class Stack:
             x, packed = self.embeddings(texts), True
         else:
             x, packed = self.bert.embeddings(*texts.as_page_input()), False
+        mask = None if texts.mask is None else texts.mask[:, None, None]
         for left, layer, fast in zip(range(len(self.layers))[::-1], self.bert.layers, self.layers, strict=True):
             if fast is None or not (packed or texts.fit(x, fast.attention_norm[0][0])):
-                x, packed = layer(texts.unpack(x) if packed else x, None), False
+                x, packed = layer(texts.unpack(x) if packed else x, mask), False
                 continue
             x = x if packed else texts.pack(x)
             if first_only and left == 0:

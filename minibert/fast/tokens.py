@@ -67,19 +67,20 @@ class PackedTokens:
         """True at tokens, False at padding, (B, S); None where nothing is padded."""
         return None if self.equal else torch.from_numpy(np.arange(self.shape[1]) < self.lengths[:, None])
 
-    def as_page_input(self) -> tuple[Tensor, Tensor]:
-        """Return ids and token types as the page's embeddings take them, for texts of one length. (B, S) each"""
-        ids = self.input_ids[: self.count].long().view(self.shape)
+    def as_page_input(self) -> tuple[Tensor, Tensor | None]:
+        """Return ids and token types as the page's embeddings take them. (B, S) each"""
         types = self.token_type_ids
-        return ids, torch.zeros_like(ids) if types is None else types[: self.count].long().view(self.shape)
+        ids = self.unpack(self.input_ids[:, None])[..., 0].long()
+        return ids, None if types is None else self.unpack(types[:, None])[..., 0].long()
 
     def fit(self, x: object, D: int) -> bool:
-        """Return True if x can be these texts' states, of one length. A part of one's own may have cut positions."""
+        """Return True if x can be these texts' states. A part of one's own may have cut positions."""
         return isinstance(x, Tensor) and x.shape == (*self.shape, D)
 
     def pack(self, x: Tensor) -> Tensor:
-        """Put texts of one length one after another, and filler after them. (B, S, D) -> (T, D)"""
-        return functional.pad(x.flatten(0, 1), (0, 0, 0, len(self.input_ids) - self.count))
+        """Put texts one after another without padding, and filler after them. (B, S, D) -> (T, D)"""
+        x = x.flatten(0, 1) if self.mask is None else x[self.mask]
+        return functional.pad(x, (0, 0, 0, len(self.input_ids) - self.count))
 
     def unpack(self, x: Tensor) -> Tensor:
         """Put padding back: there each text's last token is repeated. (T, D) -> (B, S, D)"""
@@ -198,5 +199,4 @@ def _kernel_dtype(x: Tensor) -> Tensor:
 
 @cache
 def _has_amx() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return supported is None or bool(supported())
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)())
