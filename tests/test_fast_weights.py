@@ -61,6 +61,18 @@ def parameter_assigned(part):
     part.weight = nn.Parameter(torch.zeros_like(part.weight))
 
 
+def swapped(part):
+    torch.utils.swap_tensors(part.weight, nn.Parameter(torch.zeros_like(part.weight)))
+
+
+def parametrized(part):
+    if isinstance(part, nn.Linear):  # it makes an nn.Parameter of the weight that is there
+        nn.utils.parametrizations.weight_norm(part).parametrizations.weight.original0.data.zero_()
+        nn.utils.parametrize.remove_parametrizations(part, "weight")
+    else:
+        zeroed(part)
+
+
 def registered(part):
     part.register_parameter("weight", nn.Parameter(torch.zeros_like(part.weight)))
 
@@ -121,6 +133,8 @@ CHANGES = [
     zeroed_detached,
     data_assigned,
     parameter_assigned,
+    swapped,
+    parametrized,
     registered,
     loaded,
     loaded_by_assignment,
@@ -177,6 +191,34 @@ def test_a_changed_bias_is_noticed_in_every_arithmetic(dtype, folder, monkeypatc
     after = encoder.encode(TEXTS)
     assert abs(after - exact.encode(TEXTS)).max() < {"float32": 1e-5}.get(dtype, 0.5)
     assert abs(after - before).max() > 1e-2
+
+
+def test_a_write_to_shared_memory_is_noticed_when_torch_is_told(folder):
+    encoder = load(folder)
+    before = encoder.encode(TEXTS)
+    weight = encoder.model.layers[0].attention.query.weight
+    weight.detach().numpy()[:] *= 0.5
+    torch.autograd.graph.increment_version(weight)
+    after = encoder.encode(TEXTS, fast=True)
+    assert np.abs(after - before).max() > 1e-4
+    assert np.abs(after - encoder.encode(TEXTS, fast=False)).max() < 1e-5
+
+
+def test_a_parameter_is_made_of_a_weight_that_was_used(folder):
+    encoder = load(folder)
+    encoder.encode(TEXTS)
+    weight = encoder.model.layers[0].attention.query.weight
+    again = nn.Parameter(weight)  # refuses classes whose `detach` gives another class
+    assert again.data_ptr() == weight.data_ptr()
+    assert again.requires_grad
+    assert type(weight.detach()) is torch.Tensor
+    other = load(folder)
+    before = other.encode(TEXTS)
+    other.model.layers[0].attention.query.weight = nn.Parameter(nn.Parameter(weight), requires_grad=False)
+    assert np.array_equal(other.encode(TEXTS), before)
+    with torch.no_grad():
+        weight.zero_()
+    assert np.abs(other.encode(TEXTS, fast=True) - before).max() > 1e-4
 
 
 def test_a_weight_shared_with_another_model_is_noticed_in_both(folder):

@@ -7,6 +7,7 @@ from functools import cache
 from inspect import isfunction
 from itertools import chain, count
 from operator import attrgetter, is_, itemgetter
+from sys import _getframe
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from .. import fused, heads, model, pooling
 
 # Where torch keeps a module's hooks, its parts and its parameters.
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-TABLES = (*HOOKS, "_modules", "_parameters")
+TABLES = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_modules", "_parameters"
 SETTINGS = ("head_size", "formula", "eps", "max_norm", "modes")  # values that count, of modules
 # Every class whose code the stack stands for, and what it relies on of torch's.
 NAMES = {**vars(model), **vars(fused), **vars(heads), **vars(pooling)}.values()
@@ -26,7 +26,10 @@ PAGE = [kind for kind in NAMES if isinstance(kind, type) and issubclass(kind, nn
 FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Identity)]
 DATA: Any = Tensor.data  # torch's own descriptor
 _forward, _code, _dtype = itemgetter("forward"), attrgetter("__code__"), attrgetter("dtype")
-_version, _version_and_taken = attrgetter("_version"), attrgetter("_version", "taken")
+_NEW = nn.Parameter.__new__.__code__
+# Numbers that change with a tracked parameter's values, but for writes to memory that is shared. The second is the
+# tensor's own: `torch.utils.swap_tensors` exchanges all but the object.
+version, _version = attrgetter("_version", "_cdata", "taken"), attrgetter("_version", "_cdata")
 
 
 class Snapshot:
@@ -114,6 +117,11 @@ class TrackedParameter(nn.Parameter):
             self.taken = TrackedParameter.accesses = next(self._numbers)
         DATA.__set__(self, value)
 
+    def detach(self) -> Tensor:
+        """Return torch's own; but to `nn.Parameter(this)`, which insists on it, one of this class."""
+        tensor = super().detach()
+        return tensor.as_subclass(TrackedParameter) if _getframe(1).f_code is _NEW else tensor
+
 
 def track(part: nn.Module) -> list[nn.Parameter]:
     """Return the parameters whose changes can be counted now. They stay the objects that optimizers and users hold."""
@@ -122,11 +130,6 @@ def track(part: nn.Module) -> list[nn.Parameter]:
         if type(weight) is nn.Parameter:
             weight.__class__ = TrackedParameter
     return [weight for weight in part.parameters() if isinstance(weight, TrackedParameter)]
-
-
-def versions(weights: Iterable[nn.Parameter]) -> list[tuple[int, int]]:
-    """Return numbers that change with a tracked parameter's values, but for writes to memory shared with others."""
-    return list(map(_version_and_taken, weights))
 
 
 @cache

@@ -105,8 +105,8 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
     """Say why the page computes all of a model; None where it need not."""
     if has_hooks():
         return "a hook is registered on all modules of torch"
-    heads = [] if bert is model else [(model, "model", HEAD)]
-    for part, name, kind in (*heads, (bert, "model", Bert), (bert.layers, "layers", Encoder)):
+    wholes = (model, "model", Bert if bert is model else HEAD), (bert, "model", Bert), (bert.layers, "layers", Encoder)
+    for part, name, kind in wholes:
         if why := _departure(part, name, kind, deep=False):
             return why
     return None if len(bert.layers) else "the model has no layers"

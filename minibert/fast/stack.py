@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..model import Activation, Bert, Embeddings, EncoderLayer, LayerNorm
-from .changes import track, versions
+from .changes import track, version
 from .tokens import PackedTokens, attend, attend_first, round_up
 
 
@@ -47,10 +47,7 @@ class FastEmbeddings:
 
 
 class FastLayer:
-    """Attention, then feed-forward; each adds to its input and the sum is normalised. x (T, D) -> (T, D)
-
-    It holds packed copies of the layer's weights, made when they are first used.
-    """
+    """Attention, then feed-forward; each adds to its input and the sum is normalised. Weights are packed when used."""
 
     def __init__(self, layer: EncoderLayer, arithmetic: Arithmetic) -> None:
         self.layer, self.arithmetic = layer, arithmetic
@@ -62,7 +59,7 @@ class FastLayer:
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
         # Equal where the same is computed. Versions are read before packing, so that a change meanwhile is noticed.
         norms = [id(x) if isinstance(x, Tensor) else x for x in (*self.attention_norm, *self.feed_forward_norm)]
-        self.key = [arithmetic, self.head_size, self.activation, *norms, *map(id, self.weights), versions(self.weights)]
+        self.key = [arithmetic, self.head_size, self.activation, *norms, *map(version, self.weights)]
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
