@@ -84,6 +84,38 @@ def test_in_batch_negatives_rank_the_second_among_all_candidates(vectors, column
     assert InBatchNegatives()(vectors[:columns]).item() == pytest.approx(total / B, abs=1e-12)
 
 
+def test_a_right_answer_to_the_same_question_is_no_negative(vectors):
+    texts = torch.tensor([[0, 10, 20], [0, 11, 10], [1, 10, 21], [2, 1, 22], [3, 13, 3]])  # u, v, w of each row
+    u, v = (texts[:, column].tolist() for column in (0, 1))
+    candidates = list(zip(torch.cat(vectors[1:3]), texts[:, 1:].T.reshape(-1).tolist(), strict=True))
+    total, left_out = 0.0, 0
+    for row in range(B):
+        scores = {}
+        for place, (vector, text) in enumerate(candidates):
+            same_question = place < B and u[place] == u[row]
+            if place == row or not (text in (u[row], v[row]) or same_question):
+                scores[place] = math.exp(20 * cos(vectors[0][row], vector))
+        left_out += 2 * B - len(scores)
+        total -= math.log(scores[row] / sum(scores.values()))
+    assert left_out == 8
+    objective = InBatchNegatives()
+    assert objective(vectors[:3], None, texts).item() == pytest.approx(total / B, abs=1e-12)
+    different = torch.arange(3 * B).view(B, 3)
+    assert torch.equal(objective(vectors[:3], None, different), objective(vectors[:3]))
+
+
+def test_objectives_of_objectives_hand_on_which_texts_are_equal(vectors):
+    texts = torch.tensor([[0, 7], [0, 8], [1, 7], [2, 9], [3, 9]])
+    inner, plain = InBatchNegatives(), Triplet()
+    assert Combined([inner])(vectors[:2], None, texts).item() == inner(vectors[:2], None, texts).item()
+    both = Combined([inner, plain])(vectors[:3], None, torch.cat([texts, texts[:, :1]], 1))
+    assert both.item() != Combined([inner, plain])(vectors[:3]).item()
+    assert Matryoshka(inner, [D])(vectors[:2], None, texts).item() == pytest.approx(
+        inner(vectors[:2], None, texts).item()
+    )
+    assert Matryoshka(plain, [4])(vectors[:3], None, texts).item() == Matryoshka(plain, [4])(vectors[:3]).item()
+
+
 def test_matryoshka_sums_over_widths_of_cut_and_normalised_vectors(vectors):
     def cut(width):
         return [functional.normalize(x[:, :width], dim=-1) for x in vectors[:3]]

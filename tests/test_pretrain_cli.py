@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 from documents import DOCS
@@ -58,6 +59,20 @@ def test_a_fresh_model_of_another_shape(pretrain, capsys):
     config = BertForMaskedLM.from_pretrained(folder / "model").config
     assert (config.num_hidden_layers, config.hidden_size, config.vocab_size) == (1, 16, 99)
     assert "the model after the last step" in capsys.readouterr().out
+
+
+def test_a_training_killed_before_its_first_checkpoint_begins_anew(pretrain, capsys):
+    _, folder = pretrain()
+    expected = (folder / "log.jsonl").read_text()
+    (folder / "checkpoint.pt").unlink()
+    shutil.rmtree(folder / "model")
+    (folder / "log.jsonl").write_text(expected.splitlines()[0] + '\n{"step": 2, "lo')
+    assert pretrain("--resume")[0] == 1
+    assert "Start without resume" in capsys.readouterr().err
+    assert pretrain()[0] == 0
+    logs = expected, (folder / "log.jsonl").read_text()
+    before, after = ([json.loads(line).get("loss") for line in log.splitlines()] for log in logs)
+    assert before == after
 
 
 def test_a_folder_in_use_is_left_alone_unless_resumed(pretrain, capsys):

@@ -427,6 +427,28 @@ def test_evaluation_changes_nothing_in_what_is_learned():
     assert_same_weights(weights(watched), weights(alone))
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_first_score_that_is_not_a_number_is_not_the_best(tmp_path, resumed):
+    scores, models = iter([math.nan, 0.5, 0.9, 0.7]), []
+
+    def evaluate(model):
+        models.append(model.encode("the cat"))
+        if resumed and len(models) == 2:  # the checkpoint before knows of nothing but the first score
+            models.pop()
+            raise KeyboardInterrupt
+        return {"score": next(scores)}
+
+    options = {"folder": tmp_path, "evaluate": evaluate, "evaluate_every": 1, "save_every": 1}
+    settings = replace(SETTINGS, steps=4)
+    if resumed:
+        with pytest.raises(KeyboardInterrupt):
+            train(make_task(dtype=torch.float32), settings, **options)
+        resumed = None
+    train(make_task(dtype=torch.float32), settings, **options, resume=resumed is None)
+    kept = SentenceEncoder.from_pretrained(tmp_path / "model").encode("the cat")
+    assert [bool(np.allclose(kept, vector, atol=1e-6)) for vector in models] == [False, False, True, False]
+
+
 def test_which_score_is_the_best_must_be_said_where_there_are_several():
     with pytest.raises(ValueError, match="score must be one of a, b, not None"):
         train(make_task(), SETTINGS, evaluate=lambda _: {"a": 1.0, "b": 2.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
@@ -178,7 +179,8 @@ def training_device(options: Namespace) -> str | torch.device | None:
 def new_run(options: Namespace) -> Settings:
     """Return the settings. Raises ValueError if one is out of range, or the output folder is in use."""
     settings = Settings(**keywords(options, *(field.name for field in fields(Settings))))
-    if (options.output / "log.jsonl").exists() and not options.resume:
+    # A training that was killed before its first checkpoint left a log only: it begins anew.
+    if not options.resume and any((options.output / name).exists() for name in ("checkpoint.pt", "model")):
         raise ValueError(f"{options.output} holds a training already: --resume goes on with it, or name another folder")
     return settings
 
@@ -204,7 +206,8 @@ def train_into(
     if not is_first():
         return
     scored = [record for record in records if "scores" in record]
-    best = max(scored, key=lambda record: record["scores"][score], default=None)
+    numbers = [record for record in scored if not math.isnan(record["scores"][score])]
+    best = max(numbers or scored, key=lambda record: record["scores"][score], default=None)
     which = f"best model, of step {best['step']}: {_shown(best['scores'])}" if best else "model after the last step"
     print(f"{folder / 'model'}: the {which}")
     print(f"{folder / 'log.jsonl'}: loss, rate and scores, step by step")

@@ -229,7 +229,7 @@ def _evaluate(run: RunState, evaluate: Evaluator, score: str | None) -> None:
         if score not in scores:
             names = ", ".join(scores)
             raise ValueError(f"which score selects the best model? score must be one of {names}, not {score!r}")
-        if run.best is None or scores[score] > run.best:
+        if run.best is None or math.isnan(run.best) or scores[score] > run.best:
             run.best = scores[score]
             run.save_model()
     parallel.wait()

@@ -7,6 +7,7 @@ and third text. docs/training.md has all formulas side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from ..vectors import cosine
 class Objective(nn.Module):
     """Vectors, one (B, D) per text column, and labels -> the mean loss of the batch, a scalar.
 
-    A subclass needs `forward`. Its `check` can refuse data before the first step.
+    A subclass needs `forward`. Its `check` can refuse data before the first step. If its `forward` has an argument
+    ``texts``, that is a number for each text, (B, columns): equal numbers are equal texts.
     """
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor | None:
@@ -151,6 +153,9 @@ class InBatchNegatives(Objective):
     Multiple negatives ranking (arXiv 1705.00652, section 4.4), with InfoNCE's cosines. Columns from the third on are
     hard negatives: every row's are candidates for all rows. A larger batch makes the task harder; `SentenceTask`'s
     ``chunk_size`` makes room for it. ``scale`` is the inverse of the temperature.
+
+    Texts may repeat: u itself, its partner, and other partners of the same u are not wrong answers, so they are left
+    out of the candidates. (sentence-transformers keeps such rows apart by a sampler, if it is told to.)
     """
 
     def __init__(self, scale: float = 20.0) -> None:
@@ -164,11 +169,18 @@ class InBatchNegatives(Objective):
         self._want_columns(columns, 2, or_more=True)
         self._want_no_labels(labels)
 
-    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
-        """Two or more of (B, D) -> scalar"""
+    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None, texts: Tensor | None = None) -> Tensor:
+        """Two or more of (B, D) -> scalar. Without ``texts`` all are taken to differ."""
         self.check(len(vectors), labels)
         scores = self.scale * cosine(vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
-        return functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+        own = torch.arange(len(scores), device=scores.device)
+        if texts is not None:
+            u, candidates = texts[:, :1], texts[:, 1:].T.reshape(1, -1)
+            right = (candidates == u) | (candidates == texts[:, 1:2])
+            right[:, : len(u)] |= u == u.T
+            right[own, own] = False  # the one that is asked for
+            scores = scores.masked_fill(right, -torch.inf)
+        return functional.cross_entropy(scores, own)
 
 
 class Matryoshka(Objective):
@@ -192,13 +204,15 @@ class Matryoshka(Objective):
         """Let the inner objective check."""
         check(self.objective, columns, labels)
 
-    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None, texts: Tensor | None = None) -> Tensor:
         """Take the inner objective's arguments. Raises ValueError if a width is above D."""
         if max(self.widths) > vectors[0].shape[-1]:
             raise ValueError(f"Matryoshka asks for {max(self.widths)} of {vectors[0].shape[-1]} dimensions")
         cuts = [[functional.normalize(x[:, :width], dim=-1) for x in vectors] for width in self.widths]
         pairs = zip(self.weights, cuts, strict=True)
-        return sum((weight * self.objective(cut, labels) for weight, cut in pairs), vectors[0].new_zeros(()))
+        return sum(
+            (weight * loss(self.objective, cut, labels, texts) for weight, cut in pairs), vectors[0].new_zeros(())
+        )
 
 
 class Combined(Objective):
@@ -216,13 +230,20 @@ class Combined(Objective):
         for objective in self.objectives:
             check(objective, columns, labels)
 
-    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None, texts: Tensor | None = None) -> Tensor:
         """Take each one's arguments."""
         pairs = zip(self.weights, self.objectives, strict=True)
-        return sum((weight * objective(vectors, labels) for weight, objective in pairs), vectors[0].new_zeros(()))
+        return sum((weight * loss(one, vectors, labels, texts) for weight, one in pairs), vectors[0].new_zeros(()))
 
 
 def check(objective: nn.Module, columns: int, labels: Tensor | None) -> None:
     """Let an objective refuse data. A module that is not an `Objective` takes any."""
     if isinstance(objective, Objective):
         objective.check(columns, labels)
+
+
+def loss(objective: nn.Module, vectors: Sequence[Tensor], labels: Tensor | None, texts: Tensor | None) -> Tensor:
+    """Call an objective, with ``texts`` if its `forward` has that argument."""
+    takes_texts = "texts" in signature(objective.forward).parameters
+    result: Tensor = objective(vectors, labels, texts) if takes_texts else objective(vectors, labels)
+    return result

@@ -99,7 +99,7 @@ class RunState:
         """
         path = self.checkpoint
         if path is None or not path.exists():
-            raise ResumeError(f"there is no checkpoint to resume from: {path} does not exist")
+            raise ResumeError(f"there is no checkpoint to resume from: {path} does not exist. Start without resume")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             saved = state["identity"]

@@ -17,7 +17,7 @@ from ..tokenizer import Tokens
 from ..truncation import announce
 from . import parallel
 from .examples import Examples
-from .objectives import check
+from .objectives import check, loss
 
 
 class Task(nn.Module):
@@ -71,6 +71,7 @@ class SentenceTask(Task):
         # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
         self.objective = objective.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self.model, self.examples, self.chunk_size = encoder, examples, chunk_size
+        self.texts = examples.texts()
         limit = encoder.max_seq_length
         self.tokens = [encoder.tokenizer.encode(column, limit=limit) for column in examples.columns]
         for tokens in self.tokens:
@@ -84,9 +85,10 @@ class SentenceTask(Task):
 
     def of_vectors(self, vectors: Sequence[Tensor], rows: np.ndarray) -> Tensor:
         """Compute the objective without autocast. (B, D) per column -> scalar"""
-        device, labels = vectors[0].device, self.examples.labels
+        device, chosen = vectors[0].device, torch.from_numpy(rows)
+        labels, texts = (None if x is None else x[chosen].to(device) for x in (self.examples.labels, self.texts))
         with torch.autocast(device.type, enabled=False):
-            return self.objective(vectors, None if labels is None else labels[torch.from_numpy(rows)].to(device))
+            return loss(self.objective, vectors, labels, texts)
 
     def embed(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Return sentence vectors of one column, (B, D).
