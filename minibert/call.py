@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
+
+from .config import check_count
+from .vectors import deliver, find_ranges
 
 
 class CallOptions(TypedDict, total=False):
@@ -43,11 +47,13 @@ class EncodeOptions(CallOptions, total=False):
         normalize_embeddings: Scale vectors to length 1, after ``truncate_dim``.
         truncate_dim: Keep the first so many dimensions, for models trained so (Matryoshka, arXiv 2205.13147).
         precision: float32, or fewer bytes: int8, uint8, binary, ubinary (``quantize_embeddings``).
+        ranges: (2, D), for int8 and uint8; as in ``quantize_embeddings``.
     """
 
     normalize_embeddings: bool
     truncate_dim: int | None
     precision: str
+    ranges: np.ndarray | None
 
 
 class PredictOptions(CallOptions, total=False):
@@ -129,3 +135,21 @@ class evaluating:
                 return
             for part in training:
                 part.training = True
+
+
+def in_windows(encode: Callable[..., Any], texts: Iterable[str], window: int, options: dict[str, Any]) -> Iterator[Any]:
+    """Yield what `encode` returns for one window of the texts after another, with the same ranges for all."""
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("a stream is of many texts, this is one: put it in a list, or use encode")
+    check_iterable(texts, lines=True)
+    check_count("window", window)
+    encode([], **options)  # so that a wrong option is refused before the first window
+    precision, rest = options.get("precision"), iter(texts)
+    if precision in ("int8", "uint8") and options.get("ranges") is None and (first := list(islice(rest, window))):
+        vectors = encode(first, **{**options, "precision": "float32", "convert_to_tensor": True})
+        ranges = find_ranges(vectors.cpu().numpy(), precision)
+        form = options.get("convert_to_numpy", True), options.get("convert_to_tensor", False)
+        yield deliver(vectors, precision, ranges, *form)
+        options = {**options, "ranges": ranges}
+    while part := list(islice(rest, window)):
+        yield encode(part, **options)

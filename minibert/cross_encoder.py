@@ -185,7 +185,7 @@ class CrossEncoder(TextModel):
         )
         scores = self._no_scores() if scores is None else scores
         scores = scores.squeeze(-1) if scores.shape[1] == 1 else scores
-        return deliver(scores, "float32", as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
+        return deliver(scores, "float32", None, convert_to_numpy, convert_to_tensor, single=single)
 
     def rank(
         self,

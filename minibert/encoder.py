@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .call import CallOptions, EncodeOptions, as_list, check_iterable
+from .call import CallOptions, EncodeOptions, as_list, in_windows
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -160,6 +159,7 @@ class SentenceEncoder(TextModel):
         *,
         output_value: str | None = "sentence_embedding",
         precision: str = "float32",
+        ranges: np.ndarray | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
@@ -185,7 +185,7 @@ class SentenceEncoder(TextModel):
         """
         if output_value not in OUTPUTS:
             raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
-        check_precision(precision)
+        check_precision(precision, ranges)
         if output_value != "sentence_embedding" and precision != "float32":
             raise ValueError(f"precision={precision!r} is for sentence vectors, not for output_value={output_value!r}")
         single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
@@ -201,21 +201,16 @@ class SentenceEncoder(TextModel):
             pairs = enumerate(results or [])
             parts = [self._all_of(tokens, i, x, y) if output_value is None else x for i, (x, y) in pairs]
             return parts[0] if single else parts
-        vectors = self._no_vectors(keep) if results is None else results
-        return deliver(vectors, precision, as_numpy=convert_to_numpy, as_tensor=convert_to_tensor, single=single)
+        results = self._no_vectors(keep) if results is None else results
+        return deliver(results, precision, ranges, convert_to_numpy, convert_to_tensor, single=single)
 
     def encode_stream(self, sentences: Iterable[str], *, window: int = 8192, **options: Any) -> Iterator[Any]:
         """Yield the vectors of a window of texts at a time, in their order, for texts that need not fit in memory.
 
-        Errors and ``truncation_report`` count texts from the window's first. Raises as `encode`.
+        Errors and ``truncation_report`` count texts from the window's first. Without ``ranges``, int8 and uint8 take
+        those of the first window for all. Raises as `encode`.
         """
-        if isinstance(sentences, (str, bytes)):
-            raise TypeError("a stream is of many texts, this is one: put it in a list, or use encode")
-        check_iterable(sentences, lines=True)
-        check_count("window", window)
-        rest = iter(sentences)
-        while texts := list(islice(rest, window)):
-            yield self.encode(texts, **options)
+        yield from in_windows(self.encode, sentences, window, options)
 
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for queries if it has one, and otherwise without a prompt."""

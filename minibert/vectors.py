@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from torch.nn.functional import normalize
 Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[float]]"
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+FEW = 100  # vectors: ranges of fewer say little about other vectors
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -66,6 +68,12 @@ def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
 
 def _matrix(vectors: Vectors) -> Tensor:
     """Return vectors of any usual form as a floating-point tensor (n, D); a single vector becomes (1, D)."""
+    codes = getattr(vectors if hasattr(vectors, "dtype") else next(iter(vectors), None), "dtype", None)
+    if str(codes).removeprefix("torch.") in ("int8", "uint8"):
+        raise ValueError(
+            f"these vectors are {codes}, codes of quantize_embeddings, whose similarity would be wrong: compare "
+            "vectors in float32, or bits: np.unpackbits(codes, axis=-1) and 'manhattan' count those that differ"
+        )
     if isinstance(vectors, np.ndarray):
         # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
         vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
@@ -84,7 +92,8 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
         precision: "int8" and "uint8" cut each dimension's range into 256 steps. "binary" and "ubinary" keep one bit a
             dimension, set if the value is above 0. Eight bits make a byte: int8 after subtracting 128, or uint8.
             So D becomes ceil(D / 8).
-        ranges: (2, D), the lowest and the highest value of each dimension, from many vectors. None: of these vectors.
+        ranges: (2, D), for int8 and uint8: the lowest and the highest value of each dimension, from many vectors. None:
+            of these vectors, with a warning if they are fewer than 100.
 
     Raises:
         ValueError: the precision is unknown; or int8 and uint8 lack ``ranges`` for a single vector, which has none.
@@ -97,31 +106,48 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
         return bits if precision == "ubinary" else (bits - 128).astype(np.int8)
     if embeddings.ndim == 2 and len(embeddings) == 0:
         return embeddings.astype(precision)
-    if ranges is None:
-        if embeddings.ndim == 1 or len(embeddings) == 1:
-            raise ValueError(
-                f"{precision} needs the range of each dimension, and one vector has none: encode many texts in one "
-                "call, or use minibert.quantize_embeddings(vectors, precision, ranges=...)"
-            )
-        ranges = np.stack([embeddings.min(axis=0), embeddings.max(axis=0)])
-    low, high = ranges.astype(np.float32)
+    low, high = (find_ranges(embeddings, precision) if ranges is None else np.asarray(ranges)).astype(np.float32)
+    if low.shape != embeddings.shape[-1:]:
+        raise ValueError(f"ranges for vectors of width {embeddings.shape[-1]} have that width, not {low.shape[-1:]}")
     steps = (high - low) / 255
     steps[steps == 0] = 1
     levels = np.clip(np.floor((embeddings - low) / steps), 0, 255)
     return (levels + np.iinfo(precision).min).astype(precision)
 
 
-def check_precision(precision: str) -> None:
-    """Raise ValueError for an unknown precision."""
+def find_ranges(embeddings: np.ndarray, precision: str) -> np.ndarray:
+    """Return the lowest and the highest value of each dimension. (n, D) -> (2, D)
+
+    Warns of few vectors. Raises ValueError for a single one.
+    """
+    count = 1 if embeddings.ndim == 1 else len(embeddings)
+    advice = "give encode, or minibert.quantize_embeddings, ranges=np.stack([x.min(0), x.max(0)]) of many vectors x"
+    if count == 1:
+        raise ValueError(f"{precision} needs the range of each dimension, and one vector has none: {advice}")
+    if count < FEW:
+        warnings.warn(
+            f"{precision} cuts each dimension's range into 256 steps, and these ranges are of {count} vectors only, so "
+            f"the codes are far off and fit no others: {advice}",
+            stacklevel=4,
+        )
+    return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)])
+
+
+def check_precision(precision: str, ranges: np.ndarray | None = None) -> None:
+    """Raise ValueError for an unknown precision, or ranges that it does not use."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if ranges is not None and precision not in ("int8", "uint8"):
+        raise ValueError(f"ranges are for precision='int8' and 'uint8', not {precision!r}")
 
 
-def deliver(result: Tensor, precision: str, *, as_numpy: bool, as_tensor: bool, single: bool) -> Any:
+def deliver(
+    result: Tensor, precision: str, ranges: np.ndarray | None, as_numpy: bool, as_tensor: bool, *, single: bool = False
+) -> Any:
     """Convert results to the form that was asked for; a single text's without the first axis."""
     vectors: Any = result
     if precision != "float32":
-        vectors = quantize_embeddings(result.cpu().numpy(), precision)
+        vectors = quantize_embeddings(result.cpu().numpy(), precision, ranges)
         vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
     elif as_numpy and not as_tensor:
         vectors = result.numpy()

@@ -245,7 +245,8 @@ def test_one_tensor(shared):
     assert isinstance(found, Tensor)
     close(found, shared.encode(TEXTS))
     assert shared.encode(TEXTS[0], convert_to_tensor=True).shape == (D,)
-    assert shared.encode(TEXTS, convert_to_tensor=True, precision="int8").dtype == torch.int8
+    ranges = np.tile([[-1.0], [1.0]], D)
+    assert shared.encode(TEXTS, convert_to_tensor=True, precision="int8", ranges=ranges).dtype == torch.int8
 
 
 def test_a_list_of_tensors(shared):
@@ -476,7 +477,7 @@ def torch_settings():
 def test_torch_s_settings_stay_as_they_are(folder, tmp_path):
     before = torch_settings()
     encoder = SentenceEncoder.from_pretrained(folder)
-    for options in ({}, {"output_value": None}, {"precision": "int8"}, {"convert_to_tensor": True}):
+    for options in ({}, {"output_value": None}, {"precision": "ubinary"}, {"convert_to_tensor": True}):
         encoder.encode(TEXTS, **options)
     encoder.similarity(encoder.encode(TEXTS), encoder.encode(TEXTS))
     encoder.save_pretrained(tmp_path)
@@ -721,3 +722,31 @@ def test_a_stream_of_letters_or_of_windows_of_nothing_is_refused(shared):
         next(shared.encode_stream("letters"))
     with pytest.raises(ValueError, match="window must be a whole number, at least 1, not 0"):
         next(shared.encode_stream(TEXTS, window=0))
+
+
+@pytest.mark.parametrize("form", [{}, {"convert_to_tensor": True}, {"convert_to_numpy": False}])
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_a_stream_has_the_same_ranges_in_every_window(shared, precision, form):
+    texts = [f"{a} {b}" for a in TEXTS for b in [*TEXTS, "and the cat"]][:41]
+    first = shared.encode(texts[:10])
+    ranges = np.stack([first.min(0), first.max(0)])
+    expected = shared.encode(texts, precision=precision, ranges=ranges)
+    with pytest.warns(UserWarning, match="these ranges are of 10 vectors only"):
+        parts = list(shared.encode_stream(texts, window=10, precision=precision, **form))
+    assert [len(part) for part in parts] == [10, 10, 10, 10, 1]
+    assert {type(part) for part in parts} == {type(shared.encode(texts, **form))}
+    codes = np.concatenate([np.stack([np.asarray(code) for code in part]) for part in parts]).astype(int)
+    assert np.abs(codes - expected.astype(int)).max() <= 1  # a vector's last bits depend on its batch
+    given = np.concatenate(list(shared.encode_stream(texts, window=7, precision=precision, ranges=ranges)))
+    assert np.abs(given.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_wrong_option_of_a_stream_is_refused_before_its_first_window(shared):
+    def stream():
+        raise AssertionError("a text was taken")
+        yield
+
+    with pytest.raises(ValueError, match="precision must be one of"):
+        next(shared.encode_stream(stream(), precision="int4"))
+    with pytest.raises(ValueError, match="ranges are for precision='int8' and 'uint8', not 'float32'"):
+        next(shared.encode_stream(stream(), ranges=np.zeros((2, D))))

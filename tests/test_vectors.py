@@ -8,6 +8,10 @@ import torch
 
 from minibert.vectors import PRECISIONS, SIMILARITIES, quantize_embeddings, similarity, similarity_pairwise
 
+VECTORS = np.random.default_rng(0).standard_normal((20, 19)).astype(np.float32)
+RANGES = np.stack([VECTORS.min(0), VECTORS.max(0)])
+CODE_FORMS = [np.asarray, torch.from_numpy, list, lambda codes: list(torch.from_numpy(codes)), lambda codes: codes[0]]
+
 A = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 7)))
 B = torch.from_numpy(np.random.default_rng(1).standard_normal((5, 7)))
 LOOPS = {
@@ -79,8 +83,24 @@ def test_one_vector_is_a_set_of_one():
 
 
 def test_integers_are_taken_as_numbers():
-    a, b = np.array([[1, 2], [3, 4]], np.int8), np.array([[100, 100]], np.uint8)
+    a, b = np.array([[1, 2], [3, 4]], np.int16), np.array([[100, 100]], np.int64)
     assert similarity(a, b, "dot").tolist() == [[300.0], [700.0]]
+
+
+@pytest.mark.parametrize("compare", [similarity, similarity_pairwise])
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+@pytest.mark.parametrize("form", CODE_FORMS)
+def test_codes_are_not_compared_as_if_they_were_numbers(compare, precision, form):
+    codes = form(quantize_embeddings(VECTORS, precision, RANGES))
+    for a, b in ((codes, codes), (codes, VECTORS[:1]), (VECTORS[:1], codes)):
+        with pytest.raises(ValueError, match=f"these vectors are .*{'u' * (precision[0] == 'u')}int8, codes"):
+            compare(a, b)
+
+
+def test_bits_are_compared_as_the_error_says():
+    bits = np.unpackbits(quantize_embeddings(VECTORS, "ubinary"), axis=-1).astype(np.float32)
+    apart = [[int(((a > 0) != (b > 0)).sum()) for b in VECTORS] for a in VECTORS]
+    assert similarity(bits, bits, "manhattan").tolist() == [[-float(count) for count in row] for row in apart]
 
 
 def test_two_dtypes_meet_in_the_wider_one():
@@ -126,9 +146,6 @@ def test_other_shapes_are_refused_with_the_shape(form):
 # --- In fewer bytes
 
 
-VECTORS = np.random.default_rng(0).standard_normal((20, 19)).astype(np.float32)
-
-
 def bits(vector):
     """Return eight dimensions a byte, the first in the highest bit, with zeros after the last."""
     padded = [*(x > 0 for x in vector), *[False] * (-len(vector) % 8)]
@@ -167,6 +184,7 @@ def test_0_gives_bit_0():
     assert quantize_embeddings(np.array([[0.0, -0.0, 1e-30, -1e-30]]), "ubinary").tolist() == [[0b00100000]]
 
 
+@pytest.mark.filterwarnings("ignore:.*these ranges are of")
 @pytest.mark.parametrize(("precision", "less"), [("uint8", 0), ("int8", 128)])
 def test_each_dimension_s_range_is_cut_into_steps(precision, less):
     found = quantize_embeddings(VECTORS, precision)
@@ -182,10 +200,12 @@ def test_values_outside_the_given_ranges_are_clipped(precision, less):
     assert found.tolist() == [[level - less for level in row] for row in levels(VECTORS, ranges)]
 
 
+@pytest.mark.filterwarnings("ignore:.*these ranges are of")
 def test_a_constant_dimension_gives_no_division_by_0():
     assert quantize_embeddings(np.ones((3, 2), np.float32), "uint8").tolist() == [[0, 0]] * 3
 
 
+@pytest.mark.filterwarnings("ignore:.*these ranges are of")
 @pytest.mark.parametrize("vectors", [VECTORS[0], VECTORS[:1]])
 @pytest.mark.parametrize("precision", ["int8", "uint8"])
 def test_one_vector_has_no_ranges(precision, vectors):
@@ -196,11 +216,20 @@ def test_one_vector_has_no_ranges(precision, vectors):
     assert np.array_equal(quantize_embeddings(vectors, precision, ranges), expected)
 
 
+def test_ranges_of_few_vectors_are_said():
+    with pytest.warns(UserWarning, match="these ranges are of 20 vectors only"):
+        quantize_embeddings(VECTORS, "int8")
+    quantize_embeddings(np.resize(VECTORS, (100, 19)), "int8")
+    with pytest.raises(ValueError, match="ranges for vectors of width 19 have that width"):
+        quantize_embeddings(VECTORS, "int8", RANGES[:, :-1])
+
+
 @pytest.mark.parametrize("precision", ["binary", "ubinary"])
 def test_one_vector_may_be_packed_into_bits(precision):
     assert np.array_equal(quantize_embeddings(VECTORS[0], precision), quantize_embeddings(VECTORS, precision)[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*these ranges are of")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_vectors_give_no_vectors(precision):
     found = quantize_embeddings(VECTORS[:0], precision)
@@ -208,6 +237,7 @@ def test_no_vectors_give_no_vectors(precision):
     assert found.dtype == quantize_embeddings(VECTORS, precision).dtype
 
 
+@pytest.mark.filterwarnings("ignore:.*these ranges are of")
 def test_the_input_is_not_changed():
     before = VECTORS.copy()
     for precision in PRECISIONS:

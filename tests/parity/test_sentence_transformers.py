@@ -266,6 +266,7 @@ def test_minilm_for_one_string_and_for_none(minilm):
     assert ours.encode([]).shape == (0, 384)  # theirs is (0,)
 
 
+@pytest.mark.filterwarnings("ignore:.*these ranges are of")
 @pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
 def test_minilm_in_fewer_bytes_bit_for_bit(minilm, precision):
     ours, _ = minilm
