@@ -72,3 +72,10 @@ def test_a_script_under_torchrun_trains_and_only_the_first_writes(together):
     one, other = (torch.load(together / f"trained-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(value, other["weights"][name]) for name, value in one["weights"].items())
     assert set(one["seeds"]).isdisjoint(other["seeds"])  # each has a dropout of its own
+
+
+def test_weights_from_another_process_are_noticed_by_encode(together):
+    (before, first), (other_before, second) = (torch.load(together / f"encoded-{rank}.pt") for rank in (0, 1))
+    assert (before - other_before).abs().max() > 1e-4
+    assert torch.equal(first, before)
+    assert (second - first).abs().max() < 1e-6

@@ -12,7 +12,7 @@ from helpers import TINY
 from tiny_training import make_encoder, make_texts
 from torch import nn
 
-from minibert import BertForSequenceClassification, ClassifierConfig, CrossEncoder, SentenceEncoder
+from minibert import BertForSequenceClassification, CheckpointError, ClassifierConfig, CrossEncoder, SentenceEncoder
 from minibert.fast.changes import TrackedParameter
 from minibert.training import (
     Combined,
@@ -447,6 +447,29 @@ def test_a_first_score_that_is_not_a_number_is_not_the_best(tmp_path, resumed):
     train(make_task(dtype=torch.float32), settings, **options, resume=resumed is None)
     kept = SentenceEncoder.from_pretrained(tmp_path / "model").encode("the cat")
     assert [bool(np.allclose(kept, vector, atol=1e-6)) for vector in models] == [False, False, True, False]
+
+
+def test_a_model_that_can_not_be_saved_is_refused_before_the_first_step(tmp_path):
+    class Adapter(nn.Module):  # as the docs' LoRA
+        def __init__(self, plain):
+            super().__init__()
+            self.plain, self.down = plain, nn.Linear(plain.in_features, 2, dtype=plain.weight.dtype)
+
+        def forward(self, x):
+            return self.plain(x) + self.down(x).sum(-1, keepdim=True)
+
+    task = make_task()
+    query = task.model.model.layers[0].attention.query
+    task.model.model.layers[0].attention.query = Adapter(query)
+    before = weights(task)
+    with pytest.raises(CheckpointError, match=r"can't be saved, so train it without a folder: .*query\.plain\.weight"):
+        train(task, SETTINGS, folder=tmp_path)
+    assert_same_weights(weights(task), before)
+    assert list(tmp_path.iterdir()) == []
+    train(task, SETTINGS)
+    task.model.model.layers[0].attention.query = query
+    train(task, SETTINGS, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model"]
 
 
 def test_which_score_is_the_best_must_be_said_where_there_are_several():

@@ -67,12 +67,23 @@ def results() -> dict[str, dict[str, torch.Tensor]]:
     return found
 
 
+def encoded_before_and_after() -> torch.Tensor:
+    """Vectors of an encoder that had encoded with weights of its own before it was given the first one's."""
+    encoder = make_encoder(dtype=torch.float32)
+    with torch.no_grad():
+        encoder.model.layers[0].feed_forward.up.weight.mul_(1 + parallel.rank())
+    before = encoder.encode(U, convert_to_tensor=True)
+    parallel.same_weights(encoder)
+    return torch.stack([before, encoder.encode(U, convert_to_tensor=True, fast=True)])
+
+
 def main(folder: Path) -> None:
     """Write this process's results; then train as a user's script would, which knows nothing of processes."""
     torch.set_num_threads(1)
     with parallel.joined(torch.device("cpu")):
         rank = parallel.rank()
         torch.save(results(), folder / f"results-{rank}.pt")
+        torch.save(encoded_before_and_after(), folder / f"encoded-{rank}.pt")
     task = SentenceTask(make_encoder(dropout=0.3), InBatchNegatives(), Examples([U, V]))
     drawn = []
     task.model.register_forward_hook(lambda *_: drawn.append(torch.initial_seed()))

@@ -25,7 +25,7 @@ from ..fused import fused
 from ..model import Encoder
 from . import parallel
 from .examples import epoch
-from .run_folder import RunState, recover_folder
+from .run_folder import RunState
 from .settings import Settings
 from .task import Task
 
@@ -62,6 +62,7 @@ def train(
         resume: Continue from the folder's checkpoint, to the same bits as an uninterrupted training.
 
     Raises:
+        CheckpointError: There is a folder, but the model has no published form (a part of one's own, an adapter).
         DivergedError: The loss or the gradients are not finite. Model and checkpoint stay as they were saved.
         ResumeError: There is no checkpoint, or it belongs to another training.
         ValueError: Settings, task and machine don't fit together.
@@ -110,8 +111,7 @@ def _start(
     if run.folder is not None:
         run.folder.mkdir(parents=True, exist_ok=True)
         run.identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
-        if parallel.is_first():
-            recover_folder(run.folder / "model")
+        run.check_saving()
         if resume:
             run.load()
         run.open_log()

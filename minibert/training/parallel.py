@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
 
@@ -92,6 +93,7 @@ def same_weights(module: nn.Module) -> None:
     if world() > 1:
         for value in module.state_dict().values():
             dist.broadcast(value, 0)
+            increment_version(value)  # torch does not count it, and `encode` may have packed the weights before
 
 
 def wait() -> None:

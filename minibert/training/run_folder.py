@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.atomic import replacing, write_text
+from ..checkpoint.tensors import CheckpointError
 from . import parallel
 from .task import Task
 
@@ -112,6 +113,24 @@ class RunState:
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         self.step, self.best = state["step"], state["best"]
+
+    def check_saving(self) -> None:
+        """Save the model for a trial, and remove it: raise before the first step what would be raised after the last.
+
+        Raises:
+            CheckpointError: The model has no published form.
+        """
+        if self.folder is not None and parallel.is_first():
+            model = self.folder / "model"
+            recover_folder(model)
+            try:
+                self.task.save(_siblings(model)[0])
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"the trained model can't be saved, so train it without a folder: {error}"
+                ) from None
+            finally:
+                recover_folder(model)
 
     def save_model(self) -> None:
         """Write the model as it is published, in place of the one before. Raises OSError as `replace_folder`."""
