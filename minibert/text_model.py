@@ -163,11 +163,12 @@ class TextModel(nn.Module):
         ):
             decision = self._decide(fast, forced, known=known)
             workers = workers_for(decision.device, hooked=decision.hooked)
+            # What is handed out, or kept by a part, may go into training, which tensors of inference mode may not.
+            kept = per_token or decision.hooked or decision.own_parts or decision.reasons
 
             def compute(rows: np.ndarray) -> Any:
                 watched = in_batch(Batch(call, count, rows, lengths[rows])) if decision.hooked else nullcontext()
-                # What is handed out may go into training, which tensors of inference mode may not.
-                with torch.no_grad() if per_token or decision.hooked else torch.inference_mode(), watched:
+                with torch.no_grad() if kept else torch.inference_mode(), watched:
                     first_only = decision.reads_first and not per_token and not prompt_length
                     output, mask = self._forward(tokens, rows, decision, first_only=first_only)
                     states, values = self._read(output, mask, prompt_length, **reading)

@@ -675,3 +675,41 @@ def test_a_layer_that_returns_something_else_behaves_as_on_the_page(encoder, pla
         assert isinstance(found, type)
     del encoder.model.layers[place].forward
     assert np.array_equal(encoder.encode(TEXTS), before)
+
+
+class Caching(nn.Module):
+    """A part that keeps a tensor of its first call, as tables of rotary positions do."""
+
+    kept = None
+
+    def forward(self, x, *_):
+        if self.kept is None:
+            self.kept = torch.full(x.shape[-1:], 2.0)
+        return x * self.kept if x.ndim == 2 else (x * self.kept)[:, 0]
+
+
+def caching_pooling(encoder):
+    encoder.pooling = Caching()
+
+
+def caching_head(encoder):
+    encoder.head.append(Caching())
+
+
+def caching_part(encoder):
+    up = encoder.model.layers[0].feed_forward.up
+    encoder.model.layers[0].feed_forward.up = nn.Sequential(up, nn.Identity())
+    encoder.model.layers[0].feed_forward.up[1].forward = lambda x, kept={}: (
+        x * kept.setdefault(0, torch.ones(x.shape[-1]))
+    )
+
+
+@pytest.mark.parametrize("change", [caching_pooling, caching_head, caching_part])
+@pytest.mark.parametrize("fast", [None, False])
+def test_what_a_part_keeps_of_encode_can_be_trained_with(encoder, change, fast):
+    change(encoder)
+    encoder.encode(TEXTS, fast=fast)  # in inference mode the backward pass would refuse what was kept
+    encoder.encode(TEXTS[0], fast=fast)
+    encoder.train().requires_grad_(True)
+    encoder(**encoder.tokenize(TEXTS)).sum().backward()
+    assert encoder.model.layers[0].feed_forward.down.weight.grad is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
 READERS = Pooling, Pooler  # of these it is known which last states they read: none at padding
-HEAD = BertForSequenceClassification  # and of this, what it makes of Bert's output
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Decision:
     reasons: Mapping[str, str]  # by the names of the parts that the page computes; "" is the whole model
     device: torch.device
     hooked: bool  # someone watches: batches run in the caller's thread, one after another
+    own_parts: bool  # a part of one's own may keep a tensor, which must not be one of inference mode
     padding: str  # see `batches.plan`; "none" where a part of one's own could read it
     reads_first: bool  # of the last states only each text's first is read
     reads_pooler: bool
@@ -88,6 +88,7 @@ def decide(
         reasons=reasons,
         device=device,
         hooked=any(has_hooks(part) for part in list(modules_in(root))[1:]),
+        own_parts=any(type(p).__module__.partition(".")[0] not in ("minibert", "torch") for p in [*root.modules()][1:]),
         padding="device" if device.type != "cpu" else "costs" if stack is None else padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
         reads_pooler=model is not bert or own_pooler,
@@ -105,8 +106,8 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
     """Say why the page computes all of a model; None where it need not."""
     if has_hooks():
         return "a hook is registered on all modules of torch"
-    wholes = (model, "model", Bert if bert is model else HEAD), (bert, "model", Bert), (bert.layers, "layers", Encoder)
-    for part, name, kind in wholes:
+    kinds: Any = (Bert if bert is model else BertForSequenceClassification), Bert, Encoder
+    for part, name, kind in zip((model, bert, bert.layers), ("model", "model", "layers"), kinds, strict=True):
         if why := _departure(part, name, kind, deep=False):
             return why
     return None if len(bert.layers) else "the model has no layers"
@@ -157,9 +158,7 @@ def _fresh(kind: Any) -> Any:
 def _departure(owner: nn.Module, name: str, kind: Any, *, deep: bool = True) -> str | None:
     """Say which part (``deep``: or part of it) is not the page's own, or is watched; None where all are."""
     for path, fresh in _fresh(kind).named_modules() if deep else [("", _fresh(kind))]:
-        part: Any = owner
-        for step in path.split(".") if path else []:
-            part = part._modules.get(step)
+        part: Any = reduce(lambda part, step: part._modules.get(step), path.split(".") if path else [], owner)
         full = ".".join(filter(None, (name, path)))
         if type(part) not in (type(fresh), FUSED.get(type(fresh))):
             return f"{full} is {type(part).__name__}, not the page's {type(fresh).__name__}"
