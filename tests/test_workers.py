@@ -244,9 +244,7 @@ def test_what_is_computed_on_one_core_is_what_was_asked_for(encoder, lone):
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("place", [1, 2])
-def test_workers_that_could_not_all_start_hold_up_neither_the_next_call_nor_the_end(
-    encoder, monkeypatch, place, error
-):
+def test_workers_that_could_not_all_start_hold_up_neither_the_next_call_nor_the_end(encoder, monkeypatch, place, error):
     monkeypatch.setattr(workers, "_pools", {})
     start, started = threading.Thread.start, []
 
