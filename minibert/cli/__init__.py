@@ -46,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with naming("stdout"):
                 sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, ValueError) as error:
         name, cause = getattr(error, "filename", None), getattr(error, "strerror", None)
@@ -55,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minibert: stopped", file=sys.stderr)
         return 130
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what can't be written would be tried again, and complained of, at the process's end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

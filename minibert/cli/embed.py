@@ -16,6 +16,7 @@ from .options import (
     add_encoder,
     add_texts,
     check_folder,
+    is_stdout,
     keywords,
     load_encoder,
     output_file,
@@ -82,7 +83,7 @@ def _form(options: Namespace) -> str:
     if output is None:
         return options.format or ("table" if sys.stdout.isatty() else "jsonl")
     check_folder(output)
-    through = output == output_file("-") or (output.exists() and not output.is_file())  # a device, or a pipe
+    through = is_stdout(output) or (output.exists() and not output.is_file())  # a device, or a pipe
     form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(output.suffix, "jsonl" if through else None)
     if form not in ("npy", "jsonl"):
         raise ValueError(f"{output}: an output file is .npy or .jsonl (or use --format)")

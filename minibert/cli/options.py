@@ -76,15 +76,19 @@ def check_folder(output: Path) -> None:
         raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
 
 
+def is_stdout(output: Path) -> bool:
+    """Tell if a path is one of stdout's names."""
+    with suppress(OSError):  # there is no such file yet, or stdout is an object of Python's only
+        return os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno()))
+    return False
+
+
 @contextmanager
 def writing(output: Path | None) -> Iterator[Any]:
     """Open an output as `replacing` does; None, or whatever name stdout has, is stdout."""
     from ..checkpoint.atomic import naming, replacing
 
-    with suppress(OSError):  # stdout is a file of Python's only, or there is no such output yet
-        if output is not None and os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno())):
-            output = None  # opened anew it would be truncated, whatever the shell wrote before
-    if output is None:
+    if output is None or is_stdout(output):  # opened anew it would be truncated, whatever the shell wrote before
         with naming("stdout"):
             yield sys.stdout.buffer
             sys.stdout.flush()
