@@ -19,9 +19,11 @@ EXAMPLES = """\
 examples:
   minibert embed "A man is eating food."                      a readable table
   minibert embed --input texts.txt --output vectors.npy       a line in, a row out; progress is shown
-  cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers
+  minibert embed --input faq.csv --texts question --output vectors.npy      a column of a table
+  cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers, as lines come
   minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
   minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
+  minibert similarity --input texts.txt --top 10              the most similar pairs
   minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
   minibert inspect ./my-model                                 config, parameters, pooling, load report
   minibert train run.toml --output runs/first                 train a model of your own
