@@ -229,8 +229,9 @@ def test_a_slow_processor_is_reported_with_what_was_measured(folder, monkeypatch
         SentenceEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_the_measurement_measures():
-    assert 0.01 < MEASURE("bfloat16") < 100
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_measurement_measures(dtype):
+    assert 0.01 < MEASURE(dtype) < 100
 
 
 def test_loading_in_inference_mode_gives_weights_like_any(folder):

@@ -41,6 +41,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small UTF-8 file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Give an OSError of the block that names no file, or a temporary one, the name of ``path``."""
@@ -69,9 +75,3 @@ def _remove_leftovers(target: Path) -> None:
         with suppress(OSError), file.open("rb") as opened:
             if _lock(opened.fileno()):
                 file.unlink()
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a small UTF-8 file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
