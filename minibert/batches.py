@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -277,13 +278,18 @@ def _start(workers: int, threads: int) -> ThreadPoolExecutor:
     def begin() -> None:
         torch.get_num_threads()  # the first use in a thread takes the process's setting; only then can it be changed
         torch.set_num_threads(threads)
-        all_there.wait()
+        with suppress(threading.BrokenBarrierError):
+            all_there.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="minibert", initializer=begin)
     try:
         for _ in range(workers):
             pool.submit(int)
         all_there.wait()
+    except BaseException:  # those that did start would wait for the others for ever, and so would the process's end
+        all_there.abort()
+        pool.shutdown()
+        raise
     finally:
         torch.set_num_threads(before)
     return pool

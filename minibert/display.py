@@ -49,6 +49,9 @@ class ProgressBar:
     def update(self, n: int) -> None:
         """Advance by n."""
 
+    def set_description_str(self, text: str, *, refresh: bool) -> None:
+        """Write the text before the bar."""
+
     def set_postfix(self, **values: object) -> None:
         """Write ``name=value`` after the bar."""
 

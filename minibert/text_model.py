@@ -154,12 +154,12 @@ class TextModel(nn.Module):
             batch_size: This and all that follow are described in ``CallOptions``.
         """
         check_count("batch_size", batch_size, optional=True)
-        count, result, call, lengths = len(tokens.lengths), None, object(), tokens.lengths
+        count, done, result, call, lengths = len(tokens.lengths), 0, None, object(), tokens.lengths
         forced = self._why_page(fast)
         known = self._decision is not None and self._decision.holds()
         with (
             evaluating(self, known=known and not forced),
-            progress_bar(count, self.unit, bool(show_progress_bar)) as bar,
+            progress_bar(int(lengths.sum()), "tokens", bool(show_progress_bar)) as bar,  # long texts come first
         ):
             decision = self._decide(fast, forced, known=known)
             workers = workers_for(decision.device, hooked=decision.hooked)
@@ -179,7 +179,8 @@ class TextModel(nn.Module):
             )
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 result = put(result, count, rows, values, device)
-                bar.update(len(rows))
+                bar.set_description_str(f"{(done := done + len(rows))}/{count} {self.unit}", refresh=False)
+                bar.update(int(lengths[rows].sum()))
         return result
 
     def _forward(

@@ -219,17 +219,19 @@ def test_int8_elsewhere_is_refused(folder, options):
         SentenceEncoder.from_pretrained(folder, dtype="int8", **options)
 
 
-def test_a_slow_processor_is_reported_with_what_was_measured(folder, monkeypatch):
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "float16", torch.float16], ids=str)
+def test_a_slow_processor_is_reported_with_what_was_measured(folder, monkeypatch, dtype):
     monkeypatch.setattr(prepare, "times_float32", lambda _: 2.345)
-    with pytest.warns(UserWarning, match=r"bfloat16 makes products 2.3 times as slow as float32 on this processor"):
-        SentenceEncoder.from_pretrained(folder, dtype="bfloat16", device="cpu")
+    with pytest.warns(UserWarning, match=r"(int8|float16) makes products 2.3 times as slow as float32 on this proc"):
+        SentenceEncoder.from_pretrained(folder, dtype=dtype, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SentenceEncoder.from_pretrained(folder, device="cpu")
 
 
-def test_the_measurement_measures():
-    assert 0.01 < MEASURE("bfloat16") < 100
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_measurement_measures(dtype):
+    assert 0.01 < MEASURE(dtype) < 100
 
 
 def test_loading_in_inference_mode_gives_weights_like_any(folder):

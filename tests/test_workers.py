@@ -240,3 +240,24 @@ def test_what_is_computed_on_one_core_is_what_was_asked_for(encoder, lone):
     lone.on_one = 1
     assert np.abs(encoder.encode("A lone text.") - expected).max() < 1e-6
     assert lone.on_one == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("place", [1, 2])
+def test_workers_that_could_not_all_start_hold_up_neither_the_next_call_nor_the_end(encoder, monkeypatch, place, error):
+    monkeypatch.setattr(workers, "_pools", {})
+    start, started = threading.Thread.start, []
+
+    def refuse(thread):
+        started.append(thread)
+        if len(started) == place:
+            raise error
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(type(error)):
+            encoder.encode(TEXTS * 5, batch_size=2)
+    assert not any(thread.is_alive() for thread in started)  # the interpreter waits for them when it ends
+    assert torch.get_num_threads() == 2
+    assert encoder.encode(TEXTS * 5, batch_size=2).shape == (30, 32)

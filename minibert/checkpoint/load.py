@@ -115,7 +115,7 @@ def _float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """Convert `"bfloat16"` or torch.bfloat16 to torch.bfloat16; None is float32. Raise ValueError for other types."""
     chosen = FLOATS.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
     if chosen is None or chosen not in FLOATS.values():
-        raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, not {dtype!r}")
+        raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, for an encoder also int8, not {dtype!r}")
     return chosen
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from .. import __version__
+from ..checkpoint.atomic import naming
 from . import embed, evaluate, inspect, pretrain, similarity, train, view
 from .options import read_toml
 
@@ -15,9 +19,11 @@ EXAMPLES = """\
 examples:
   minibert embed "A man is eating food."                      a readable table
   minibert embed --input texts.txt --output vectors.npy       a line in, a row out; progress is shown
-  cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers
+  minibert embed --input faq.csv --texts question --output vectors.npy      a column of a table
+  cat texts.txt | minibert embed | head -1                    JSON lines with all the numbers, as lines come
   minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
   minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
+  minibert similarity --input texts.txt --top 10              the most similar pairs
   minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
   minibert inspect ./my-model                                 config, parameters, pooling, load report
   minibert train run.toml --output runs/first                 train a model of your own
@@ -29,24 +35,46 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return its exit status: 0; 1 after one line on stderr; 2 for a wrong command line."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they are None where the shell has closed them
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     try:
-        if getattr(options, "toml", None):  # its values become defaults, so that flags win over them
-            options.parser.set_defaults(**read_toml(options.parser, options.toml))
+        with _ended_by_sigterm():
+            parser = _parser()
             options = parser.parse_args(arguments)
-        options.run(options)
-        sys.stdout.flush()
+            if getattr(options, "toml", None):  # its values become defaults, so that flags win over them
+                options.parser.set_defaults(**read_toml(options.parser, options.toml))
+                options = parser.parse_args(arguments)
+            options.run(options)
+            with naming("stdout"):
+                sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, ValueError) as error:
-        print(f"minibert: {error}", file=sys.stderr)
+        name, cause = getattr(error, "filename", None), getattr(error, "strerror", None)
+        print(f"minibert: {name}: {cause}" if name and cause else f"minibert: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("minibert: stopped", file=sys.stderr)
         return 130
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what can't be written would be tried again, and complained of, at the process's end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that temporary files are removed. A process of torchrun ends at once."""
+    if threading.current_thread() is not threading.main_thread() or "LOCAL_RANK" in os.environ:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:

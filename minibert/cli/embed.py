@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from ..display import shorten, table
-from .options import add_encoder, add_texts, check_folder, keywords, load_encoder, read_texts, report_truncation
+from .options import (
+    add_encoder,
+    add_texts,
+    check_folder,
+    is_stdout,
+    keywords,
+    load_encoder,
+    output_file,
+    read_texts,
+    report_truncation,
+    writing,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +36,8 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add texts, encoder, and the form of the output."""
     add_texts(parser)
     add_encoder(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".npy (an array) or .jsonl (JSON lines)")
+    text = ".npy (an array) or .jsonl (JSON lines); - is stdout"
+    parser.add_argument("-o", "--output", type=output_file, metavar="FILE", help=text)
     text = "of the output (default: from FILE's name; a table on a terminal; otherwise JSON lines)"
     parser.add_argument("--format", choices=("table", "jsonl", "npy"), help=text)
     parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
@@ -35,45 +49,56 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Encode the texts; print the vectors or write them."""
-    form = _form(options)
-    texts = read_texts(options)
-    encoder = load_encoder(options)
-    vectors = encoder.encode(
-        texts,
-        show_progress_bar=sys.stderr.isatty() and len(texts) > 100,
-        normalize_embeddings=options.normalize,
-        **keywords(options, "batch_size", "truncate_dim", "precision", "prompt", "prompt_name"),
-    )
-    report_truncation(encoder.truncation_report, options.truncation)
-    if form == "table":
-        print(_vector_table(texts, vectors))
-    elif options.output is None:
-        _write(sys.stdout.buffer, form, texts, vectors)
-    else:
-        from ..checkpoint.atomic import replacing
+    """Encode the texts; print the vectors or write them. Those of a pipe's lines are written as the lines come."""
+    from ..truncation import TruncationReport
 
-        with replacing(options.output) as temporary, temporary.open("wb") as file:
+    form = _form(options)
+    slow = not (options.input and Path(options.input).is_file())
+    # Ranges of int8, and a refusal of long texts, are of all texts.
+    piecewise = slow and form == "jsonl" and "int8" not in options.precision and options.truncation != "error"
+    pieces = read_texts(options, piecewise=piecewise)
+    first, count = next(pieces), 0
+    lost: dict[int, int] = {}
+    encoder = load_encoder(options)
+    with writing(options.output) as file:
+        for texts in chain([first], pieces):
+            vectors = encoder.encode(
+                texts,
+                show_progress_bar=sys.stderr.isatty() and len(texts) > 100 and not piecewise,
+                normalize_embeddings=options.normalize,
+                **keywords(options, "batch_size", "truncate_dim", "precision", "prompt", "prompt_name"),
+            )
+            lost |= {count + i: tokens for i, tokens in encoder.truncation_report.lost.items()}
+            count += len(texts)
             _write(file, form, texts, vectors)
-        print(f"{options.output}: {len(vectors)} vectors of {vectors.shape[1]}", file=sys.stderr)
+            file.flush()
+    report_truncation(TruncationReport(encoder.truncation_report.limit, lost), options.truncation)
+    if options.output is not None:
+        print(f"{options.output}: {count} vectors of {vectors.shape[1]}", file=sys.stderr)
 
 
 def _form(options: Namespace) -> str:
     """Choose the form of the output before any work, so that a wrong name does not cost an hour of encoding."""
-    if options.output is None:
+    output = options.output
+    if output is None:
         return options.format or ("table" if sys.stdout.isatty() else "jsonl")
-    form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(options.output.suffix)
+    check_folder(output)
+    through = is_stdout(output) or (output.exists() and not output.is_file())  # a device, or a pipe
+    form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(output.suffix, "jsonl" if through else None)
     if form not in ("npy", "jsonl"):
-        raise ValueError(f"{options.output}: an output file is .npy or .jsonl (or use --format)")
-    check_folder(options.output)
+        raise ValueError(f"{output}: an output file is .npy or .jsonl (or use --format)")
     return form
 
 
-def _write(file: Any, form: str, texts: Iterable[str], vectors: np.ndarray) -> None:
+def _write(file: Any, form: str, texts: Sequence[str], vectors: np.ndarray) -> None:
     if form == "npy":
         import numpy as np
 
-        np.save(file, vectors)
+        # Given a real file, numpy's own writing hides the system's errors, and takes no pipe.
+        np.save(cast(Any, SimpleNamespace(write=file.write)), vectors)
+        return
+    if form == "table":
+        print(_vector_table(texts, vectors))
         return
     for text, vector in zip(texts, vectors, strict=True):
         numbers = [float(str(number)) if vector.dtype.kind == "f" else int(number) for number in vector]

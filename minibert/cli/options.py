@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -61,33 +63,92 @@ def report_truncation(report: TruncationReport, mode: str) -> None:
         print(f"minibert: {report} (--truncation error refuses such texts)", file=sys.stderr)
 
 
+def output_file(value: str) -> Path:
+    """Take an output's path; - is stdout."""
+    return Path("/dev/stdout" if value == "-" else value)
+
+
 def check_folder(output: Path) -> None:
-    """Raise ValueError if the folder of an output file does not exist."""
+    """Raise ValueError if an output file is a folder, or the folder that it is in does not exist."""
+    if output.is_dir():
+        raise ValueError(f"{output}: this is a folder, and the output is a file")
     if not output.absolute().parent.is_dir():
         raise ValueError(f"{output}: there is no folder {output.absolute().parent}")
+
+
+def is_stdout(output: Path) -> bool:
+    """Tell if a path is one of stdout's names."""
+    with suppress(OSError):  # there is no such file yet, or stdout is an object of Python's only
+        return os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno()))
+    return False
+
+
+@contextmanager
+def writing(output: Path | None) -> Iterator[Any]:
+    """Open an output as `replacing` does; None, or whatever name stdout has, is stdout."""
+    from ..checkpoint.atomic import naming, replacing
+
+    if output is None or is_stdout(output):  # opened anew it would be truncated, whatever the shell wrote before
+        with naming("stdout"):
+            yield sys.stdout.buffer
+            sys.stdout.flush()
+    else:
+        with replacing(output) as path, naming(output), path.open("wb") as file:
+            yield file
 
 
 def add_texts(parser: ArgumentParser) -> None:
     """Add the flags that say where texts come from."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts (default: lines of stdin)")
-    parser.add_argument("-i", "--input", metavar="FILE", help="one text per line, UTF-8; - is stdin")
+    parser.add_argument("-i", "--input", metavar="FILE", help="one text per line, UTF-8, or a table; - is stdin")
+    text = "of a table, the column of the texts: a name from its first line, or a number for a table without one"
+    parser.add_argument("--texts", dest="column", type=column, metavar="COLUMN", help=text)
+    text = "of the table (default: from its name)"
+    parser.add_argument("--input-format", choices=("tsv", "csv", "jsonl", "parquet"), help=text)
     parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
 
 
-def read_texts(options: Namespace) -> list[str]:
-    """Return the texts of `add_texts`' flags. Raises ValueError if there are none, or a line is not UTF-8."""
+def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[str]]:
+    """Yield the texts of `add_texts`' flags in one list; or ``piecewise``, as many lines as have come each time.
+
+    Raises ValueError if there are none, a line is not UTF-8, or FILE is a table and its column is not given.
+    """
+    from ..training.reading import FORMS, decoded_lines, ending, read_examples
+
     if options.texts and options.input:
         raise ValueError("give texts or --input, not both")
-    if options.texts:
-        return list(options.texts)
-    if options.input is None and sys.stdin.isatty():
+    if not options.texts and options.input is None and sys.stdin.isatty():
         raise ValueError('no text: minibert embed "a text", or --input FILE, or pipe lines in (see --help)')
-    from ..training.reading import decoded_lines
+    name = options.input or ("-" if options.texts in ([], ["-"]) else None)
+    if (options.column is not None or options.input_format) and name in (None, "-"):
+        raise ValueError("--texts and --input-format are for a table in a file: give it with --input FILE")
+    if name is None:
+        yield list(options.texts)
+        return
+    path = Path(name)
+    if options.column is not None:
+        yield list(read_examples(path, texts=[options.column], form=options.input_format).columns[0])
+        return
+    if options.input_format or ending(path) in {*FORMS, "ndjson", "pq", "json"}:
+        raise ValueError(f"{path} is a table: --texts COLUMN says which column holds the texts")
+    count = 0
+    with nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as file:
+        for piece in _pieces(file) if piecewise else [file]:
+            texts = [line for _, line in decoded_lines(piece, "stdin" if name == "-" else path, start=count + 1)]
+            count += len(texts)
+            if texts:
+                yield texts
+    if not count:
+        raise ValueError(f"{'stdin' if name == '-' else path}: there is no text in it")
 
-    if options.input in (None, "-"):
-        return [line for _, line in decoded_lines(sys.stdin.buffer, "stdin")]
-    with Path(options.input).open("rb") as file:
-        return [line for _, line in decoded_lines(file, options.input)]
+
+def _pieces(file: Any) -> Iterator[list[bytes]]:
+    """Yield the lines that a pipe has so far, and so on until its end."""
+    rest = b""
+    while part := file.read1(2**20):
+        *lines, rest = (rest + part).split(b"\n")
+        yield lines
+    yield [rest] if rest else []
 
 
 class Several:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from .options import add_encoder, check_folder, load_encoder, report_truncation
+from .options import add_encoder, check_folder, load_encoder, output_file, report_truncation
 
 HELP = "a page that shows where the heads attend"
 
@@ -19,7 +18,9 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add texts, the page's path, and encoder."""
     parser.add_argument("text", metavar="TEXT")
     parser.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, as page.html")
+    parser.add_argument(
+        "-o", "--output", type=output_file, required=True, metavar="FILE", help="the page, as page.html; - is stdout"
+    )
     add_encoder(parser)
 
 

@@ -33,15 +33,13 @@ def choose(
     here = fast and device.type == "cpu"
     if name == "int8" and not here:
         raise ValueError("int8 needs the fast stack on the CPU: use device='cpu' without fast=False, or another dtype")
-    if name in ("bfloat16", "int8") and here:
-        if (ratio := times_float32(name)) > 1:
-            warnings.warn(
-                f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it "
-                f"has no fast instructions for {name}); dtype='float32' is faster here, and exact",
-                stacklevel=3,
-            )
-        return None, name
-    return dtype, "float32"
+    if here and name in ("bfloat16", "int8", "float16") and (ratio := times_float32(name)) > 1:
+        warnings.warn(
+            f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it has "
+            f"no fast instructions for {name}); dtype='float32' is faster here, and exact",
+            stacklevel=3,
+        )
+    return (None, name) if here and name in ARITHMETICS else (dtype, "float32")
 
 
 @cache
@@ -54,11 +52,13 @@ def times_float32(name: str) -> float:
 def _race(name: str) -> float:
     x, weight, bias = (torch.ones(shape, dtype=torch.float32) for shape in ((128, 384), (1536, 384), (1536,)))
     seconds = {"float32": math.inf, name: math.inf}
-    packed = {each: ARITHMETICS[each](weight, bias) for each in seconds}
+    half = partial(nn.functional.linear, weight=weight.half(), bias=bias.half())  # the page's: not of the stack
+    packed = {each: ARITHMETICS[each](weight, bias) if each in ARITHMETICS else half for each in seconds}
+    x_of = {each: x if each in ARITHMETICS else x.half() for each in seconds}
     for _ in range(8):
         for each in seconds:
             started = time.perf_counter()
-            packed[each](x)
+            packed[each](x_of[each])
             seconds[each] = min(seconds[each], time.perf_counter() - started)
     return seconds[name] / seconds["float32"]
 

@@ -56,8 +56,7 @@ def read_examples(
             names the line. OSError: The file can't be read.
     """
     path = Path(path)
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
-    read = FORMS.get(form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending, ending))
+    read = FORMS.get(form or {"txt": "tsv", "ndjson": "jsonl", "pq": "parquet"}.get(ending(path), ending(path)))
     if read is None:
         raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
     columns = _checked(texts, label, classes, scale)
@@ -79,6 +78,11 @@ def read_examples(
         raise ValueError(f"{path}: the file has no examples")
     dtype = torch.float32 if classes is None else torch.long
     return Examples(found, None if label is None else torch.tensor(labels, dtype=dtype))
+
+
+def ending(path: Path) -> str:
+    """Return the ending of a file's name in lower case, without the dot and without .gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix.removeprefix(".")
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str], list[str]]:
@@ -213,13 +217,15 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             raise ValueError(f"{path}: not a gzip file, or damaged ({error})") from None
 
 
-def decoded_lines(file: Iterable[bytes], name: str | Path) -> Iterator[tuple[str, str]]:
+def decoded_lines(file: Iterable[bytes], name: str | Path, *, start: int = 1) -> Iterator[tuple[str, str]]:
     """Yield each line of UTF-8 text with its place, for messages; without its end or a byte order mark.
+
+    ``start`` is the first line's number.
 
     Raises:
         ValueError: A line is not UTF-8. The message names the line.
     """
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(file, start):
         place = f"{name}, line {number}"
         try:
             text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")

@@ -90,7 +90,8 @@ class RunState:
                 torch.save(state, temporary)
         except (OSError, RuntimeError) as error:  # torch's writer hides the system's error in one of its own
             before = "; the one before it is whole" if path.exists() else ""
-            raise OSError(f"the checkpoint of step {self.step} can't be written to {path}{before} ({error})") from error
+            cause = getattr(error, "strerror", None) or error
+            raise OSError(f"the checkpoint of step {self.step} can't be written to {path}{before} ({cause})") from error
 
     def load(self) -> None:
         """Continue from the checkpoint.
