@@ -163,6 +163,23 @@ def test_a_text_without_words_has_no_shares(tiny):
     assert "shares" not in collect(tiny, ["A man eats.", " "])
 
 
+def test_shares_may_be_left_out(tiny, capsys):
+    texts = ["A man eats.", "Someone has lunch."]
+    assert {"cosine"} == collect(tiny, texts, shares=False).keys() - {"version", "relative", "pooling", "texts"}
+    collect(tiny, texts, show_progress_bar=True)
+    assert capsys.readouterr().err.count("100%") == 2
+
+
+def test_a_page_that_no_browser_would_open_is_refused_before_it_is_computed(tiny, monkeypatch):
+    monkeypatch.setattr("minibert.research.view.MOST_MEGABYTES", 0.02)
+    monkeypatch.setattr(tiny, "truncation", "silent")
+    texts = ["the cat " * 20, "the cat " * 30]
+    with pytest.raises(ValueError, match=r"the page would take .* \(--max-length\) to (\d+), and") as error:
+        collect(tiny, texts)
+    monkeypatch.setattr(tiny, "_max_seq_length", int(re.search(r"to (\d+),", str(error.value))[1]))
+    assert "shares" in collect(tiny, texts)
+
+
 def test_layers_of_different_heads_are_shown_as_they_are(tmp_path):
     encoder = SentenceEncoder.from_pretrained(write_encoder(tmp_path, ("Pooling", MEAN)))
     prune_heads(encoder, {0: [1, 2]})

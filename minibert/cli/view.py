@@ -22,6 +22,9 @@ def add_flags(parser: ArgumentParser) -> None:
         "-o", "--output", type=output_file, required=True, metavar="FILE", help="the page, as page.html; - is stdout"
     )
     add_encoder(parser)
+    parser.add_argument("--max-length", type=int, metavar="N", help="show the first N tokens of a text")
+    text = "leave out which words make two texts alike, which takes 128 forwards and backwards"
+    parser.add_argument("--no-shares", dest="shares", action="store_false", help=text)
 
 
 def run(options: Namespace) -> None:
@@ -30,6 +33,9 @@ def run(options: Namespace) -> None:
     from ..research.view import view
 
     encoder = load_encoder(options)
-    view(encoder, options.text, options.other, path=options.output)
+    if options.max_length is not None:
+        encoder.max_seq_length = options.max_length
+    shown = {"shares": options.shares, "show_progress_bar": sys.stderr.isatty()}
+    view(encoder, options.text, options.other, path=options.output, **shown)
     report_truncation(encoder.truncation_report, options.truncation)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, for any browser", file=sys.stderr)

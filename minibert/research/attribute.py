@@ -14,8 +14,7 @@ token types. The effect of these alone is attributed to no token, so the scores 
     count several times or not at all, so these scores need not sum to the difference either.
 
 The completeness error is the distance between the sum of the scores and the difference. Every result has and shows it.
-The page computes everything, with gradients and in the dtype of its weights. Word vectors are replaced by `patch`,
-which acts on every forward of the model: don't encode in another thread meanwhile.
+The page computes everything, with gradients and in the dtype of its weights. Word vectors are replaced by `patch`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from torch.nn.functional import normalize
 
 from ..call import evaluating
 from ..config import check_count
-from ..display import table
+from ..display import ProgressBar, progress_bar, table
 from ..encoder import SentenceEncoder
 from .hooks import capture
 from .perturb import BASELINES, PerturbedText, double_backward
@@ -110,6 +109,7 @@ def attribute(
     steps: int = 64,
     baseline: str = "pad",
     prompt: str | None = None,
+    show_progress_bar: bool = False,
 ) -> Attribution:
     """Attribute a number computed from the text's vector to the text's tokens.
 
@@ -124,6 +124,7 @@ def attribute(
         baseline: The word vector of a text without words, for the gradient methods: "pad" ([PAD]'s), "mask" ([MASK]'s)
             or "zero". The scores depend on it.
         prompt: Put in front of the text, and of the other one. None: the checkpoint's default prompt, as in `encode`.
+        show_progress_bar: On stderr, over the points of the integral.
 
     Raises:
         ValueError: a text has no tokens of its own; an argument is unknown; the function does not return a single
@@ -139,7 +140,8 @@ def attribute(
             scores = value.new_zeros(len(mine.tokens))
             scores[mine.own[0]] = value - _numbers(function, mine.left_out())
         else:
-            scores = _by_gradient(mine, function, method, steps)
+            with progress_bar(steps, "points", show_progress_bar) as bar:
+                scores = _by_gradient(mine, function, method, steps, bar)
     return Attribution(method, mine.tokens, scores.cpu(), value.item(), without.item())
 
 
@@ -211,7 +213,7 @@ def _check(method: str, steps: int, baseline: str) -> None:
     check_count("steps", steps)
 
 
-def _by_gradient(text: PerturbedText, function: Function, method: str, steps: int) -> Tensor:
+def _by_gradient(text: PerturbedText, function: Function, method: str, steps: int, bar: ProgressBar) -> Tensor:
     """Return scores (S,) by one gradient of the number for each point."""
     way = text.path[1]
     total = torch.zeros_like(way)
@@ -221,6 +223,7 @@ def _by_gradient(text: PerturbedText, function: Function, method: str, steps: in
         if gradient is None:
             raise ValueError("the function's number does not depend on the vector by torch's operations: no gradient")
         total += (weights[:, None, None] * gradient).sum(0)
+        bar.update(len(weights))
     return (total * way).sum(-1)[0]
 
 

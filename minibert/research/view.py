@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 from importlib.resources import files
@@ -27,29 +28,45 @@ from ..encoder import SentenceEncoder
 from .attribute import attribute
 from .hooks import capture
 
+MOST_MEGABYTES = 30  # of a page: a browser takes seconds to open more
 FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "page.js")
 # These begin or end markup in HTML, or a line in JavaScript. JSON allows an escape for each.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
 def view(
-    encoder: SentenceEncoder, text: str, other: str | None = None, *, path: str | os.PathLike[str] = "page.html"
+    encoder: SentenceEncoder,
+    text: str,
+    other: str | None = None,
+    *,
+    path: str | os.PathLike[str] = "page.html",
+    shares: bool = True,
+    show_progress_bar: bool = False,
 ) -> Path:
     """Encode one text or two, each by itself as `encode` does, and write the page. Returns its path.
 
     Text that is too long is truncated as ``encoder.truncation`` says, and the page shows how much was lost.
 
+    Args:
+        encoder, text, other: What is shown.
+        path: Of the page.
+        shares: Show which words make two texts alike, which takes 128 forwards and backwards.
+        show_progress_bar: On stderr, over these.
+
     Raises:
-        ValueError: a layer has no `probs`, `q` or `k` any more. TypeError: a text is not a string.
-        OSError: the file can't be written.
+        ValueError: a layer has no `probs`, `q` or `k` any more; or the page would be above 30 MB.
+        TypeError: a text is not a string. OSError: the file can't be written.
     """
     texts = [text] if other is None else [text, other]
-    write_text(path, page(collect(encoder, texts)))
+    write_text(path, page(collect(encoder, texts, shares=shares, show_progress_bar=show_progress_bar)))
     return Path(path)
 
 
-def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
+def collect(
+    encoder: SentenceEncoder, texts: list[str], *, shares: bool = True, show_progress_bar: bool = False
+) -> dict[str, Any]:
     """Return everything that the page shows, ready for JSON. Raises as ``view``."""
+    _check_size(encoder, texts)
     attentions = [f"layers.{layer}.attention" for layer in range(len(encoder.model.layers))]
     by_layer = [[f"{attention}.core.probs", f"{attention}.q", f"{attention}.k"] for attention in attentions]
     with capture(encoder, *(name for names in by_layer for name in names)) as values:
@@ -72,9 +89,22 @@ def collect(encoder: SentenceEncoder, texts: list[str]) -> dict[str, Any]:
     if len(parts) == 2:
         a, b = (part["sentence_embedding"] for part in parts)
         found["cosine"] = float(nn.functional.cosine_similarity(a, b, dim=0))
-        if all(text.strip() for text in texts):  # a text without words has no scores
-            found["shares"] = [attribute(encoder, *pair).scores.tolist() for pair in (texts, texts[::-1])]
+        if shares and all(text.strip() for text in texts):  # a text without words has no scores
+            both = (attribute(encoder, *pair, show_progress_bar=show_progress_bar) for pair in (texts, texts[::-1]))
+            found["shares"] = [each.scores.tolist() for each in both]
     return found
+
+
+def _check_size(encoder: SentenceEncoder, texts: list[str]) -> None:
+    heads = encoder.model.config.num_attention_heads * len(encoder.model.layers)
+    lengths = encoder.tokenizer.encode(texts, limit=encoder.max_seq_length).lengths
+    megabytes = heads * int((lengths**2).sum()) * 4 / 3 / 1e6  # of the weights, which are most of it
+    if megabytes > MOST_MEGABYTES:
+        fewer = math.isqrt(int(MOST_MEGABYTES * 1e6 * 3 / 4 / heads / len(texts)))
+        raise ValueError(
+            f"the page would take {megabytes:.0f} MB, and at most {MOST_MEGABYTES} can be looked at: set max_seq_length "
+            f"(--max-length) to {fewer}, and it shows the beginning of the texts"
+        )
 
 
 def page(data: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ function linesView(panel) {
   const received = new Float32Array(size);
   for (let i = 0; i < bytes.length; i++) received[i % size] += WEIGHT[bytes[i]];
   const most = Math.max(...received);
-  const wide = Math.max(160, Math.min(520, panel.clientWidth - 330));
+  const room = panel.clientWidth;
+  const wide = Math.max(80, Math.min(520, room - (room < 480 ? 204 : 330)));
   const [canvas, context] = board(wide, high * size, { "aria-hidden": "true" });
   const sides = ["from", "to"].map((side) =>
     make("ol", { "aria-label": side === "from" ? "Where it looks from" : "Where it looks to" },
