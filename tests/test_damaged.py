@@ -201,6 +201,24 @@ def test_all_missing_and_all_unexpected_tensors_are_listed_by_their_published_na
     assert not error.report.complete
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "0.auto_model.", "base_model.model.bert."])
+def test_the_prefix_of_a_model_around_bert_is_said_in_one_line(folder: Path, prefix: str) -> None:
+    tensors = {prefix + name: tensor for name, tensor in tensors_of(folder).items()}
+    safetensors.torch.save_file(tensors, folder / SAFETENSORS)
+    error = refused(folder, f"{len(tensors)} names begin with {prefix!r}")
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_named_and_not_ignored(folder: Path, file: str, alone: bool) -> None:
+    (folder / file).write_text('{"peft_type": "LORA"}')
+    if alone:
+        (folder / "config.json").unlink()
+        (folder / SAFETENSORS).unlink()
+    refused(folder, file, "adapter", "peft")
+
+
 @pytest.mark.parametrize("lost", ["weight", "bias"])
 def test_half_a_pooler_is_refused(folder: Path, lost: str) -> None:
     change_tensors(folder, lambda t: t.pop(f"pooler.dense.{lost}"))

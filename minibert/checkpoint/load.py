@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import BertConfig
+from ..config import BertConfig, read_json
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
 from .tensors import AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
-from .weights import open_weights
+from .weights import CANDIDATES, open_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +24,7 @@ Tensors = Mapping[str, LazyTensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLOATS = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
+WORDS = "embeddings.word_embeddings.weight"
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -31,7 +32,12 @@ class WrongTensorsError(CheckpointError):
     """The files do not hold the tensors that config.json describes. ``report`` lists every difference."""
 
     def __init__(self, report: LoadReport, names: Iterable[str]) -> None:
-        text = f"{report.source}: the weights do not fit config.json\n{report.problems()}"
+        prefix = next((name.removesuffix(WORDS) for name in report.unexpected if name.endswith(f".{WORDS}")), None)
+        found = f"{report.source}: the weights do not fit config.json"
+        text = f"{found}\n{report.problems()}"
+        if prefix:
+            own = sum(name.startswith(prefix) for name in report.unexpected)
+            text = f"{found}: {own} names begin with {prefix!r}, of a model around BERT: remove it"
         if not report.unexpected and not report.wrong_shape and all(map(head_of, report.missing)):
             text += f"\n  The files hold the weights of {' or '.join(loadable_as(names))}: load them as such."
         super().__init__(text)
@@ -67,6 +73,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     """Load a model on the CPU as ``load_bert`` does, from files already found."""
     kind: Any = into
     wanted = _float_dtype(dtype)
+    _refuse_adapter(files)
     config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
     tensors = by_canonical_name(open_weights(files))
@@ -143,6 +150,18 @@ def find_device(device: str | torch.device | None) -> torch.device:
     if not usable.get(found.type, True):
         raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
     return found
+
+
+def _refuse_adapter(files: CheckpointFiles) -> None:
+    """Refuse weights that the files beside them change, or that are changes of other weights."""
+    files.pin()
+    cached = any(map(files.cached, CANDIDATES))  # then nothing else is asked of the hub, and so isn't this
+    found = files.get("adapter_config.json", local=cached, quiet=True) or files.cached("adapter_model.safetensors")
+    if path := found or files.cached("adapter_model.bin"):
+        values = read_json(path) if path.suffix == ".json" else {}
+        told = (f"{name} {str(values.get(name))[:99]}" for name in ("peft_type", "base_model_name_or_path"))
+        text = f"an adapter of other weights ({', '.join(told)}), which minibert does not apply"
+        raise CheckpointError(f"{path}: {text}. Save the model that peft's merge_and_unload() gives, and load that")
 
 
 def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:

@@ -178,7 +178,7 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
     elif kind == "Dense":
         found.after.append(_read_dense(below))
     elif kind == "Normalize":
-        _read_config(below, PLACES, needed=False)
+        _read_config(below, PLACES, needed=False)  # nearly no model has one
         found.after.append(Normalize())
     else:
         found.transformer = entry["path"]
@@ -257,7 +257,7 @@ def _read_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool
 
     Unknown settings and modules that work on token vectors are refused: both would change the numbers.
     """
-    values, where = files.read_object("config.json", needed=needed), f"{files.name}/config.json"
+    values, where = files.read_object("config.json", needed=needed, quiet=True), f"{files.name}/config.json"
     for name in PLACES:
         if values.get(name) not in (None, "sentence_embedding"):
             raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")
