@@ -129,6 +129,8 @@ class TextModel(nn.Module):
         tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode, stacklevel=4)
+        if (report := getattr(self.model, "report", None)) is not None:
+            report.check_files(self.model)
         return tokens, self._compute(tokens, prompt_length=self._prompt_tokens(words) if words else 0, **options)
 
     def _compute(

@@ -13,7 +13,7 @@ from ..config import BertConfig, read_json
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
 from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
-from .tensors import AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
+from .tensors import SMALL, AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name, file_state
 from .weights import CANDIDATES, open_weights
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
     model.load_state_dict(values, assign=True)
     model.report = report
+    _check_unchanged(report)
     return model.eval()
 
 
@@ -104,12 +105,19 @@ def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Pa
 
     Raise CheckpointError if the files have changed since.
     """
+    report: Any = model.report
     tensors = by_canonical_name(open_weights(files))
+    _check_unchanged(report)
     for ours, parameter in model.named_parameters():
         name = canonical_name(published_name(ours))
-        if name not in tensors or tensors[name].shape != parameter.shape:
-            raise CheckpointError(f"{files.name}: {name} was changed while the model was being loaded; load it again")
         yield parameter, read_tensor(tensors[name], name, parameter.dtype)
+    _check_unchanged(report)
+
+
+def _check_unchanged(report: LoadReport) -> None:
+    for path, state in zip(report.files, report.states, strict=True):
+        if not path.exists() or file_state(path) != state:
+            raise CheckpointError(f"{path} was changed while the model was being loaded: load it again")
 
 
 def read_config(files: CheckpointFiles, kind: type[AnyConfig]) -> AnyConfig:
@@ -127,11 +135,15 @@ def _float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
-    """Read the tensor; it stays mapped if it has the dtype already. Raise CheckpointError if its file is damaged."""
+    """Read the tensor; it stays mapped if it has the dtype already. Raise CheckpointError if its file is damaged.
+
+    From a small file it is copied, so that a program which writes the file again in place changes nothing.
+    """
     if tensor.dtype not in FLOATS.values():
         raise CheckpointError(f"{tensor.file}: {name} is {tensor.dtype}, and weights must be floating-point numbers")
     try:
-        return tensor.read().to(dtype).contiguous()
+        value = tensor.read().to(dtype).contiguous().data  # so that its writes are counted from 0
+        return value.clone() if tensor.file.stat().st_size < SMALL else value
     except CheckpointError:
         raise
     except Exception as error:
@@ -197,9 +209,11 @@ def _account(
     unread = {"embeddings.position_embeddings.weight"} if config.position_embedding_type != "absolute" else set()
     aside = [name for name in rest if name in unread or ignorable(name, heads)]
     wrong = [name for name in used if tensors[name].shape != shapes[name]]
+    paths = tuple(dict.fromkeys(tensor.file for tensor in tensors.values()))
     return LoadReport(
         source=files.name,
-        files=tuple(dict.fromkeys(tensor.file for tensor in tensors.values())),
+        files=paths,
+        states=tuple(map(file_state, paths)),
         used=tuple(used),
         known_harmless=tuple(aside),
         unexpected=tuple(name for name in rest if name not in set(aside)),

@@ -224,7 +224,8 @@ def _read_dense(files: CheckpointFiles) -> Dense:
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != actual:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
-    dense.load_state_dict({name: read_tensor(tensors[name], name, torch.float32) for name in expected}, assign=True)
+    values = {name: read_tensor(tensors[name], name, torch.float32).clone() for name in expected}  # mapped ones are watched
+    dense.load_state_dict(values, assign=True)
     return dense
 
 
