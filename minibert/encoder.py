@@ -16,7 +16,7 @@ from .call import CallOptions, EncodeOptions, as_list, check_iterable
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
-from .config import ConfigError, check_count
+from .config import ConfigError, check_count, named
 from .fast.prepare import choose
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
@@ -115,7 +115,8 @@ class SentenceEncoder(TextModel):
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=Bert, dtype=dtype)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
-        encoder = cls(model, tokenizer, modules, truncation=truncation)
+        with named(files.name):
+            encoder = cls(model, tokenizer, modules, truncation=truncation)
         return encoder._prepare(inner, place, arithmetic, fast, modules.notes)
 
     def forward(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import read_json
+from ..config import in_short, read_json
 from . import builtin
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|g
 
 class HubError(OSError):
     """The model or one of its files can't be had: unknown name, no permission, or no network."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(in_short(text))
 
 
 class HubOptions(TypedDict, total=False):

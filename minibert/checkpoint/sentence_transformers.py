@@ -1,7 +1,7 @@
 """Read and write modules.json and its companions: the modules that sentence-transformers runs after the transformer.
 
-Three generations of that library are read. Class paths of 2.x, 5.4 and 6.x differ, so only the last part of a path
-counts, and no class is imported. Pooling has one boolean per mode, or `pooling_mode`. The oldest form is written,
+Three generations of that library are read. Class paths of 2.x, 5.4 and 6.x differ, so only the first and the last
+part of a path count, and no class is imported. Pooling has one boolean per mode, or `pooling_mode`. The oldest form is written,
 because all generations and other programs understand it.
 """
 
@@ -83,7 +83,8 @@ def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]
     width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
     for linear in (module.linear for module in head if isinstance(module, Dense)):
         if linear.in_features != width:
-            raise ConfigError(f"a Dense takes vectors of {linear.in_features}, but gets {width} numbers")
+            text = f"in_features of a Dense's config.json is {linear.in_features}, but it gets {width} numbers"
+            raise ConfigError(text)
         width = linear.out_features
     return width
 
@@ -136,6 +137,8 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     entries = read_json(path, list)
     if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
+    if odd := [row["type"] for row in entries if not row["type"].startswith("sentence_transformers.")]:
+        raise ConfigError(f"{path}: the module {odd[0]!r} is none of sentence-transformers, and minibert runs no code of a checkpoint")
     return entries
 
 
@@ -168,7 +171,7 @@ def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], 
     where = f"{source}: the module {entry['type']!r}"
     below = files.below(entry["path"])
     if entry.get("kwargs"):
-        raise ConfigError(f"{where} takes further inputs ({', '.join(entry['kwargs'])}), which minibert does not give")
+        raise ConfigError(f"{where} takes further inputs ({entry['kwargs']!r}), which minibert does not give")
     if kind not in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
         raise ConfigError(f"{where} is unknown; minibert computes Transformer, Pooling, Dense, Normalize")
     if (kind in ("Dense", "Normalize")) != bool(found.after):  # a Pooling comes between them and the Transformer

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import BertConfig
+from ..config import BertConfig, FileError
 from .hub import first_line
 
 SMALL = 4 << 20  # bytes of a file; larger ones are mapped, and `LoadReport.check_files` watches them
@@ -21,7 +21,7 @@ SMALL = 4 << 20  # bytes of a file; larger ones are mapped, and `LoadReport.chec
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """The weights can't be used: damaged, incomplete, or not BERT's. The message names the file or the tensors."""
 
 
