@@ -82,6 +82,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
+    tie_word_embeddings: bool = True  # False: the masked-LM head has a matrix of its own
     pruned_heads: Mapping[int, Sequence[int]] = field(default_factory=dict, hash=False)  # layer: removed heads
 
     def __post_init__(self) -> None:
@@ -96,6 +97,8 @@ class BertConfig:
                 raise ConfigError(f"{name} must be a number above 0, but is {value!r}")
         _check_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         _check_one_of("position_embedding_type", self.position_embedding_type, POSITION_TYPES)
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ConfigError(f"tie_word_embeddings must be true or false, but is {self.tie_word_embeddings!r}")
         size, heads, pad = self.hidden_size, self.num_attention_heads, self.pad_token_id
         if size % heads:
             raise ConfigError(f"hidden_size {size} must be a multiple of num_attention_heads {heads}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import BertConfig, read_json
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
-from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
+from .names import DECODER, NEEDED, TIED, WORDS, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
 from .report import LoadReport
 from .tensors import SMALL, AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name, file_state
 from .weights import CANDIDATES, open_weights
@@ -25,7 +26,6 @@ Tensors = Mapping[str, LazyTensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLOATS = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
-WORDS = "embeddings.word_embeddings.weight"
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -79,6 +79,8 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     _check_classifier(files, into)
     tensors = by_canonical_name(open_weights(files))
     _check_sizes(files, config, tensors)
+    if any("cls.predictions" in NEEDED.get(parent.__name__, ()) for parent in into.__mro__):
+        config, tensors = _read_decoder(config, tensors, wanted)
     model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
         names = {ours: canonical_name(published_name(ours)) for ours in model.state_dict()}
@@ -86,19 +88,30 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
         text = f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
         raise CheckpointError(text) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
-    tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
-    tensors = {name: tensors[copy] for copy, name in tied.items()} | tensors
     report = _account(files, config, tensors, shapes, wanted)
     if not report.complete:
         raise WrongTensorsError(report, tensors)
-    for copy, name in tied.items():
-        if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
-            raise CheckpointError(f"{files.name}: {copy} differs from {name}: in BERT's head they are one tensor")
+    if DECODER in shapes:
+        report = report.with_notes("the masked-LM head has a matrix of its own, not that of the token embeddings")
     values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
     model.load_state_dict(values, assign=True)
     model.report = report
     _check_unchanged(report)
     return model.eval()
+
+
+def _read_decoder(config: AnyConfig, tensors: Tensors, dtype: torch.dtype) -> tuple[AnyConfig, Tensors]:
+    """Tell whether the masked-LM head has a matrix of its own, and read its bias by either name, as transformers 5.
+
+    That is so if config.json says so, or if the files hold two matrices that differ.
+    """
+    second = {name: tensors[copy] for copy, name in TIED.items() if copy in tensors}
+    if WORDS in second and WORDS in tensors:
+        pair = (read_tensor(tensors[name], name, dtype) for name in (WORDS, DECODER))
+        config = config if torch.equal(*pair) else replace(config, tie_word_embeddings=False)
+    if not config.tie_word_embeddings:
+        second.pop(WORDS, None)
+    return config, {**tensors, **second}
 
 
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
