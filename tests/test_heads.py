@@ -307,7 +307,9 @@ def test_a_decoder_of_another_shape_is_refused(masked):
 
 def test_the_bias_of_the_decoder_goes_before_the_other(masked):
     rewrite(masked, UNTIED[BIAS])
-    assert torch.equal(BertForMaskedLM.from_pretrained(masked).masked_lm.bias[98], wide(BertForMaskedLM).masked_lm.bias[98] + 1)
+    assert torch.equal(
+        BertForMaskedLM.from_pretrained(masked).masked_lm.bias[98], wide(BertForMaskedLM).masked_lm.bias[98] + 1
+    )
 
 
 # --- What is missing, what is left over

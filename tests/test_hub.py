@@ -164,7 +164,7 @@ def test_an_adapter_is_refused_by_name_before_the_weights_are_downloaded(hub: Lo
     for name, files in {"owner/beside": {**checkpoint(), **adapter}, "owner/alone": adapter}.items():
         hub.publish(name, files)
         for offline in (False, True):  # and from the cache
-            with pytest.raises(CheckpointError, match="adapter .*LORA.*the/base"):
+            with pytest.raises(CheckpointError, match=r"adapter .*LORA.*the/base"):
                 Bert.from_pretrained(name, local_files_only=offline)
     assert "model.safetensors" not in hub.fetched()
 

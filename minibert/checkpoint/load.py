@@ -13,7 +13,18 @@ from torch import Tensor, nn
 
 from ..config import BertConfig, read_json
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
-from .names import DECODER, NEEDED, TIED, WORDS, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
+from .names import (
+    DECODER,
+    NEEDED,
+    TIED,
+    WORDS,
+    by_canonical_name,
+    canonical_name,
+    head_of,
+    ignorable,
+    loadable_as,
+    published_name,
+)
 from .report import LoadReport
 from .tensors import SMALL, AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name, file_state
 from .weights import CANDIDATES, open_weights
@@ -77,7 +88,7 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     _refuse_adapter(files)
     config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
-    tensors = by_canonical_name(open_weights(files))
+    tensors: Tensors = by_canonical_name(open_weights(files))
     _check_sizes(files, config, tensors)
     if any("cls.predictions" in NEEDED.get(parent.__name__, ()) for parent in into.__mro__):
         config, tensors = _read_decoder(config, tensors, wanted)

@@ -31,7 +31,9 @@ class LoadReport:
     stored_dtype: str  # in the files: "float32", or several, such as "float16, float32"
     dtype: str  # in the model
     notes: tuple[str, ...] = ()  # choices that the files leave open, such as a default pooling
-    states: tuple[tuple[int, ...], ...] = field(default=(), repr=False)  # of the files, before anything was read
+    states: tuple[tuple[int, ...], ...] = field(
+        default=(), repr=False, compare=False
+    )  # of the files, before anything was read
 
     def __str__(self) -> str:
         """Format the account as a table, which only counts the tensors that were used."""
@@ -62,13 +64,15 @@ class LoadReport:
                 found = os.stat(path)  # at every call: nothing slower
             except OSError:  # deleted, and still mapped
                 continue
-            if found.st_mtime_ns != state[3] and file_state(path)[:2] == state[:2] and state[2] >= SMALL:
-                if any(not weight._version and self._may_be_mapped(weight) for weight in model.parameters()):
-                    text = "was written again while the model was in use, and its weights are mapped: load it again"
-                    raise CheckpointError(f"{path}: {text}. A file that is moved into its place does no harm")
+            if found.st_mtime_ns == state[3] or file_state(path)[:2] != state[:2] or state[2] < SMALL:
+                continue
+            if any(map(self._may_be_mapped, model.parameters())):
+                text = "was written again while the model was in use, and its weights are mapped: load it again"
+                raise CheckpointError(f"{path}: {text}. A file that is moved into its place does no harm")
 
     def _may_be_mapped(self, weight: nn.Parameter) -> bool:
-        return weight.device.type == "cpu" and dtype_name(weight.dtype) in self.stored_dtype.split(", ")
+        stored = dtype_name(weight.dtype) in self.stored_dtype.split(", ")
+        return stored and weight.device.type == "cpu" and not weight._version  # it was never written
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the states: weights that were copied or pickled are not mapped."""
