@@ -201,7 +201,7 @@ class HubRepository(CheckpointFiles):
         token, folder = self.options.get("token"), self.options.get("cache_dir")
         try:
             if self.unreachable is None:
-                self._knock(file)
+                self._probe(file)
             path = hf_hub_download(self.name, file, revision=self._revision, token=token, cache_dir=folder)
         except errors.LocalEntryNotFoundError as error:  # the hub gave no useful answer, and the file isn't cached
             if self.commit is None or _status(error) in (401, 403):
@@ -217,13 +217,13 @@ class HubRepository(CheckpointFiles):
             raise self._refusal(file, error) from error
         return self._pinned(path, file)
 
-    def _knock(self, file: str) -> None:
+    def _probe(self, file: str) -> None:
         """Ask once: ``hf_hub_download`` keeps trying for half a minute. Raise its error for a hub that is not there."""
         from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
         try:
             url = hf_hub_url(self.name, file, revision=self._revision)
-            get_hf_file_metadata(url, token=self.options.get("token"))
+            get_hf_file_metadata(url, token=self.options.get("token"), timeout=5)
         except Exception as error:
             if _status(error) is None:
                 raise errors.LocalEntryNotFoundError(f"no answer for {file}") from error
