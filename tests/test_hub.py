@@ -348,6 +348,24 @@ def test_local_files_only_says_which_file_was_never_fetched(hub: LoopbackHub, tm
     assert offline.read_object("2_Normalize/config.json", quiet=True) == {}  # nearly no model has one
 
 
+def test_the_list_that_snapshot_download_leaves_says_what_does_not_exist(hub: LoopbackHub, tmp_path: Path) -> None:
+    files = open_files(NAME)
+    path = files.require("config.json")
+    listing = tmp_path / "cache" / f"models--{NAME.replace('/', '--')}" / "trees" / f"{path.parent.name}.json"
+    offline = open_files(NAME, local_files_only=True)
+    offline.pin()
+    for content in ("[]", "{}", '{"files": {"modules.json": {}}}', "{"):
+        listing.parent.mkdir(exist_ok=True)
+        listing.write_text(content)
+        with pytest.warns(UserWarning, match=r"modules\.json is not in the cache"):
+            assert offline.get("modules.json") is None
+    listing.write_text('{"format_version": 1, "files": {"config.json": {}}}')
+    assert offline.get("modules.json") is None
+    hub.requests.clear()
+    assert files.get("modules.json") is None
+    assert hub.requests == []
+
+
 OFFLINE = f"""
 from minibert.checkpoint.hub import HubError, open_files
 try:

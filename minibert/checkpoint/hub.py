@@ -152,6 +152,7 @@ class HubRepository(CheckpointFiles):
     options: HubOptions
 
     commit: str | None = None  # known after the first answer
+    root: Path | None = None  # the model's folder in the cache, as soon as a file was found
     unreachable: bool | None = None  # None: not tried yet
 
     @property
@@ -183,7 +184,18 @@ class HubRepository(CheckpointFiles):
             raise HubError(f"{self.name!r} is neither a folder nor a possible name on the hub ({error})") from None
         if self.options.get("refresh") and self.commit is None and not self.options.get("local_files_only"):
             return True  # the cache may know an older commit only
-        return self._pinned(found, file) if isinstance(found, str) else found is not _CACHED_NO_EXIST
+        return (
+            self._pinned(found, file)
+            if isinstance(found, str)
+            else found is not _CACHED_NO_EXIST and self._may_have(file)
+        )
+
+    def _may_have(self, file: str) -> bool:
+        """Return False if snapshot_download left a list of the commit's files, and this one is not on it."""
+        try:
+            return self.root is None or file in read_json(self.root / f"trees/{self.commit}.json")["files"]
+        except (OSError, ValueError, KeyError, TypeError):  # no list, or one of another version
+            return True
 
     @property
     def _revision(self) -> str | None:
@@ -191,7 +203,8 @@ class HubRepository(CheckpointFiles):
 
     def _pinned(self, path: str, file: str) -> Path:
         """Keep the file's commit: the branch may move before the other files are fetched."""
-        self.commit = Path(path).parents[len(PurePosixPath(file).parts) - 1].name
+        snapshot = Path(path).parents[len(PurePosixPath(file).parts) - 1]
+        self.commit, self.root = snapshot.name, snapshot.parents[1]
         return Path(path)
 
     def _download(self, file: str) -> Path | None:
