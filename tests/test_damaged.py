@@ -24,7 +24,7 @@ import torch
 from helpers import TINY, widen
 from torch import Tensor
 
-from minibert import Bert, CheckpointError, ConfigError, HubError
+from minibert import Bert, BertForSequenceClassification, CheckpointError, ConfigError, HubError
 from minibert.checkpoint.hub import open_files
 from minibert.checkpoint.load import WrongTensorsError
 
@@ -545,6 +545,31 @@ def test_a_wrong_field_of_the_config_is_named_with_its_file(folder: Path, fields
     said = [str(value) for value in fields.values() if value not in ("absent", None)]
     error = refused(folder, str(folder / "config.json"), *fields, *said)
     assert isinstance(error, ConfigError)
+
+
+@pytest.mark.parametrize("odd", [[{}], [[]], {"a": 1}, "x", 7], ids=str)
+def test_what_config_json_says_of_its_class_may_be_anything(folder: Path, odd: object) -> None:
+    change_config(folder, architectures=odd)
+    Bert.from_pretrained(folder)
+    with pytest.raises(OURS, match=r"classifier\.weight"):
+        BertForSequenceClassification.from_pretrained(folder)
+
+
+LONG = "x" * 10**6
+LONG_VALUES: dict[str, Callable[[Path], object]] = {
+    "a field": lambda folder: change_config(folder, hidden_act=LONG),
+    "a list": lambda folder: change_config(folder, hidden_size=["x"] * 10**5),
+    "a tensor's name": lambda folder: change_tensors(folder, lambda t: t.update({LONG: torch.zeros(1)})),
+    "names": lambda folder: change_tensors(folder, lambda t: t.update({f"x{i}": torch.zeros(1) for i in range(5000)})),
+    "a shard": lambda folder: shard(folder, **{BIAS: LONG}),
+    "a type": lambda folder: use_pickle(folder, b"\x80\x02c" + LONG.encode() + b"\nx\n)R."),
+}
+
+
+@pytest.mark.parametrize("change", LONG_VALUES.values(), ids=LONG_VALUES)
+def test_no_message_repeats_a_value_of_any_length(folder: Path, change: Callable[[Path], object]) -> None:
+    change(folder)
+    assert len(str(refused(folder))) < 20_000
 
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
