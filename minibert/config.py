@@ -93,8 +93,8 @@ class BertConfig:
             if not _is_probability(value := getattr(self, name)):
                 raise ConfigError(f"{name} must be a probability from 0 to 1, but is {value!r}")
         for name in ("layer_norm_eps", "initializer_range"):
-            if not _is_number(value := getattr(self, name)) or not 0 < value < 1e30:  # torch takes no int of any size
-                raise ConfigError(f"{name} must be a number above 0, but is {value!r}")
+            if not _is_number(value := getattr(self, name)) or not 0 < value < 1e6:  # torch takes no int of any size
+                raise ConfigError(f"{name} must be a number above 0 and below 1e6, but is {value!r}")
         _check_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         _check_one_of("position_embedding_type", self.position_embedding_type, POSITION_TYPES)
         if not isinstance(self.tie_word_embeddings, bool):

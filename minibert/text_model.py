@@ -200,7 +200,10 @@ class TextModel(nn.Module):
         texts = PackedTokens(tokens, rows)
         x = stack(texts, first_only=first_only)
         if len(rows) > 1 and not math.isfinite(x.sum()):  # keep one text's NaN or infinity from its neighbours
-            alone = [stack(PackedTokens(tokens, row), first_only=first_only) for row in rows[:, None]]
+            alone = [
+                stack(PackedTokens(tokens, row), first_only=first_only) if length else x[:1, :0]
+                for row, length in zip(rows[:, None], lengths, strict=True)
+            ]
             x = torch.cat([nn.functional.pad(own, (0, 0, 0, x.shape[1] - own.shape[1])) for own in alone])
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)

@@ -534,6 +534,7 @@ WRONG_FIELDS: dict[str, dict[str, Any]] = {
     "dropout above 1": {"hidden_dropout_prob": 1.5},
     "eps of 0": {"layer_norm_eps": 0},
     "eps beyond every float": {"layer_norm_eps": 10**400},
+    "eps beyond torch's int": {"layer_norm_eps": 2**63},
     "eps of NaN": {"layer_norm_eps": float("nan")},
     "padding beyond the vocabulary": {"pad_token_id": 99},
 }
