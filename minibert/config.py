@@ -53,11 +53,11 @@ class ConfigError(FileError):
 
 @contextmanager
 def named(source: object) -> Iterator[None]:
-    """Let a ConfigError begin with the file or folder that it is about."""
+    """Let a ConfigError begin with the file or folder that it is about, unless it does."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(str(error) if str(error).startswith(str(source)) else f"{source}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

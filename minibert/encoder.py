@@ -70,9 +70,9 @@ class SentenceEncoder(TextModel):
             part.train(model.training)
         self.similarity_fn_name = settings.similarity_fn_name
         self.truncate_dim = settings.truncate_dim
-        if self.similarity_fn_name not in SIMILARITIES:
-            known = ", ".join(SIMILARITIES)
-            raise ConfigError(f"similarity_fn_name must be one of {known}, not {self.similarity_fn_name!r}")
+        if settings.similarity_fn_name not in SIMILARITIES:
+            text = f"must be one of {', '.join(SIMILARITIES)}, not {settings.similarity_fn_name!r}"
+            raise ConfigError(f"{settings.source}: similarity_fn_name {text}")
         self._no_vectors(None)  # raises where their widths differ
 
     @classmethod

@@ -47,7 +47,7 @@ class WrongTensorsError(CheckpointError):
         prefix = next((name.removesuffix(WORDS) for name in report.unexpected if name.endswith(f".{WORDS}")), None)
         found = f"{report.source}: the weights do not fit config.json"
         text = f"{found}\n{report.problems()}"
-        if prefix:
+        if prefix := prefix and (prefix.removesuffix("bert.") or prefix):
             own = sum(name.startswith(prefix) for name in report.unexpected)
             text = f"{found}: {own} names begin with {prefix!r}, of a model around BERT: remove it"
         if not report.unexpected and not report.wrong_shape and all(map(head_of, report.missing)):

@@ -54,6 +54,7 @@ class SentenceModules:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
+    source: str = "these modules"  # the file that names the measure
     truncate_dim: int | None = None
     notes: list[str] = field(default_factory=list)  # choices that the files leave open
 
@@ -148,6 +149,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
     """Read config_sentence_transformers.json, and sentence_bert_config.json from the transformer's folder."""
     values, where = files.read_object(SETTINGS), f"{files.name}/{SETTINGS}"
+    found.source = where
     prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ConfigError(f"{where}: prompts must map names to texts, not {prompts!r}")
