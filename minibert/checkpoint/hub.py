@@ -40,7 +40,7 @@ class HubOptions(TypedDict, total=False):
     revision: str | None  # branch, tag or commit; None: `main`, as it was when first downloaded
     token: str | bool | None  # for private and gated models; None: the one from `hf auth login` or HF_TOKEN
     cache_dir: str | Path | None  # for downloads; None: huggingface_hub's cache, shared with transformers
-    local_files_only: bool  # never touch the network; a file outside the cache counts as absent
+    local_files_only: bool  # never touch the network; a file outside the cache counts as absent, with a warning
     refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
 

@@ -31,9 +31,7 @@ class LoadReport:
     stored_dtype: str  # in the files: "float32", or several, such as "float16, float32"
     dtype: str  # in the model
     notes: tuple[str, ...] = ()  # choices that the files leave open, such as a default pooling
-    states: tuple[tuple[int, ...], ...] = field(
-        default=(), repr=False, compare=False
-    )  # of the files, before anything was read
+    states: tuple[tuple[int, ...], ...] = field(default=(), repr=False, compare=False)  # `file_state` of the files
 
     def __str__(self) -> str:
         """Format the account as a table, which only counts the tensors that were used."""
@@ -59,7 +57,8 @@ class LoadReport:
 
         A file that was replaced does no harm: the map keeps the old one. Nor does it where training wrote all weights.
         """
-        for path, state in zip(self.files, self.states):  # noqa: B905 - a copy of the model has no states
+        mapped = zip(self.files, self.states) if self.dtype in self.stored_dtype else ()  # noqa: B905
+        for path, state in mapped:  # a copy of the model has no states
             try:
                 found = os.stat(path)  # at every call: nothing slower
             except OSError:  # deleted, and still mapped
