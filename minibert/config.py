@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
@@ -33,8 +34,30 @@ REQUIRED = (
 )
 
 
-class ConfigError(ValueError):
+def in_short(text: str) -> str:
+    """Cut the middle of long lines, and the end of many: a file may hold names and values of any length."""
+    lines = [line if len(line) <= 1500 else f"{line[:1200]} ... {line[-200:]}" for line in text.split("\n")]
+    return "\n".join(lines if len(lines) <= 999 else [*lines[:999], f"... and {len(lines) - 999} more"])
+
+
+class FileError(ValueError):
+    """The base of the errors about what a file says. Its message is never of the length of a file."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(in_short(text))
+
+
+class ConfigError(FileError):
     """The configuration is damaged, or asks for arithmetic that minibert does not compute."""
+
+
+@contextmanager
+def named(source: object) -> Iterator[None]:
+    """Let a ConfigError begin with the file or folder that it is about, unless it does."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(str(source)) else f"{source}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +82,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
+    tie_word_embeddings: bool = True  # False: the masked-LM head has a matrix of its own
     pruned_heads: Mapping[int, Sequence[int]] = field(default_factory=dict, hash=False)  # layer: removed heads
 
     def __post_init__(self) -> None:
@@ -69,10 +93,12 @@ class BertConfig:
             if not _is_probability(value := getattr(self, name)):
                 raise ConfigError(f"{name} must be a probability from 0 to 1, but is {value!r}")
         for name in ("layer_norm_eps", "initializer_range"):
-            if not _is_number(value := getattr(self, name)) or not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a number above 0, but is {value!r}")
+            if not _is_number(value := getattr(self, name)) or not 0 < value < 1e6:  # torch takes no int of any size
+                raise ConfigError(f"{name} must be a number above 0 and below 1e6, but is {value!r}")
         _check_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         _check_one_of("position_embedding_type", self.position_embedding_type, POSITION_TYPES)
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ConfigError(f"tie_word_embeddings must be true or false, but is {self.tie_word_embeddings!r}")
         size, heads, pad = self.hidden_size, self.num_attention_heads, self.pad_token_id
         if size % heads:
             raise ConfigError(f"hidden_size {size} must be a multiple of num_attention_heads {heads}")
@@ -135,10 +161,8 @@ class BertConfig:
     def from_file(cls, path: str | Path) -> Self:
         """Read config.json or bert_config.json. Raise ConfigError, which begins with the path, or OSError."""
         values = read_json(path)
-        try:
+        with named(path):
             return cls.from_dict(values)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of a config.json that transformers loads as a BertModel."""

@@ -15,7 +15,7 @@ from .call import CallOptions, EncodeOptions, as_list, in_windows
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
-from .config import ConfigError, check_count
+from .config import ConfigError, check_count, named
 from .fast.prepare import choose
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
@@ -69,9 +69,9 @@ class SentenceEncoder(TextModel):
             part.train(model.training)
         self.similarity_fn_name = settings.similarity_fn_name
         self.truncate_dim = settings.truncate_dim
-        if self.similarity_fn_name not in SIMILARITIES:
-            known = ", ".join(SIMILARITIES)
-            raise ConfigError(f"similarity_fn_name must be one of {known}, not {self.similarity_fn_name!r}")
+        if settings.similarity_fn_name not in SIMILARITIES:
+            text = f"must be one of {', '.join(SIMILARITIES)}, not {settings.similarity_fn_name!r}"
+            raise ConfigError(f"{settings.source}: similarity_fn_name {text}")
         self._no_vectors(None)  # raises where their widths differ
 
     @classmethod
@@ -114,7 +114,8 @@ class SentenceEncoder(TextModel):
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=Bert, dtype=dtype)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
-        encoder = cls(model, tokenizer, modules, truncation=truncation)
+        with named(files.name):
+            encoder = cls(model, tokenizer, modules, truncation=truncation)
         return encoder._prepare(inner, place, arithmetic, fast, modules.notes)
 
     def forward(

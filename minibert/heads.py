@@ -47,7 +47,7 @@ class MaskedLMHead(nn.Module):
     """Score every token of the vocabulary at each position. x (..., D), table (V, D) -> (..., V)
 
     The table is the token embedding, used a second time to recognise tokens. It is an argument, so that the head owns
-    only its bias.
+    only its bias; unless the config says otherwise: then it has a decoder, and does not read the argument.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -56,8 +56,11 @@ class MaskedLMHead(nn.Module):
         self.activation = Activation(config.hidden_act)
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        own = not config.tie_word_embeddings
+        self.decoder = nn.Embedding(config.vocab_size, config.hidden_size) if own else None  # another such table
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        table = table if self.decoder is None else self.decoder.weight
         return nn.functional.linear(self.norm(self.activation(self.dense(x))), table, self.bias)
 
 

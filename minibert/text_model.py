@@ -129,6 +129,8 @@ class TextModel(nn.Module):
         tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode, stacklevel=4)
+        if (report := getattr(self.model, "report", None)) is not None:
+            report.check_files(self.model)
         return tokens, self._compute(tokens, prompt_length=self._prompt_tokens(words) if words else 0, **options)
 
     def _compute(
@@ -200,7 +202,10 @@ class TextModel(nn.Module):
         texts = PackedTokens(tokens, rows)
         x = stack(texts, first_only=first_only)
         if len(rows) > 1 and not math.isfinite(x.sum()):  # keep one text's NaN or infinity from its neighbours
-            alone = [stack(PackedTokens(tokens, row), first_only=first_only) for row in rows[:, None]]
+            alone = [
+                stack(PackedTokens(tokens, row), first_only=first_only) if length else x[:1, :0]
+                for row, length in zip(rows[:, None], lengths, strict=True)
+            ]
             x = torch.cat([nn.functional.pad(own, (0, 0, 0, x.shape[1] - own.shape[1])) for own in alone])
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)

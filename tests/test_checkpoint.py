@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import os
@@ -14,14 +15,16 @@ import safetensors.torch
 import torch
 from helpers import TINY, random_batch, widen
 from safetensors import SafetensorError
+from tiny_folder import MEAN, write_encoder
 from torch import Tensor, nn
 
-from minibert import Bert, BertConfig, CheckpointError
+from minibert import Bert, BertConfig, CheckpointError, SentenceEncoder
 from minibert.checkpoint import save
 from minibert.checkpoint.atomic import replacing
 from minibert.checkpoint.names import PUBLISHED_NAMES, by_canonical_name, canonical_name, published_name
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+LARGE = {"cls.predictions.bias": torch.zeros(1 << 20)}  # of another head, so that the file is large
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -278,7 +281,7 @@ def test_the_report_tells_what_became_of_every_tensor(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("file", [SAFETENSORS, PICKLE])
 def test_weights_are_mapped_and_not_copied(folder: Path, file: str) -> None:
-    write(folder / file, published())
+    write(folder / file, published() | LARGE)
     model = Bert.from_pretrained(folder)
     address = model.embeddings.token.weight.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -288,6 +291,48 @@ def test_weights_are_mapped_and_not_copied(folder: Path, file: str) -> None:
             break
     else:
         pytest.fail("the weights lie nowhere")
+
+
+def write_in_place(path: Path, content: bytes) -> None:
+    """As cp and rsync --inplace do."""
+    before = path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before + 1, before + 1))  # two writes within the clock's tick look alike
+
+
+@pytest.mark.parametrize("file", [SAFETENSORS, PICKLE])
+@pytest.mark.parametrize("size", ["small", "mapped"])
+@pytest.mark.parametrize("fast", [None, False])
+def test_a_file_that_is_written_again_is_noticed_or_does_no_harm(
+    tmp_path: Path, file: str, size: str, fast: bool | None
+) -> None:
+    more = LARGE if size == "mapped" else {}
+    path = write_encoder(tmp_path, ("Pooling", MEAN)) / file
+    write(path, published() | more)
+    if file == PICKLE:
+        (tmp_path / SAFETENSORS).unlink()
+    encoder, trained = (SentenceEncoder.from_pretrained(tmp_path, fast=fast) for _ in range(2))
+    expected = encoder.encode("the cat")
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.mul_(2.0)
+    right = trained.encode("the cat")
+    moved = tmp_path / f"moved{path.suffix}"
+    write(moved, published(1) | more)
+    moved.replace(path)
+    assert (encoder.encode("the cat") == expected).all()  # the map keeps the old file
+    assert (trained.encode("the cat") == right).all()
+    encoder = SentenceEncoder.from_pretrained(tmp_path, fast=fast)
+    expected, copied = encoder.encode("the cat"), copy.deepcopy(encoder)
+    write(moved, published(2) | more)
+    write_in_place(path, moved.read_bytes())
+    assert (copied.encode("the cat") == expected).all()
+    if size == "small":
+        assert (encoder.encode("the cat") == expected).all()
+    else:
+        with pytest.raises(CheckpointError, match=f"{file}: was written again"):
+            encoder.encode("the cat")
 
 
 @pytest.mark.parametrize("file", [SAFETENSORS, PICKLE])

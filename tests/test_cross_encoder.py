@@ -168,7 +168,7 @@ def test_an_activation_that_is_not_on_the_list_is_refused_and_never_imported(tmp
         write_cross_encoder(tmp_path, sbert_ce_default_activation_function=dotted)
     else:
         write_cross_encoder(tmp_path)
-        write_json(tmp_path, "modules.json", [{"type": "Transformer", "path": ""}])
+        write_json(tmp_path, "modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""}])
         write_json(tmp_path, "config_sentence_transformers.json", {"activation_fn": dotted})
     with pytest.raises(
         ConfigError, match=r"the activation \(or pass activation_fn=...\) .* is not one of torch\.nn\.Ident"

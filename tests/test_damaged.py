@@ -24,7 +24,7 @@ import torch
 from helpers import TINY, widen
 from torch import Tensor
 
-from minibert import Bert, CheckpointError, ConfigError, HubError
+from minibert import Bert, BertForSequenceClassification, CheckpointError, ConfigError, HubError
 from minibert.checkpoint.hub import open_files
 from minibert.checkpoint.load import WrongTensorsError
 
@@ -201,6 +201,25 @@ def test_all_missing_and_all_unexpected_tensors_are_listed_by_their_published_na
     assert not error.report.complete
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "0.auto_model.", "base_model.model."])
+@pytest.mark.parametrize("inner", ["", "bert."])
+def test_the_prefix_of_a_model_around_bert_is_said_in_one_line(folder: Path, prefix: str, inner: str) -> None:
+    tensors = {prefix + inner + name: tensor for name, tensor in tensors_of(folder).items()}
+    safetensors.torch.save_file(tensors, folder / SAFETENSORS)
+    error = refused(folder, f"{len(tensors)} names begin with {prefix!r}")
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_named_and_not_ignored(folder: Path, file: str, alone: bool) -> None:
+    (folder / file).write_text('{"peft_type": "LORA"}')
+    if alone:
+        (folder / "config.json").unlink()
+        (folder / SAFETENSORS).unlink()
+    refused(folder, file, "adapter", "peft")
+
+
 @pytest.mark.parametrize("lost", ["weight", "bias"])
 def test_half_a_pooler_is_refused(folder: Path, lost: str) -> None:
     change_tensors(folder, lambda t: t.pop(f"pooler.dense.{lost}"))
@@ -254,7 +273,7 @@ def test_an_index_can_name_no_file_but_shards_of_its_folder(folder: Path, place:
     (folder / PICKLE).write_bytes(torch_saved(tensors_of(folder)))
     shutil.copy(folder / SAFETENSORS, folder.parent)
     shard(folder, **{BIAS: place})
-    refused(folder, repr(place)[1:-1])
+    refused(folder, repr(place)[1:-1][:200])
 
 
 def test_a_shard_that_is_missing_is_named(folder: Path) -> None:
@@ -296,7 +315,7 @@ def test_a_damaged_index_is_named(folder: Path, content: bytes) -> None:
 def test_an_index_of_nothing_is_refused(folder: Path) -> None:
     shard(folder)
     (folder / INDEX).write_text('{"weight_map": {}}')
-    refused(folder, str(folder), "0 tensors")
+    refused(folder, str(folder), "37 missing")
 
 
 # --- pytorch_model.bin
@@ -363,6 +382,45 @@ def test_a_zip_entry_that_lies_about_its_size_is_refused(folder: Path) -> None:
     at = good.rindex(b"PK\x01\x02")  # an entry of the zip's directory: 20 and 24 bytes on are its two sizes
     use_pickle(folder, good[: at + 24] + struct.pack("<I", 2**31) + good[at + 28 :])
     refused(folder, str(folder / PICKLE))
+
+
+def test_a_zip_record_cut_to_nothing_is_not_filled_with_its_neighbours_bytes(folder: Path) -> None:
+    good = torch_saved(tensors_of(folder))
+    use_pickle(folder, zip_again(good, zipfile.ZIP_STORED))
+    Bert.from_pretrained(folder)
+    (folder / PICKLE).unlink()
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data/7"))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(buffer, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, b"" if entry.filename == name else source.read(entry))
+    use_pickle(folder, buffer.getvalue())
+    refused(folder, str(folder / PICKLE), "damaged: no record")
+
+
+class Allocates:
+    """A small pickle that says how many bytes to take; torch's own unpickler does so."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.kind, (1000,)
+
+
+@pytest.mark.parametrize("save", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("kind", [bytearray, torch.FloatTensor, set], ids=lambda kind: kind.__name__)
+def test_a_pickle_takes_no_memory_on_its_word(folder: Path, save: Callable[[object], bytes], kind: Any) -> None:
+    use_pickle(folder, save({BIAS: Allocates(kind)}))
+    refused(folder, str(folder / PICKLE), "holds more than tensors", kind.__name__)
+
+
+def test_more_layers_than_the_files_have_are_not_built(folder: Path) -> None:
+    """A file may hold many tensors without one layer of a BERT."""
+    change_tensors(folder, lambda t: t.update({f"cls.x{i}": torch.zeros(1) for i in range(2000)}))
+    change_config(folder, num_hidden_layers=2000)
+    refused(folder, "num_hidden_layers 2000", "2 layers")
 
 
 def test_strides_of_0_do_not_fill_the_memory(folder: Path) -> None:
@@ -476,6 +534,8 @@ WRONG_FIELDS: dict[str, dict[str, Any]] = {
     "more heads than numbers": {"num_attention_heads": 64},
     "dropout above 1": {"hidden_dropout_prob": 1.5},
     "eps of 0": {"layer_norm_eps": 0},
+    "eps beyond every float": {"layer_norm_eps": 10**400},
+    "eps beyond torch's int": {"layer_norm_eps": 2**63},
     "eps of NaN": {"layer_norm_eps": float("nan")},
     "padding beyond the vocabulary": {"pad_token_id": 99},
 }
@@ -487,6 +547,31 @@ def test_a_wrong_field_of_the_config_is_named_with_its_file(folder: Path, fields
     said = [str(value) for value in fields.values() if value not in ("absent", None)]
     error = refused(folder, str(folder / "config.json"), *fields, *said)
     assert isinstance(error, ConfigError)
+
+
+@pytest.mark.parametrize("odd", [[{}], [[]], {"a": 1}, "x", 7], ids=str)
+def test_what_config_json_says_of_its_class_may_be_anything(folder: Path, odd: object) -> None:
+    change_config(folder, architectures=odd)
+    Bert.from_pretrained(folder)
+    with pytest.raises(OURS, match=r"classifier\.weight"):
+        BertForSequenceClassification.from_pretrained(folder)
+
+
+LONG = "x" * 10**6
+LONG_VALUES: dict[str, Callable[[Path], object]] = {
+    "a field": lambda folder: change_config(folder, hidden_act=LONG),
+    "a list": lambda folder: change_config(folder, hidden_size=["x"] * 10**5),
+    "a tensor's name": lambda folder: change_tensors(folder, lambda t: t.update({LONG: torch.zeros(1)})),
+    "names": lambda folder: change_tensors(folder, lambda t: t.update({f"x{i}": torch.zeros(1) for i in range(5000)})),
+    "a shard": lambda folder: shard(folder, **{BIAS: LONG}),
+    "a type": lambda folder: use_pickle(folder, b"\x80\x02c" + LONG.encode() + b"\nx\n)R."),
+}
+
+
+@pytest.mark.parametrize("change", LONG_VALUES.values(), ids=LONG_VALUES)
+def test_no_message_repeats_a_value_of_any_length(folder: Path, change: Callable[[Path], object]) -> None:
+    change(folder)
+    assert len(str(refused(folder))) < 20_000
 
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")

@@ -116,6 +116,16 @@ def test_a_text_of_no_tokens_gives_zeros(pooling):
     assert [len(states) for states in encoder.encode(texts, output_value="token_embeddings")] == [3, 0, 1, 0, 2]
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_text_of_no_tokens_beside_numbers_that_are_not_finite(pooling):
+    encoder = bare_encoder(pooling)
+    with torch.no_grad():
+        encoder.model.embeddings.token.weight[VOCABULARY.index("cat")] = torch.nan
+    vectors = encoder.encode(["the cat", "", "hello"], fast=True)
+    assert np.isnan(vectors[0]).all()
+    assert np.isfinite(vectors[1:]).all()
+
+
 @pytest.mark.parametrize("texts", ["", ["", ""]])
 def test_texts_of_no_tokens_alone_are_as_on_the_page(texts):
     encoder = bare_encoder("mean")

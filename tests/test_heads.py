@@ -1,6 +1,7 @@
 """The heads by themselves: what they are made of, what may be left aside, folders, and one clear error for the rest."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def assert_same(one, other):
 
 def test_the_table_with_all_its_rows_is_a_bijection():
     rows = PUBLISHED_NAMES | RELATIVE_NAMES | HEAD_NAMES
-    assert len(rows) == len(set(rows.values())) == 13 + 1 + 5
+    assert len(rows) == len(set(rows.values())) == 13 + 1 + 6
 
 
 @every_head
@@ -270,11 +271,45 @@ UNTIED = {
 
 
 @pytest.mark.parametrize("name", UNTIED)
-def test_a_decoder_of_its_own_is_refused_and_does_not_matter_to_others(masked, name):
+def test_a_decoder_of_its_own_does_not_matter_to_others(masked, name):
     rewrite(masked, UNTIED[name])
-    with pytest.raises(CheckpointError, match=rf"{name.strip()} differs from"):
-        BertForMaskedLM.from_pretrained(masked)
     assert name.strip() in Bert.from_pretrained(masked).report.known_harmless
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
+@pytest.mark.parametrize("said", [True, False])
+def test_a_decoder_of_its_own_is_loaded_computed_and_saved(tmp_path, kind, said):
+    wide(kind).save_pretrained(tmp_path, tie_word_embeddings=said)
+    rewrite(tmp_path, UNTIED[DECODER])
+    model, tied = kind.from_pretrained(tmp_path), wide(kind)
+    assert any("a matrix of its own" in note for note in model.report.notes)
+    change = (model(**BATCH)[0] - tied(**BATCH)[0]).abs().amax((0, 1))
+    assert change[98] > 0.1
+    assert change[:98].max() == 0
+    model.save_pretrained(tmp_path)
+    assert_same(kind.from_pretrained(tmp_path), model)
+    assert {DECODER, BIAS, OWN_BIAS} < safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_decoder_that_config_json_promises_must_be_there(masked):
+    change = json.loads((masked / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (masked / "config.json").write_text(json.dumps(change))
+    with pytest.raises(CheckpointError, match=rf"1 missing from the files:\n.*{DECODER}"):
+        BertForMaskedLM.from_pretrained(masked)
+
+
+def test_a_decoder_of_another_shape_is_refused(masked):
+    rewrite(masked, UNTIED[f"{DECODER} "])
+    with pytest.raises(CheckpointError, match=rf"{DECODER}: \(98, 32\) in the files, \(99, 32\)"):
+        BertForMaskedLM.from_pretrained(masked)
+
+
+def test_the_bias_of_the_decoder_goes_before_the_other(masked):
+    rewrite(masked, UNTIED[BIAS])
+    assert torch.equal(
+        BertForMaskedLM.from_pretrained(masked).masked_lm.bias[98], wide(BertForMaskedLM).masked_lm.bias[98] + 1
+    )
 
 
 # --- What is missing, what is left over

@@ -72,7 +72,7 @@ GENERATIONS = {
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_only_the_last_part_of_a_class_path_counts(folder, generation):
+def test_only_the_ends_of_a_class_path_count(folder, generation):
     first, later = GENERATIONS[generation]
     rows = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize")]
     types = [(first if kind in ("Transformer", "Dense", "Normalize") else later).format(kind) for kind, _ in rows]
@@ -83,8 +83,12 @@ def test_only_the_last_part_of_a_class_path_counts(folder, generation):
 def test_nothing_of_those_paths_is_imported(folder, monkeypatch):
     (folder / "evil.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(folder)
-    write_modules_json(folder, {"type": "evil.Pooling", "path": "1_Pooling"})
+    write_modules_json(folder, {"type": "sentence_transformers.models.evil.Pooling", "path": "1_Pooling"})
     assert isinstance(read(folder).after[0], Pooling)
+    for kind in ("evil.Pooling", "modeling.Pooling", "Pooling", "sentence_transformers_.Pooling"):  # no stock class
+        write_modules_json(folder, {"type": kind, "path": "1_Pooling"})
+        with pytest.raises(ConfigError, match=rf"modules\.json: the module '{kind}'.* runs no code"):
+            read(folder)
     assert "evil" not in sys.modules
 
 
@@ -177,6 +181,8 @@ def test_an_unknown_module_is_named(folder, kind):
         [("Normalize", "3_Normalize"), ("Pooling", "1_Pooling")],
         [("Pooling", "1_Pooling"), ("Pooling", "1_Pooling")],
         [("Pooling", "1_Pooling"), ("Transformer", "")],
+        [("Transformer", ""), ("Pooling", "1_Pooling")],
+        [("BERT", "0_BERT"), ("Pooling", "1_Pooling")],
     ],
 )
 def test_modules_in_another_order_are_refused(folder, order):
@@ -228,8 +234,8 @@ def test_saying_the_default_is_no_reason_to_refuse(folder, name):
 @pytest.mark.parametrize("path", ["../..", "/etc", "..", "1_Pooling/../../x"])
 @pytest.mark.parametrize("kind", ["Pooling", "Transformer"])
 def test_a_path_out_of_the_folder_is_refused(folder, kind, path):
-    rows = [{"type": MODULE + kind, "path": path}, {"type": f"{MODULE}Pooling", "path": "1_Pooling"}]
-    write_json(folder, "modules.json", rows if kind == "Transformer" else rows[:1])
+    paths = {"Transformer": "", "Pooling": "1_Pooling", kind: path}
+    write_json(folder, "modules.json", [{"type": MODULE + each, "path": place} for each, place in paths.items()])
     with pytest.raises(HubError, match="points outside its folder"):
         read(folder)
 
@@ -373,7 +379,9 @@ def test_widths_that_do_not_fit_are_refused(tmp_path):
     write_encoder(tmp_path, ("Pooling", MEAN), ("Dense", {}))
     (tmp_path / "2_Dense").mkdir()
     write_dense(tmp_path / "2_Dense", Dense(D + 1, 6))
-    with pytest.raises(ConfigError, match=f"a Dense takes vectors of {D + 1}, but gets {D} numbers"):
+    with pytest.raises(
+        ConfigError, match=f"{tmp_path}: in_features of a Dense's config.json is {D + 1}, but it gets {D} "
+    ):
         SentenceEncoder.from_pretrained(tmp_path)
 
 
@@ -414,12 +422,14 @@ def test_measure_and_dimensions(folder):
     write_json(folder, "config_sentence_transformers.json", {"similarity_fn_name": "dot", "truncate_dim": 4})
     found = read(folder)
     assert (found.similarity_fn_name, found.truncate_dim) == ("dot", 4)
+    write_json(folder, "config_sentence_transformers.json", {"truncate_dim": 10**400})
+    assert torch.zeros(1, 4)[:, : read(folder).truncate_dim].shape == (1, 4)  # torch takes no larger numbers
 
 
 @pytest.mark.parametrize("name", ["maxsim", ["dot"]])
 def test_an_unknown_measure_is_refused(tmp_path, name):
     write_encoder(tmp_path, ("Pooling", MEAN), config_sentence_transformers={"similarity_fn_name": name})
-    with pytest.raises(ConfigError, match="similarity_fn_name must be one of cosine, dot, euclidean, manhattan"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}/config_.*.json: similarity_fn_name must be one of cosine"):
         SentenceEncoder.from_pretrained(tmp_path)
 
 

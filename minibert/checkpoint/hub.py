@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import read_json
+from ..config import in_short, read_json
 from . import builtin
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ WITHOUT_OWNER = re.compile(r"bert-(base|large)-(un)?cased.*|bert-base-(chinese|g
 class HubError(OSError):
     """The model or one of its files can't be had: unknown name, no permission, or no network."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(in_short(text))
+
 
 class HubOptions(TypedDict, total=False):
     """The keywords of every ``from_pretrained`` that concern the hub. They have no effect on a folder."""
@@ -37,7 +40,7 @@ class HubOptions(TypedDict, total=False):
     revision: str | None  # branch, tag or commit; None: `main`, as it was when first downloaded
     token: str | bool | None  # for private and gated models; None: the one from `hf auth login` or HF_TOKEN
     cache_dir: str | Path | None  # for downloads; None: huggingface_hub's cache, shared with transformers
-    local_files_only: bool  # never touch the network; a file outside the cache counts as absent
+    local_files_only: bool  # never touch the network; a file outside the cache counts as absent, with a warning
     refresh: bool  # ask the hub if `revision` has moved since it was downloaded
 
 
@@ -74,10 +77,11 @@ class CheckpointFiles:
 
     name: str
 
-    def get(self, file: str, *, local: bool = False) -> Path | None:
+    def get(self, file: str, *, local: bool = False, quiet: bool = False) -> Path | None:
         """Return the file's path, or None if the checkpoint lacks it. Raise HubError if neither can be made sure.
 
-        If ``local``, a file outside this disk counts as absent, and the network isn't touched.
+        If ``local``, a file outside this disk counts as absent, and the network isn't touched. Unless ``quiet``, a
+        warning says that a file which is not cached may exist, where the hub can't be asked.
         """
         raise NotImplementedError
 
@@ -92,13 +96,13 @@ class CheckpointFiles:
 
     def require(self, file: str) -> Path:
         """Return the file's path. Raise HubError if the checkpoint does not have it."""
-        if (path := self.get(file)) is None:
+        if (path := self.get(file, quiet=True)) is None:
             raise HubError(f"{self.name} has no file {file}{self.excuse}")
         return path
 
-    def read_object(self, file: str, *, needed: bool = False) -> dict[str, Any]:
+    def read_object(self, file: str, *, needed: bool = False, quiet: bool = False) -> dict[str, Any]:
         """Read a small JSON file; {} if it is absent and not ``needed``. Raise HubError, or ConfigError if damaged."""
-        path = self.require(file) if needed else self.get(file)
+        path = self.require(file) if needed else self.get(file, quiet=quiet)
         return {} if path is None else read_json(path)
 
     def below(self, folder: str) -> CheckpointFiles:
@@ -107,7 +111,7 @@ class CheckpointFiles:
 
     def first(self, candidates: Sequence[str]) -> Path | None:
         """Return the first file that the checkpoint has. Files on this disk go before files on the hub."""
-        paths = (find(file) for find in (self.cached, self.get) for file in candidates)
+        paths = (self.get(file, local=local, quiet=True) for local in (True, False) for file in candidates)
         return next((path for path in paths if path is not None), None)
 
     def pin(self) -> None:
@@ -122,8 +126,8 @@ class Subfolder(CheckpointFiles):
     parent: CheckpointFiles
     folder: str
 
-    def get(self, file: str, *, local: bool = False) -> Path | None:
-        return self.parent.get(f"{self.folder}/{file}", local=local)
+    def get(self, file: str, *, local: bool = False, quiet: bool = False) -> Path | None:
+        return self.parent.get(f"{self.folder}/{file}", local=local, quiet=quiet)
 
     @property
     def excuse(self) -> str:
@@ -136,7 +140,7 @@ class Folder(CheckpointFiles):
 
     path: Path
 
-    def get(self, file: str, *, local: bool = False) -> Path | None:
+    def get(self, file: str, *, local: bool = False, quiet: bool = False) -> Path | None:
         path = self.path / _safe(file, self.name)
         return path if path.is_file() else None
 
@@ -148,7 +152,8 @@ class HubRepository(CheckpointFiles):
     options: HubOptions
 
     commit: str | None = None  # known after the first answer
-    unreachable: bool = False  # one failed attempt is enough: huggingface_hub keeps trying for half a minute
+    root: Path | None = None  # the model's folder in the cache, as soon as a file was found
+    unreachable: bool | None = None  # None: not tried yet
 
     @property
     def excuse(self) -> str:
@@ -156,16 +161,16 @@ class HubRepository(CheckpointFiles):
             return " in the cache, and local_files_only keeps it from asking the hub"
         return " in the cache, and the hub can't be reached" if self.unreachable else ""
 
-    def get(self, file: str, *, local: bool = False) -> Path | None:
+    def get(self, file: str, *, local: bool = False, quiet: bool = False) -> Path | None:
         found = self._look_up(file)
         if isinstance(found, Path):
             return found
-        if not found or local or self.options.get("local_files_only"):
+        if not found or local:
             return None
-        path = None if self.unreachable else self._download(file)
-        if self.unreachable:  # since an earlier file, or since just now
+        path = None if self.excuse else self._download(file)
+        if self.excuse and self.commit and not quiet:  # since an earlier file, or since just now
             source = f"{self.name}, revision {self.commit}"
-            warnings.warn(f"{source}: the hub can't be reached to ask for {file}; going on without it", stacklevel=2)
+            warnings.warn(f"{source}: {file} is not{self.excuse}; going on without it", stacklevel=2)
         return path
 
     def _look_up(self, file: str) -> Path | bool:
@@ -179,7 +184,18 @@ class HubRepository(CheckpointFiles):
             raise HubError(f"{self.name!r} is neither a folder nor a possible name on the hub ({error})") from None
         if self.options.get("refresh") and self.commit is None and not self.options.get("local_files_only"):
             return True  # the cache may know an older commit only
-        return self._pinned(found, file) if isinstance(found, str) else found is not _CACHED_NO_EXIST
+        return (
+            self._pinned(found, file)
+            if isinstance(found, str)
+            else found is not _CACHED_NO_EXIST and self._may_have(file)
+        )
+
+    def _may_have(self, file: str) -> bool:
+        """Return False if snapshot_download left a list of the commit's files, and this one is not on it."""
+        try:
+            return self.root is None or file in read_json(self.root / f"trees/{self.commit}.json")["files"]
+        except (OSError, ValueError, KeyError, TypeError):  # no list, or one of another version
+            return True
 
     @property
     def _revision(self) -> str | None:
@@ -187,7 +203,8 @@ class HubRepository(CheckpointFiles):
 
     def _pinned(self, path: str, file: str) -> Path:
         """Keep the file's commit: the branch may move before the other files are fetched."""
-        self.commit = Path(path).parents[len(PurePosixPath(file).parts) - 1].name
+        snapshot = Path(path).parents[len(PurePosixPath(file).parts) - 1]
+        self.commit, self.root = snapshot.name, snapshot.parents[1]
         return Path(path)
 
     def _download(self, file: str) -> Path | None:
@@ -196,11 +213,13 @@ class HubRepository(CheckpointFiles):
 
         token, folder = self.options.get("token"), self.options.get("cache_dir")
         try:
+            if self.unreachable is None:
+                self._probe(file)
             path = hf_hub_download(self.name, file, revision=self._revision, token=token, cache_dir=folder)
         except errors.LocalEntryNotFoundError as error:  # the hub gave no useful answer, and the file isn't cached
             if self.commit is None or _status(error) in (401, 403):
                 raise self._refusal(file, error) from error
-            self.unreachable = True
+            self.unreachable = True  # one failed attempt is enough
             return None
         except errors.EntryNotFoundError as error:
             answer = getattr(error, "response", None)
@@ -210,6 +229,18 @@ class HubRepository(CheckpointFiles):
         except Exception as error:  # an aborted download raises whatever the HTTP library raises
             raise self._refusal(file, error) from error
         return self._pinned(path, file)
+
+    def _probe(self, file: str) -> None:
+        """Ask once: ``hf_hub_download`` keeps trying for half a minute. Raise its error for a hub that is not there."""
+        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+        try:
+            url = hf_hub_url(self.name, file, revision=self._revision)
+            get_hf_file_metadata(url, token=self.options.get("token"), timeout=5)
+        except Exception as error:
+            if _status(error) is None:
+                raise errors.LocalEntryNotFoundError(f"no answer for {file}") from error
+        self.unreachable = False
 
     def _refusal(self, file: str, error: Exception) -> HubError:
         """Return the error that says why the file can't be had, and the remedy."""

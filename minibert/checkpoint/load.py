@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..config import BertConfig
+from ..config import BertConfig, read_json
 from .hub import OWNER, CheckpointFiles, HubOptions, open_files
-from .names import TIED, by_canonical_name, canonical_name, head_of, ignorable, loadable_as, published_name
+from .names import (
+    DECODER,
+    NEEDED,
+    TIED,
+    WORDS,
+    by_canonical_name,
+    canonical_name,
+    head_of,
+    ignorable,
+    loadable_as,
+    published_name,
+)
 from .report import LoadReport
-from .tensors import AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name
-from .weights import open_weights
+from .tensors import SMALL, AnyModel, CheckpointError, LazyTensor, build_on_meta, damaged, dtype_name, file_state
+from .weights import CANDIDATES, open_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,7 +44,12 @@ class WrongTensorsError(CheckpointError):
     """The files do not hold the tensors that config.json describes. ``report`` lists every difference."""
 
     def __init__(self, report: LoadReport, names: Iterable[str]) -> None:
-        text = f"{report.source}: the weights do not fit config.json\n{report.problems()}"
+        prefix = next((name.removesuffix(WORDS) for name in report.unexpected if name.endswith(f".{WORDS}")), None)
+        found = f"{report.source}: the weights do not fit config.json"
+        text = f"{found}\n{report.problems()}"
+        if prefix := prefix and (prefix.removesuffix("bert.") or prefix):
+            own = sum(name.startswith(prefix) for name in report.unexpected)
+            text = f"{found}: {own} names begin with {prefix!r}, of a model around BERT: remove it"
         if not report.unexpected and not report.wrong_shape and all(map(head_of, report.missing)):
             text += f"\n  The files hold the weights of {' or '.join(loadable_as(names))}: load them as such."
         super().__init__(text)
@@ -67,10 +85,13 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
     """Load a model on the CPU as ``load_bert`` does, from files already found."""
     kind: Any = into
     wanted = _float_dtype(dtype)
+    _refuse_adapter(files)
     config = read_config(files, getattr(kind, "config_class", BertConfig))
     _check_classifier(files, into)
-    tensors = by_canonical_name(open_weights(files))
+    tensors: Tensors = by_canonical_name(open_weights(files))
     _check_sizes(files, config, tensors)
+    if any("cls.predictions" in NEEDED.get(parent.__name__, ()) for parent in into.__mro__):
+        config, tensors = _read_decoder(config, tensors, wanted)
     model = build_on_meta(lambda: kind.for_checkpoint(config, tensors), config)
     try:
         names = {ours: canonical_name(published_name(ours)) for ours in model.state_dict()}
@@ -78,18 +99,30 @@ def load_files(files: CheckpointFiles, *, into: type[AnyModel], dtype: str | tor
         text = f"{into.__name__} has weights that BERT lacks, {error}: add them to a loaded Bert"
         raise CheckpointError(text) from None
     shapes = {names[ours]: tuple(value.shape) for ours, value in model.state_dict().items()}
-    tied = {copy: name for copy, name in TIED.items() if copy in tensors and "cls.predictions.bias" in shapes}
-    tensors = {name: tensors[copy] for copy, name in tied.items()} | tensors
     report = _account(files, config, tensors, shapes, wanted)
     if not report.complete:
         raise WrongTensorsError(report, tensors)
-    for copy, name in tied.items():
-        if not torch.equal(*(read_tensor(tensors[which], which, wanted) for which in (copy, name))):
-            raise CheckpointError(f"{files.name}: {copy} differs from {name}: in BERT's head they are one tensor")
+    if DECODER in shapes:
+        report = report.with_notes("the masked-LM head has a matrix of its own, not that of the token embeddings")
     values = {ours: read_tensor(tensors[name], name, wanted) for ours, name in names.items()}
     model.load_state_dict(values, assign=True)
     model.report = report
+    _check_unchanged(report)
     return model.eval()
+
+
+def _read_decoder(config: AnyConfig, tensors: Tensors, dtype: torch.dtype) -> tuple[AnyConfig, Tensors]:
+    """Tell whether the masked-LM head has a matrix of its own, and read its bias by either name, as transformers 5.
+
+    That is so if config.json says so, or if the files hold two matrices that differ.
+    """
+    second = {name: tensors[copy] for copy, name in TIED.items() if copy in tensors}
+    if WORDS in second and WORDS in tensors:
+        pair = (read_tensor(tensors[name], name, dtype) for name in (WORDS, DECODER))
+        config = config if torch.equal(*pair) else replace(config, tie_word_embeddings=False)
+    if not config.tie_word_embeddings:
+        second.pop(WORDS, None)
+    return config, {**tensors, **second}
 
 
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -97,12 +130,19 @@ def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Pa
 
     Raise CheckpointError if the files have changed since.
     """
+    report: Any = model.report
     tensors = by_canonical_name(open_weights(files))
+    _check_unchanged(report)
     for ours, parameter in model.named_parameters():
         name = canonical_name(published_name(ours))
-        if name not in tensors or tensors[name].shape != parameter.shape:
-            raise CheckpointError(f"{files.name}: {name} was changed while the model was being loaded; load it again")
         yield parameter, read_tensor(tensors[name], name, parameter.dtype)
+    _check_unchanged(report)
+
+
+def _check_unchanged(report: LoadReport) -> None:
+    for path, state in zip(report.files, report.states, strict=True):
+        if not path.exists() or file_state(path) != state:
+            raise CheckpointError(f"{path} was changed while the model was being loaded: load it again")
 
 
 def read_config(files: CheckpointFiles, kind: type[AnyConfig]) -> AnyConfig:
@@ -120,11 +160,15 @@ def _float_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
-    """Read the tensor; it stays mapped if it has the dtype already. Raise CheckpointError if its file is damaged."""
+    """Read the tensor; it stays mapped if it has the dtype already. Raise CheckpointError if its file is damaged.
+
+    From a small file it is copied, so that a program which writes the file again in place changes nothing.
+    """
     if tensor.dtype not in FLOATS.values():
         raise CheckpointError(f"{tensor.file}: {name} is {tensor.dtype}, and weights must be floating-point numbers")
     try:
-        return tensor.read().to(dtype).contiguous()
+        value = tensor.read().to(dtype).contiguous().data  # so that its writes are counted from 0
+        return value.clone() if tensor.file.stat().st_size < SMALL else value
     except CheckpointError:
         raise
     except Exception as error:
@@ -145,6 +189,18 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
+def _refuse_adapter(files: CheckpointFiles) -> None:
+    """Refuse weights that the files beside them change, or that are changes of other weights."""
+    files.pin()
+    cached = any(map(files.cached, CANDIDATES))  # then nothing else is asked of the hub, and so isn't this
+    found = files.get("adapter_config.json", local=cached, quiet=True) or files.cached("adapter_model.safetensors")
+    if path := found or files.cached("adapter_model.bin"):
+        values = read_json(path) if path.suffix == ".json" else {}
+        told = (f"{name} {str(values.get(name))[:99]}" for name in ("peft_type", "base_model_name_or_path"))
+        text = f"an adapter of other weights ({', '.join(told)}), which minibert does not apply"
+        raise CheckpointError(f"{path}: {text}. Save the model that peft's merge_and_unload() gives, and load that")
+
+
 def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
     """Refuse a token classifier as a text classifier, and the reverse: names and shapes agree, but not the meaning.
 
@@ -153,7 +209,7 @@ def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
     kinds = {"BertForSequenceClassification", "BertForTokenClassification"}
     if asked := kinds.intersection(parent.__name__ for parent in into.__mro__):
         said = files.read_object("config.json").get("architectures")
-        for other in (kinds - asked).intersection(said if isinstance(said, list) else ()):
+        for other in (kind for kind in kinds - asked if isinstance(said, list) and kind in said):
             raise CheckpointError(f"{files.name}: config.json says {other}: load it as that, not as {into.__name__}")
 
 
@@ -162,8 +218,9 @@ def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Tensors) -
     pooler = [name for name in POOLER if name in tensors]
     if len(pooler) == 1:
         raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half is missing")
-    if (layers := config.num_hidden_layers) > len(tensors):  # else all these layers are built on the meta device
-        text = f"config.json says num_hidden_layers {layers}, but the files hold {len(tensors)} tensors in all"
+    stored = len({match[1] for match in map(re.compile(r"encoder\.layer\.(\d+)\.").match, tensors) if match})
+    if (layers := config.num_hidden_layers) > 2 * stored + 2:  # else all these layers are built on the meta device
+        text = f"config.json says num_hidden_layers {layers}, but the files hold {stored} layers"
         raise CheckpointError(f"{files.name}: {text}")
 
 
@@ -178,9 +235,11 @@ def _account(
     unread = {"embeddings.position_embeddings.weight"} if config.position_embedding_type != "absolute" else set()
     aside = [name for name in rest if name in unread or ignorable(name, heads)]
     wrong = [name for name in used if tensors[name].shape != shapes[name]]
+    paths = tuple(dict.fromkeys(tensor.file for tensor in tensors.values()))
     return LoadReport(
         source=files.name,
-        files=tuple(dict.fromkeys(tensor.file for tensor in tensors.values())),
+        files=paths,
+        states=tuple(map(file_state, paths)),
         used=tuple(used),
         known_harmless=tuple(aside),
         unexpected=tuple(name for name in rest if name not in set(aside)),

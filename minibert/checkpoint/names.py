@@ -1,7 +1,7 @@
 """The name table: our names -> Hugging Face's. Thirteen rows connect the page with published weights.
 
 Rows name modules; `.weight` and `.bias` pass through, and `{}` is the layer. For BERT-base that makes 5 + 16 * 12 + 2
-= 199 tensors. Five more rows belong to the heads. The table is a bijection, so saving reads it backwards.
+= 199 tensors. Six more rows belong to the heads. The table is a bijection, so saving reads it backwards.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ PUBLISHED_NAMES = {
 # A fourteenth, for the few checkpoints whose position_embedding_type is relative (one embedding per layer).
 RELATIVE_NAMES = {"layers.{}.attention.relative.distance": "encoder.layer.{}.attention.self.distance_embedding"}
 
-# Five more for the heads. The masked-LM head itself owns only a bias: its matrix is the token embedding's.
+# Six more for the heads. The masked-LM head itself owns only a bias: its matrix is the token embedding's, or, in few
+# checkpoints, a decoder's.
 HEAD_NAMES = {
     "masked_lm": "cls.predictions",
     "masked_lm.dense": "cls.predictions.transform.dense",
     "masked_lm.norm": "cls.predictions.transform.LayerNorm",
+    "masked_lm.decoder": "cls.predictions.decoder",
     "next_sentence": "cls.seq_relationship",
     "classifier": "classifier",
 }
 
 # Second names of the masked-LM head's tensors. Many files hold the same numbers under both.
+WORDS, DECODER = "embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 TIED = {
-    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    DECODER: WORDS,
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from ..display import table
+from .tensors import SMALL, CheckpointError, dtype_name, file_state
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class LoadReport:
     stored_dtype: str  # in the files: "float32", or several, such as "float16, float32"
     dtype: str  # in the model
     notes: tuple[str, ...] = ()  # choices that the files leave open, such as a default pooling
+    states: tuple[tuple[int, ...], ...] = field(default=(), repr=False, compare=False)  # `file_state` of the files
 
     def __str__(self) -> str:
         """Format the account as a table, which only counts the tensors that were used."""
@@ -45,6 +51,31 @@ class LoadReport:
     def mapped(self) -> bool:
         """True if the weights are mapped from the files and take memory only when they are read."""
         return self.stored_dtype == self.dtype and all(path.suffix == ".safetensors" for path in self.files)
+
+    def check_files(self, model: nn.Module) -> None:
+        """Raise CheckpointError if weights are mapped from a file that another program has since written in place.
+
+        A file that was replaced does no harm: the map keeps the old one. Nor does it where training wrote all weights.
+        """
+        mapped = zip(self.files, self.states) if self.dtype in self.stored_dtype else ()  # noqa: B905
+        for path, state in mapped:  # a copy of the model has no states
+            try:
+                found = os.stat(path)  # at every call: nothing slower
+            except OSError:  # deleted, and still mapped
+                continue
+            if found.st_mtime_ns == state[3] or file_state(path)[:2] != state[:2] or state[2] < SMALL:
+                continue
+            if any(map(self._may_be_mapped, model.parameters())):
+                text = "was written again while the model was in use, and its weights are mapped: load it again"
+                raise CheckpointError(f"{path}: {text}. A file that is moved into its place does no harm")
+
+    def _may_be_mapped(self, weight: nn.Parameter) -> bool:
+        stored = dtype_name(weight.dtype) in self.stored_dtype.split(", ")
+        return stored and weight.device.type == "cpu" and not weight._version  # it was never written
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the states: weights that were copied or pickled are not mapped."""
+        return {**self.__dict__, "states": ()}
 
     def with_notes(self, *notes: str) -> LoadReport:
         """Return the report with further notes."""

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .atomic import replacing, write_text
-from .names import published_name
+from .names import DECODER, TIED, published_name
 from .tensors import CheckpointError, build_on_meta, dtype_name
 from .weights import SAFETENSORS
 
@@ -38,6 +38,8 @@ def save_model(
         text = f"a part of this model was replaced, and its weights have no published form: {', '.join(odd)}"
         raise CheckpointError(f"{text}. Keep them with torch.save(model.state_dict(), ...)")
     tensors = {published_name(name): tensor for name, tensor in ours.items()}
+    if DECODER in tensors:  # transformers 5 reads the bias of such a head by its second name
+        tensors |= {copy: tensors[name] for copy, name in TIED.items() if copy != DECODER}
     values = {**config.to_dict(), **settings, "dtype": dtype_name(next(iter(tensors.values())).dtype)}
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Read and write modules.json and its companions: the modules that sentence-transformers runs after the transformer.
 
-Three generations of that library are read. Class paths of 2.x, 5.4 and 6.x differ, so only the last part of a path
-counts, and no class is imported. Pooling has one boolean per mode, or `pooling_mode`. The oldest form is written,
-because all generations and other programs understand it.
+Three generations of that library are read. Class paths of 2.x, 5.4 and 6.x differ, so only the first and the last
+part of a path count, and no class is imported. Pooling has one boolean per mode, or `pooling_mode`. The oldest form is
+written, because all generations and other programs understand it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ BOOLEANS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 POOLING_SETTINGS = (*BOOLEANS, "pooling_mode", "include_prompt", "word_embedding_dimension", "embedding_dimension")
+ORDER = ("Transformer", "BERT"), ("Pooling",), ("Dense", "Normalize")  # of modules; BERT is an old name
 PLACES = ("module_input_name", "module_output_name")
 DENSE_SETTINGS = ("in_features", "out_features", "bias", "activation_function", "use_residual", *PLACES)
 
@@ -53,6 +54,7 @@ class SentenceModules:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
+    source: str = "these modules"  # the file that names the measure
     truncate_dim: int | None = None
     notes: list[str] = field(default_factory=list)  # choices that the files leave open
 
@@ -70,8 +72,8 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
         found.after.append(Pooling("mean"))
         found.notes.append("no modules.json: mean pooling is sentence-transformers' default, not the checkpoint's word")
     else:
-        for entry in read_entries(path):
-            _add(found, files, entry, path)
+        for place, entry in enumerate(read_entries(path)):
+            _add(found, files, entry, path, ORDER[min(place, 2)])
         if not found.after or not isinstance(found.after[0], Pooling):
             raise ConfigError(f"{path}: no Pooling follows the Transformer, so there is no sentence vector")
     read_settings(files, found)
@@ -83,7 +85,8 @@ def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]
     width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
     for linear in (module.linear for module in head if isinstance(module, Dense)):
         if linear.in_features != width:
-            raise ConfigError(f"a Dense takes vectors of {linear.in_features}, but gets {width} numbers")
+            text = f"in_features of a Dense's config.json is {linear.in_features}, but it gets {width} numbers"
+            raise ConfigError(text)
         width = linear.out_features
     return width
 
@@ -136,12 +139,17 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     entries = read_json(path, list)
     if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
+    if odd := [row["type"] for row in entries if not row["type"].startswith("sentence_transformers.")]:
+        raise ConfigError(
+            f"{path}: the module {odd[0]!r} is none of sentence-transformers, and minibert runs no code of a checkpoint"
+        )
     return entries
 
 
 def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
     """Read config_sentence_transformers.json, and sentence_bert_config.json from the transformer's folder."""
     values, where = files.read_object(SETTINGS), f"{files.name}/{SETTINGS}"
+    found.source = where
     prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ConfigError(f"{where}: prompts must map names to texts, not {prompts!r}")
@@ -160,25 +168,27 @@ def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
 def _whole_number(values: Fields, name: str, where: str) -> int | None:
     if (value := values.get(name)) is not None and not is_integer(value, 1):
         raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
-    return value
+    return value and min(value, 2**31)  # torch takes no larger ones
 
 
-def _add(found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], source: Path) -> None:
+def _add(
+    found: SentenceModules, files: CheckpointFiles, entry: dict[str, Any], source: Path, expected: tuple[str, ...]
+) -> None:
     kind = entry["type"].rsplit(".", 1)[-1]
     where = f"{source}: the module {entry['type']!r}"
     below = files.below(entry["path"])
     if entry.get("kwargs"):
-        raise ConfigError(f"{where} takes further inputs ({', '.join(entry['kwargs'])}), which minibert does not give")
-    if kind not in ("Transformer", "BERT", "Pooling", "Dense", "Normalize"):
+        raise ConfigError(f"{where} takes further inputs ({entry['kwargs']!r}), which minibert does not give")
+    if not any(kind in kinds for kinds in ORDER):
         raise ConfigError(f"{where} is unknown; minibert computes Transformer, Pooling, Dense, Normalize")
-    if (kind in ("Dense", "Normalize")) != bool(found.after):  # a Pooling comes between them and the Transformer
+    if kind not in expected:
         raise ConfigError(f"{where} is in a place where minibert does not compute it")
     if kind == "Pooling":
         found.after.append(_read_pooling(below, found))
     elif kind == "Dense":
         found.after.append(_read_dense(below))
     elif kind == "Normalize":
-        _read_config(below, PLACES, needed=False)
+        _read_config(below, PLACES, needed=False)  # nearly no model has one
         found.after.append(Normalize())
     else:
         found.transformer = entry["path"]
@@ -224,7 +234,10 @@ def _read_dense(files: CheckpointFiles) -> Dense:
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != actual:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
-    dense.load_state_dict({name: read_tensor(tensors[name], name, torch.float32) for name in expected}, assign=True)
+    values = {
+        name: read_tensor(tensors[name], name, torch.float32).clone() for name in expected
+    }  # mapped ones are watched
+    dense.load_state_dict(values, assign=True)
     return dense
 
 
@@ -257,7 +270,7 @@ def _read_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool
 
     Unknown settings and modules that work on token vectors are refused: both would change the numbers.
     """
-    values, where = files.read_object("config.json", needed=needed), f"{files.name}/config.json"
+    values, where = files.read_object("config.json", needed=needed, quiet=True), f"{files.name}/config.json"
     for name in PLACES:
         if values.get(name) not in (None, "sentence_embedding"):
             raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")

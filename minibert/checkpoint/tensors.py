@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import BertConfig
+from ..config import BertConfig, FileError
 from .hub import first_line
+
+SMALL = 4 << 20  # bytes of a file; larger ones are mapped, and `LoadReport.check_files` watches them
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """The weights can't be used: damaged, incomplete, or not BERT's. The message names the file or the tensors."""
 
 
@@ -35,6 +38,12 @@ class LazyTensor:
     dtype: torch.dtype
     file: Path
     read: Callable[[], Tensor]  # mapped where the format allows it; raises CheckpointError if bytes are missing
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """Return which file is there and when it was last written: device, inode, size, time. Raise OSError if none is."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -6,12 +6,17 @@ first, then shapes against config.json, then the tensors, mapped where the forma
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import pickletools
+import re
 import sys
 import zipfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +37,12 @@ CANDIDATES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 _DTYPES |= {"BOOL": torch.bool}
+# What pickles of tensors name: no type that takes memory on the file's word. STACK_GLOBAL is refused by torch.
+_TYPES = re.compile(
+    r"collections OrderedDict|torch(\.storage)? \w+Storage|torch Size|torch\.serialization _get_layout"
+    r"|torch (b?float|u?int|bool)\w*|torch\._utils _rebuild_(parameter(_with_state)?|meta_tensor_no_storage)"
+    r"|torch\._utils _rebuild_((sparse_|nested_)?tensor|tensor_v[23])"
+)
 
 
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
@@ -106,8 +117,10 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # torch's own test for the format
     try:
-        if zipped:
-            _refuse_bombs(path)
+        records = _check_zip(path) if zipped else None
+        if not zipped:
+            with path.open("rb") as file:
+                _check_types(path, file, 5)  # three of the format, the state dict, and the keys of its storages
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except CheckpointError:
         raise
@@ -123,6 +136,9 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(f"{path}: expected a flat dict from names to tensors, as model.state_dict() gives")
     if odd := [name for name, t in values.items() if t.layout != torch.strided or t.is_nested or t.is_meta]:
         raise CheckpointError(f"{path}: minibert can't read sparse, nested or meta tensors: {', '.join(odd)}")
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in values.values() if t.numel()}
+    if records is not None and (lost := Counter(storages.values()) - records):
+        raise CheckpointError(f"{path}: damaged: no record of the zip has the {min(lost)} bytes of one of its tensors")
     return {n: LazyTensor(tuple(t.shape), t.dtype, path, partial(_unpickled, path, n, t)) for n, t in values.items()}
 
 
@@ -133,10 +149,26 @@ def _unpickled(path: Path, name: str, tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _refuse_bombs(path: Path) -> None:
-    """Refuse compressed entries: torch.save never compresses, and they might unpack to any size."""
+def _check_zip(path: Path) -> Counter[int]:
+    """Check the records before anything is unpacked, and count those of tensors by their size.
+
+    torch maps as many bytes as the pickle says, whatever the record's size, so they might be the next record's.
+    """
+    records: Counter[int] = Counter()
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 sizes = f"{entry.compress_size} bytes that claim to be {entry.file_size}"
                 raise CheckpointError(f"{path}: {entry.filename} is compressed ({sizes}), which torch.save never does")
+            records[entry.file_size] += "/data/" in entry.filename
+            if entry.filename.endswith("data.pkl"):
+                _check_types(path, io.BytesIO(archive.read(entry)), 1)
+    return records
+
+
+def _check_types(path: Path, file: BinaryIO, pickles: int) -> None:
+    """Refuse pickles with other types than a state dict's: torch also builds byte arrays, of any size they say."""
+    for _ in range(pickles):
+        for code, name, _ in pickletools.genops(file):
+            if code.name in ("GLOBAL", "INST") and not _TYPES.fullmatch(str(name)):
+                raise pickle.UnpicklingError(f"GLOBAL {str(name)[:99]}")

@@ -189,6 +189,22 @@ def test_transformers_loads_what_is_saved_with_nothing_left_over(tmp_path, name)
     assert_same_logits(ours, theirs.eval())
 
 
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForPreTraining"])
+@pytest.mark.parametrize("said", [True, False])
+def test_a_decoder_of_its_own_is_computed_by_both(tmp_path, name, said):
+    """transformers 5.23 computes it; 4.57 tied it."""
+    ours, theirs = make_pair(name)
+    theirs.config.tie_word_embeddings = said
+    decoder = theirs.cls.predictions.decoder
+    decoder.weight = torch.nn.Parameter(decoder.weight.flip(0).clone())
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = getattr(minibert, name).from_pretrained(tmp_path / "theirs", dtype="float64")
+    assert_same_logits(ours, theirs.eval())
+    ours.save_pretrained(tmp_path / "ours")
+    again = getattr(transformers, name).from_pretrained(tmp_path / "ours", dtype=torch.float64, local_files_only=True)
+    assert_same_logits(ours, again.eval())
+
+
 @every_head
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_what_transformers_saves_is_loaded_with_nothing_left_over(tmp_path, name, file):

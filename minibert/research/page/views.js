@@ -176,7 +176,7 @@ function neuronView(panel) {
   const bytes = weights().subarray(from * size, (from + 1) * size);
   const largest = (rows) => rows.reduce((most, row) => row.reduce((m, n) => Math.max(m, Math.abs(n)), most), 0);
   const mostK = largest([q, ...keys]), mostP = largest(products), mostS = Math.max(...scores.map(Math.abs));
-  const high = rowHeight(size), top = 74, named = 104;
+  const high = rowHeight(size), top = 74, named = Math.min(104, 24 + 8 * Math.max(...tokens.map((token) => token.length)));
   const pixel = Math.max(2, Math.min(8, Math.floor((panel.clientWidth - named - 280) / (2 * width))));
   const strip = pixel * width;
   const x = { k: named, p: named + strip + 18, s: named + 2 * strip + 36, w: named + 2 * strip + 152 };
@@ -185,9 +185,9 @@ function neuronView(panel) {
   const soft = { size: 11.5, colour: css("--soft") };
   write(context, `q of ${tokens[from]}`, x.k, 10, { ...soft, room: strip });
   context.drawImage(picture(width, 1, (i) => signColour(q[i], mostK)), x.k, 20, strip, 16);
-  write(context, "k of each token", x.k, 58, soft);
+  write(context, "k of each token", x.k, 58, { ...soft, room: strip + 12 });
   write(context, "q · k, number by number", x.p, 58, { ...soft, room: strip });
-  write(context, DATA.relative ? "score, without distance" : "score: sum / √" + width, x.s, 58, soft);
+  write(context, DATA.relative ? "score, without distance" : "score: sum / √" + width, x.s, 58, { ...soft, room: 112 });
   write(context, "weight: softmax", x.w, 58, soft);
   const image = (rows, most) => picture(width, size, (i) => signColour(rows[Math.floor(i / width)][i % width], most));
   context.drawImage(image(keys, mostK), x.k, top, strip, high * size);

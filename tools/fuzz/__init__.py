@@ -1,0 +1,1 @@
+"""Damaged checkpoints: what loads, what is refused, and what should not happen."""
