@@ -102,8 +102,8 @@ def _check_size(encoder: SentenceEncoder, texts: list[str]) -> None:
     if megabytes > MOST_MEGABYTES:
         fewer = math.isqrt(int(MOST_MEGABYTES * 1e6 * 3 / 4 / heads / len(texts)))
         raise ValueError(
-            f"the page would take {megabytes:.0f} MB, and at most {MOST_MEGABYTES} can be looked at: set max_seq_length "
-            f"(--max-length) to {fewer}, and it shows the beginning of the texts"
+            f"the page would take {megabytes:.0f} MB, and at most {MOST_MEGABYTES} can be looked at: set "
+            f"max_seq_length (--max-length) to {fewer}, and it shows the beginning of the texts"
         )
 
 

@@ -209,7 +209,7 @@ function choices(box, role, entries, choose) {
 function start() {
   const layers = DATA.texts[0].layers;
   const shapes = [...new Set(layers.map((layer) => `${layer.heads} heads of ${layer.size}`))];
-  const cosine = DATA.shares ? ` · cosine ${DATA.cosine.toFixed(3)}` : "";
+  const cosine = "cosine" in DATA ? ` · cosine ${DATA.cosine.toFixed(3)}` : "";
   $("model").textContent = `${layers.length} layers, ${shapes.join(" or ")} · pooling ${DATA.pooling.join(" + ")}${cosine}`;
   $("foot").textContent = `minibert ${DATA.version}. Square roots of weights are stored to within 1/510, q and k to within 1/254 of the largest number in their vector. Everything is in this file.`;
   choices($("tabs"), "tab", Object.entries(VIEWS).map(([name, [words]]) => [`tab-${name}`, words]), (i) => chooseView(Object.keys(VIEWS)[i]));

@@ -176,7 +176,8 @@ function neuronView(panel) {
   const bytes = weights().subarray(from * size, (from + 1) * size);
   const largest = (rows) => rows.reduce((most, row) => row.reduce((m, n) => Math.max(m, Math.abs(n)), most), 0);
   const mostK = largest([q, ...keys]), mostP = largest(products), mostS = Math.max(...scores.map(Math.abs));
-  const high = rowHeight(size), top = 74, named = Math.min(104, 24 + 8 * Math.max(...tokens.map((token) => token.length)));
+  const high = rowHeight(size), top = 74;
+  const named = Math.min(104, 24 + 8 * Math.max(...tokens.map((token) => token.length)));
   const pixel = Math.max(2, Math.min(8, Math.floor((panel.clientWidth - named - 280) / (2 * width))));
   const strip = pixel * width;
   const x = { k: named, p: named + strip + 18, s: named + 2 * strip + 36, w: named + 2 * strip + 152 };
