@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from .call import CallOptions, EncodeOptions, as_list, check_iterable
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
+from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError, check_count
 from .fast.prepare import choose
@@ -247,7 +247,7 @@ class SentenceEncoder(TextModel):
         """Write a folder that sentence-transformers and transformers load to the same vectors.
 
         Raises:
-            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written.
+            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written, and stays.
         """
         settings = SentenceModules(
             after=[self.pooling, *self.head],
@@ -259,9 +259,10 @@ class SentenceEncoder(TextModel):
             truncate_dim=self.truncate_dim,
         )
         check_writable(settings.after)
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        write_modules(settings, self.model.config.hidden_size, Path(folder))
+        with replacing_model(folder) as new:
+            self.model.save_pretrained(new)
+            self.tokenizer.save_pretrained(new)
+            write_modules(settings, self.model.config.hidden_size, new)
 
     def _pool(self, output: EncoderOutput, mask: Tensor | None, prompt_length: int) -> tuple[Tensor, Tensor]:
         """Return token vectors (B, S, D) and sentence vectors (B, D)."""

@@ -109,9 +109,8 @@ def test_pairs_truncated(both, length):
         assert found == dict(theirs(texts, pairs, truncation=True, max_length=length))
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_truncated_and_padded_on_the_left(tmp_path, side):
-    config = {"tokenizer_class": "BertTokenizer", "padding_side": side, "truncation_side": "left"}
+def test_truncated_on_the_left(tmp_path):
+    config = {"tokenizer_class": "BertTokenizer", "truncation_side": "left"}
     ours, theirs = open_both(tmp_path, config)
     texts = [text[:400] for text in TEXTS]
     for pairs in (None, texts[::-1]):
@@ -132,7 +131,7 @@ def test_any_text_at_all(both, text, pair):
 
 def open_both(folder, config, files=(), pieces=CASED):
     write_vocabulary(folder, pieces, config)
-    shutil.copy(MINILM / "config.json", folder)
+    write_json(folder, "config.json", {"model_type": "bert", "max_position_embeddings": 512})
     for name, values in dict(files).items():
         write_json(folder, name, values)
     return Tokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
