@@ -13,6 +13,7 @@ from .hub import CheckpointFiles
 CONFIG = "tokenizer_config.json"
 SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 NAMED = [f"{name}_token" for name in ("bos", "eos", *SPECIAL)]
+FIELDS = ("content", "lstrip", "rstrip", "normalized", "single_word", "special")
 HIGHEST = 2**31 - 1  # of ids: they are int32
 
 Words = list[tuple[tokenizers.AddedToken, int | None]]  # each with the id that a file states
@@ -106,7 +107,7 @@ def _token(value: object, where: str, *, special: bool = True) -> tokenizers.Add
     flags = {"content": value} if isinstance(value, str) else value
     if not isinstance(flags, dict) or not isinstance(flags.get("content"), str):
         raise ConfigError(f"{where} must be a string, or an object with `content`, but is {value!r:.80}")
-    fields = {"special": special, **{name: flag for name, flag in flags.items() if name != "__type"}}
+    fields = {"special": special, **{name: flags[name] for name in FIELDS if name in flags}}
     try:
         return tokenizers.AddedToken(**fields)
     except (TypeError, ValueError) as error:

@@ -56,17 +56,15 @@ def open_tokenizer(
     backend: Any = build(path, config | values, kind) if path.name == "vocab.txt" else _open(path)
     options = _options(values, config, kind, backend, f"{files.name}/{CONFIG}")
     notes = add_words(backend, words, values, f"{files.name}/{CONFIG}", usual=kind in FLAGGED)
+    highest, size = try_out(backend, path), options["vocab_size"]
     if path.name != "vocab.txt":
         notes += _follow_flags(backend, values) if kind in FLAGGED else []
     elif values.get("do_lower_case", config.get("do_lower_case")) is None and not backend.normalizer.lowercase:
-        notes.append(
-            "case is kept, because words of vocab.txt have capitals; without do_lower_case transformers lowers"
-        )
+        notes.append("without do_lower_case case is kept, as words of vocab.txt have capitals; transformers lowers it")
     backend.encode_special_tokens = values.get("split_special_tokens") is True
     parts = list(steps(backend.normalizer))
     if lowercase_first and not any(isinstance(part, normalizers.Lowercase) for part in parts):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
-    highest, size = try_out(backend, path), options["vocab_size"]
     if size is not None and highest >= size:
         notes.append(f"the tokenizer has ids up to {highest}, the model {size} tokens: texts with others are refused")
     if options["padding_side"] == "left":
@@ -98,11 +96,7 @@ def _options(
     """Return the keywords of ``Tokenizer``: lengths, sides, special tokens, and what tokenizer.json says of them."""
     limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
     # transformers writes 1e30 for "no limit"
-    known = [
-        int(limit)
-        for limit in limits
-        if not isinstance(limit, bool) and isinstance(limit, (int, float)) and 1 <= limit < 1e9
-    ]
+    known = [int(n) for n in limits if isinstance(n, (int, float)) and n is not True and 1 <= n < 1e9]
     padding, truncation = backend.padding or {}, backend.truncation or {}
     names = values.get("model_input_names", [TYPES] if not str(kind).startswith("DistilBert") else [])
     return {
@@ -214,12 +208,20 @@ def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mas
     with replacing_all(folder) as new:
         write_text(new / "tokenizer.json", text)
         write_json({k: v for k, v in values.items() if v is not None}, new / CONFIG)
-        if open_tokenizer(Folder(str(folder), new))[0].to_str(pretty=True) != text:
+        if _read_back(Folder(str(folder), new)) != (text, backend.get_vocab()):
             raise CheckpointError("the tokenizer can't be written: other parts or ids would come back from its files")
         pieces = backend.get_vocab(with_added_tokens=False)
         lines = sorted(pieces, key=pieces.__getitem__)
         if isinstance(backend.model, models.WordPiece) and [*map(pieces.get, lines)] == [*range(len(lines))]:
             write_text(new / "vocab.txt", "".join(f"{piece}\n" for piece in lines))
+
+
+def _read_back(files: CheckpointFiles) -> tuple[str, dict[str, int]] | None:
+    try:
+        backend = open_tokenizer(files)[0]
+    except ConfigError:
+        return None
+    return backend.to_str(pretty=True), backend.get_vocab()
 
 
 def _fields(backend: tokenizers.Tokenizer, pad: str, mask: str, *, pair_types: bool) -> dict[str, Any]:
