@@ -82,10 +82,10 @@ class Tokenizer:
         notes: Iterable[str] = (),
     ) -> None:
         if (pad_id := backend.token_to_id(pad_token)) is None:
-            raise ValueError(f"the vocabulary has no padding token {pad_token!r}")
+            raise ValueError(f"the vocabulary has no padding token (pad_token) {pad_token!r:.80}")
         for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             if side not in ("left", "right"):
-                raise ValueError(f"{name} must be left or right, not {side!r}")
+                raise ValueError(f"{name} must be left or right, not {side!r:.80}")
         present = {token.content for token in backend.get_added_tokens_decoder().values()}
         if hidden := [
             piece for piece in (pad_token, mask_token) if piece not in present and backend.token_to_id(piece)
@@ -263,14 +263,14 @@ class Tokenizer:
         return max(self._backend.get_vocab().values())
 
     def fitted(self, vocab_size: int) -> Self:
-        """Return this tokenizer, or a copy of it that refuses texts with ids beyond a model's ``vocab_size``.
+        """Return this tokenizer, or a copy that refuses texts with added words beyond a model's ``vocab_size``.
 
-        Raise ConfigError if every text would have such ids: it is the tokenizer of another model.
+        Raise ConfigError if more than added words are beyond it: this is the tokenizer of another model.
         """
         if vocab_size == self.vocab_size or (self.vocab_size is None and self.highest_id < vocab_size):
             return self
-        if (needed := max([self.pad_id, *self._backend.encode("").ids])) >= vocab_size:
-            raise ConfigError(f"the tokenizer needs the id {needed}, and the model knows {vocab_size} tokens only")
+        if (highest := max(self._backend.get_vocab(with_added_tokens=False).values(), default=0)) >= vocab_size:
+            raise ConfigError(f"the tokenizer gives ids up to {highest}, the model knows {vocab_size} tokens only")
         fitted = copy(self)
         fitted.vocab_size = vocab_size
         return fitted

@@ -38,7 +38,7 @@ def read_settings(files: CheckpointFiles) -> tuple[dict[str, Any], Words]:
     others = [name for name in values if name.endswith("_token") and name not in NAMED and _is_token(values[name])]
     names = [name for name in [*NAMED, *others] if values.get(name)]
     declared = [_token(values[name], f"{files.name}/{older if name in special else CONFIG}: {name}") for name in names]
-    declared += [_token(value, f"{files.name}: an extra or additional special token") for value in extra]
+    declared += extra
     words: Words = []
     for number, flags in (decoder or {}).items():
         where = f"{files.name}/{CONFIG}: added_tokens_decoder {number!r:.40}"
@@ -95,11 +95,13 @@ def _is_token(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and "__type" in value)
 
 
-def _listed(values: Mapping[str, Any], name: str, files: CheckpointFiles, file: str = CONFIG) -> list[Any]:
-    found = values.get(name) or []
+def _listed(
+    values: Mapping[str, Any], name: str, files: CheckpointFiles, file: str = CONFIG
+) -> list[tokenizers.AddedToken]:
+    found, where = values.get(name) or [], f"{files.name}/{file}: {name}"
     if not isinstance(found, (list, dict)):
-        raise ConfigError(f"{files.name}/{file}: {name} must be a list or an object, but is {found!r:.80}")
-    return list(found.values()) if isinstance(found, dict) else list(found)
+        raise ConfigError(f"{where} must be a list or an object, but is {found!r:.80}")
+    return [_token(value, where) for value in (found.values() if isinstance(found, dict) else found)]
 
 
 def _token(value: object, where: str, *, special: bool = True) -> tokenizers.AddedToken:

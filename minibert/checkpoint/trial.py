@@ -52,8 +52,9 @@ def try_out(backend: tokenizers.Tokenizer, path: Path) -> int:
         raise
     except BaseException as error:
         raise ConfigError(f"{path}: a few words can't be tokenised ({reason(error)})") from None
-    if (highest := max(backend.get_vocab().values(), default=0)) > HIGHEST:
-        raise ConfigError(f"{path}: the vocabulary has the id {highest}, and ids must be below 2^31")
+    highest = max(backend.get_vocab().values(), default=0)
+    if (worst := max(highest, *(number for encoding in found for number in encoding.ids))) > HIGHEST:
+        raise ConfigError(f"{path}: the vocabulary or post_processor has the id {worst}; ids must be below 2^31")
     if (kind := max(kind for encoding in found for kind in encoding.type_ids or [0])) > 127:
         raise ConfigError(f"{path}: the post_processor gives the token type {kind}; BERT has two")
     return highest

@@ -122,7 +122,9 @@ def build(vocab: Path, flags: Mapping[str, Any], kind: str | None) -> tokenizers
         raise ConfigError(f"{vocab}: not UTF-8 ({error.reason} at byte {error.start})") from None
     ids = {piece.rstrip("\r"): i for i, piece in enumerate(pieces)}
     special = {name: read_special(flags, name, str(vocab)) for name in SPECIAL}
-    if absent := [special[name] for name in ("unk", "sep", "pad", "cls") if special[name] not in ids]:
+    if absent := [
+        f"{special[name]:.80} ({name}_token)" for name in SPECIAL if name != "mask" and special[name] not in ids
+    ]:
         raise ConfigError(f"{vocab}: BERT's vocabulary needs {', '.join(absent)}, which this one lacks")
     if (lower := flags.get("do_lower_case")) is None:  # as in Google's folders: see if the words have capitals
         words = [piece for piece in pieces if not piece.startswith("[")]

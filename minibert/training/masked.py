@@ -57,7 +57,7 @@ class MaskedLMTask(Task):
     def __init__(self, model: BertWithMaskedLM, tokenizer: Tokenizer, blocks: Tokens, *, share: float = 0.15) -> None:
         super().__init__()
         self.tokenizer = tokenizer.fitted(model.config.vocab_size)
-        self.tokenizer.check_known(blocks)
+        self.tokenizer.check_known(blocks)  # they may come from another tokenizer
         self.model, self.blocks, self.lengths = model, blocks, blocks.lengths
         self.masking = WholeWordMasking(self.tokenizer, share)
 
