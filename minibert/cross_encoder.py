@@ -23,7 +23,7 @@ from .checkpoint.cross_encoders import (
 from .checkpoint.hub import HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
-from .config import ClassifierConfig, check_count
+from .config import ClassifierConfig, ConfigError, check_count
 from .fast.prepare import choose
 from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
@@ -79,6 +79,8 @@ class CrossEncoder(TextModel):
             raise TypeError(f"a model needs a Tokenizer, and takes no {', '.join(options) or type(tokenizer).__name__}")
         settings = modules or CrossModules()
         super().__init__(model, tokenizer, settings, truncation)
+        if (kind := self.tokenizer.encode([""], [""]).types.max(initial=0)) >= model.config.type_vocab_size:
+            raise ConfigError(f"second texts have the token type {kind}, and the model lacks it (type_vocab_size)")
         usual = "Sigmoid" if model.config.num_labels == 1 else "Identity"
         self.activation_fn = activation_fn or DENSE_ACTIVATIONS[settings.activation or usual]
 

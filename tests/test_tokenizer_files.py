@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ from helpers import TINY, widen
 from tiny_folder import SPECIAL, write_json
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from minibert import Bert, CheckpointError, ConfigError, SentenceEncoder, Tokenizer
+from minibert import (
+    Bert,
+    BertForSequenceClassification,
+    CheckpointError,
+    ClassifierConfig,
+    ConfigError,
+    CrossEncoder,
+    SentenceEncoder,
+    Tokenizer,
+)
 from minibert.checkpoint.atomic import replacing_all
 from minibert.checkpoint.trial import GROWTH, encode_batch
 from minibert.tokenizer import CHUNK, LETTERS
@@ -135,6 +145,18 @@ def test_a_single_text_has_the_types_of_the_template(tmp_path):
         single="[CLS]:0 $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     assert opened(tmp_path, backend, tokenizer_config=FAST)("the")["token_type_ids"] == [0, 1, 1]
+
+
+def test_a_type_that_the_model_lacks_is_refused(tmp_path):
+    backend = wordpiece()
+    sizes = {"type_vocab_size": 1, "vocab_size": NEW}
+    assert opened(tmp_path / "a", backend, config=sizes)("the")["token_type_ids"] == [0, 0, 0]
+    model = BertForSequenceClassification(ClassifierConfig(**{**asdict(TINY), "type_vocab_size": 1}))
+    with pytest.raises(ConfigError, match=r"token type 1.*type_vocab_size"):
+        CrossEncoder(model, Tokenizer(backend))
+    backend.post_processor = processors.TemplateProcessing(single="$A:1", pair="$A $B")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: .*token type 1, and type_vocab_size is 1"):
+        opened(tmp_path / "b", backend, config=sizes, tokenizer_config=FAST)
 
 
 def test_second_texts_are_of_type_0_where_the_model_takes_no_types(tmp_path):

@@ -19,6 +19,7 @@ from .hub import first_line
 TRIAL = ("", "a", "The cats' na\u00efve \u4f60 \ua66e\U0001f63b")
 SECONDS = 5.0  # for the trial; 0.001 is usual
 GROWTH = 2**16  # times longer that the rules may make a text
+LONGEST = 256  # letters that they may make of TRIAL
 
 
 def steps(part: Any) -> Iterator[Any]:
@@ -31,32 +32,35 @@ def steps(part: Any) -> Iterator[Any]:
         yield part
 
 
-def try_out(backend: tokenizers.Tokenizer, path: Path) -> int:
+def try_out(backend: tokenizers.Tokenizer, path: Path, types: int) -> int:
     """Return the highest id. Raise ConfigError unless a few words are tokenised in bounded time and memory.
+
+    A single text may have token types below ``types`` only: the model has no others.
 
     The library can't be interrupted, so its steps run one by one. Its regular expressions give up by themselves.
     """
-    growth, end = 1, time.monotonic() + SECONDS
+    growth, end, texts = 1, time.monotonic() + SECONDS, list(TRIAL)
     try:
         for step in (*steps(backend.normalizer), *steps(backend.pre_tokenizer)):
             growth *= _growth(json.loads(step.__getstate__()))
-            if growth > GROWTH:
-                raise ConfigError(f"{path}: the normalizer can make a text more than {GROWTH} times longer")
-            run = step.normalize_str if hasattr(step, "normalize_str") else step.pre_tokenize_str
-            for text in TRIAL:
-                run(text)
+            if growth > GROWTH or max(map(len, texts)) > LONGEST:
+                raise ConfigError(f"{path}: the normalizer makes texts very much longer")
+            normalizes = hasattr(step, "normalize_str")
+            results = [step.normalize_str(text) if normalizes else step.pre_tokenize_str(text) for text in texts]
+            texts = results if normalizes else texts
             if time.monotonic() > end:
                 raise ConfigError(f"{path}: its rules take longer than {SECONDS} s for a few words")
-        found = [backend.encode(text) for text in TRIAL] + [backend.encode(TRIAL[-1], TRIAL[-1])]
+        single, pair = [backend.encode(text) for text in TRIAL], backend.encode(TRIAL[-1], TRIAL[-1])
     except ConfigError:
         raise
     except BaseException as error:
         raise ConfigError(f"{path}: a few words can't be tokenised ({reason(error)})") from None
     highest = max(backend.get_vocab().values(), default=0)
-    if (worst := max(highest, *(number for encoding in found for number in encoding.ids))) > HIGHEST:
+    if (worst := max(highest, *(number for encoding in (*single, pair) for number in encoding.ids))) > HIGHEST:
         raise ConfigError(f"{path}: the vocabulary or post_processor has the id {worst}; ids must be below 2^31")
-    if (kind := max(kind for encoding in found for kind in encoding.type_ids or [0])) > 127:
-        raise ConfigError(f"{path}: the post_processor gives the token type {kind}; BERT has two")
+    kind = max([0, *(kind for encoding in single for kind in encoding.type_ids)])
+    if kind >= types or (kind := max([0, *pair.type_ids])) > 127:
+        raise ConfigError(f"{path}: the post_processor gives the token type {kind}, and type_vocab_size is {types}")
     return highest
 
 

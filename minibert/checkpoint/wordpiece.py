@@ -53,10 +53,11 @@ def open_tokenizer(
     found = files.get("config.json") or files.cached("bert_config.json")  # Google's name
     config = {} if found is None else read_json(found)
     kind = _class(values, config, files.name)
+    types = config.get("type_vocab_size", 2)
     backend: Any = build(path, config | values, kind) if path.name == "vocab.txt" else _open(path)
     options = _options(values, config, kind, backend, f"{files.name}/{CONFIG}")
     notes = add_words(backend, words, values, f"{files.name}/{CONFIG}", usual=kind in FLAGGED)
-    highest, size = try_out(backend, path), options["vocab_size"]
+    highest, size = try_out(backend, path, types if is_integer(types, 1) else 2), options["vocab_size"]
     if path.name != "vocab.txt":
         notes += _follow_flags(backend, values) if kind in FLAGGED else []
     elif values.get("do_lower_case", config.get("do_lower_case")) is None and not backend.normalizer.lowercase:
