@@ -25,6 +25,7 @@ from minibert import (
 from minibert.checkpoint.atomic import replacing_all
 from minibert.checkpoint.trial import GROWTH, encode_batch
 from minibert.tokenizer import CHUNK, LETTERS
+from minibert.training.masking import WholeWordMasking
 
 PIECES = [*SPECIAL, *["the", "cat", "Cat", "a", "##a", "e", "é", "drug", "<", ">", "[unused5]", "<mask>", "<unk>"]]
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -184,6 +185,15 @@ def test_a_word_that_the_model_lacks_is_named(tmp_path):
         put_together.fitted(NEW).encode(["<e1>"])
     with pytest.raises(ConfigError, match="ids up to 17, the model knows 9"):
         put_together.fitted(9)
+
+
+def test_training_replaces_by_words_that_the_model_has(tmp_path):
+    backend = wordpiece()
+    backend.add_tokens(["<e1>", "<e2>"])
+    masking = WholeWordMasking(Tokenizer(backend).fitted(NEW))
+    assert masking.replacements.max() == NEW - 1
+    with pytest.raises(ValueError, match="no mask token '<e1>'"):
+        WholeWordMasking(Tokenizer(backend, mask_token="<e1>").fitted(NEW))
 
 
 # --- Damage
