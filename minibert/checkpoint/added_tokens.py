@@ -47,7 +47,7 @@ def read_settings(files: CheckpointFiles) -> tuple[dict[str, Any], Words]:
         known = {token.content for token in declared}
         for piece, number in files.read_object("added_tokens.json").items():
             where = f"{files.name}/added_tokens.json: {piece!r:.80}"
-            words.append((tokenizers.AddedToken(piece, special=piece in known), _id(number, where)))
+            words.append((_token(piece, where, special=piece in known), _id(number, where)))
     words.sort(key=lambda word: word[1] or 0)
     return values, [*words, *((token, None) for token in declared)]
 
@@ -59,8 +59,8 @@ def add_words(
 
     ``usual`` adds BERT's special tokens of the vocabulary as well. Raise ConfigError if a new word can't have its id.
     """
-    more = [(tokenizers.AddedToken(piece, special=True), None) for name, piece in SPECIAL.items() if usual
-            and not values.get(f"{name}_token") and backend.token_to_id(piece) is not None]  # fmt: skip
+    unnamed = [piece for name, piece in SPECIAL.items() if usual and not values.get(f"{name}_token")]
+    more = [(_token(piece, where), None) for piece in unnamed if backend.token_to_id(piece) is not None]
     pad = read_special(values, "pad", where)
     present = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
     new, fresh = [], set()

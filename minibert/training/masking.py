@@ -35,9 +35,8 @@ class WholeWordMasking:
     def __init__(self, tokenizer: Tokenizer, share: float = 0.15) -> None:
         known = tokenizer.vocab_size or tokenizer.highest_id + 1
         if tokenizer.mask_id is None or tokenizer.mask_id >= known:
-            raise ValueError(
-                f"the vocabulary, or the model, has no mask token {tokenizer.mask_token!r:.80}, so nothing can be masked"
-            )
+            token = f"{tokenizer.mask_token!r:.80}"
+            raise ValueError(f"the vocabulary, or the model, has no mask token {token}, so nothing can be masked")
         if not 0 < share <= 1:
             raise ValueError(f"the share of tokens to mask must be above 0 and at most 1, not {share}")
         self.share, self.mask_id = share, tokenizer.mask_id
