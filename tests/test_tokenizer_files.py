@@ -24,6 +24,7 @@ from minibert import (
 )
 from minibert.checkpoint.atomic import replacing_all
 from minibert.checkpoint.trial import GROWTH, encode_batch
+from minibert.cli.inspect import describe
 from minibert.tokenizer import CHUNK, LETTERS
 from minibert.training.masking import WholeWordMasking
 
@@ -129,6 +130,15 @@ def test_flags_count_against_tokenizer_json_and_that_is_noted(tmp_path, flags, p
     assert [word] == [note.split()[0] for note in tokenizer.notes] if word else tokenizer.notes == ()
     tokenizer = opened(tmp_path / "fast", tokenizer_config=FAST | flags)  # of this class flags have no effect
     assert tokenizer.tokenize("Cat é") == ["cat", "e"]
+
+
+def test_the_load_report_and_inspect_show_the_notes(tmp_path):
+    SentenceEncoder(Bert(TINY), Tokenizer(wordpiece())).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    write_json(tmp_path, "tokenizer_config.json", config | {"do_lower_case": False})
+    encoder = SentenceEncoder.from_pretrained(tmp_path)
+    assert "do_lower_case False" in encoder.report.notes[0]
+    assert "do_lower_case False" in describe(encoder)
 
 
 def test_what_transformers_5_rebuilds_is_kept_and_noted(tmp_path):
