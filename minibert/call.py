@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -96,6 +96,36 @@ def as_list(texts: str | Iterable[str]) -> list[Any]:
     """Make a list of one text or many; the tokenizer names what is not a text. Raises as `check_iterable`."""
     check_iterable(texts)
     return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
+
+
+def check_texts(texts: Sequence[object]) -> None:
+    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode."""
+    if isinstance(texts, (str, bytes, bytearray)) or not isinstance(texts, Sequence):
+        raise TypeError(f"expected a list of strings, not {type(texts).__name__}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {i} is {'None' if text is None else f'of type {type(text).__name__}'}, not a string")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"text {i} is not valid Unicode: {error.reason} at character {error.start}") from None
+
+
+def in_chunks(
+    texts: Sequence[str], pairs: Sequence[str] | None, most: int, letters: int
+) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the index of the first text, and texts or pairs: at most so many, and of so many letters."""
+    start = size = 0
+    rows: Sequence[Any] = texts if pairs is None else list(zip(texts, pairs, strict=True))
+    for i, row in enumerate(rows):
+        more = len(row) if pairs is None else len(row[0]) + len(row[1])
+        if i > start and (size + more > letters or i - start == most):
+            yield start, list(rows[start:i])
+            start, size = i, 0
+        size += more
+    if rows:
+        yield start, list(rows[start:])
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from copy import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -23,7 +22,8 @@ from .checkpoint.cross_encoders import (
 )
 from .checkpoint.hub import HubOptions, open_files
 from .checkpoint.load import find_device, load_files
-from .config import ClassifierConfig, check_count
+from .checkpoint.save import replacing_model
+from .config import ClassifierConfig, ConfigError, check_count
 from .fast.prepare import choose
 from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
@@ -79,6 +79,8 @@ class CrossEncoder(TextModel):
             raise TypeError(f"a model needs a Tokenizer, and takes no {', '.join(options) or type(tokenizer).__name__}")
         settings = modules or CrossModules()
         super().__init__(model, tokenizer, settings, truncation)
+        if (kind := self.tokenizer.encode([""], [""]).types.max(initial=0)) >= model.config.type_vocab_size:
+            raise ConfigError(f"second texts have the token type {kind}, and the model lacks it (type_vocab_size)")
         usual = "Sigmoid" if model.config.num_labels == 1 else "Identity"
         self.activation_fn = activation_fn or DENSE_ACTIVATIONS[settings.activation or usual]
 
@@ -233,8 +235,8 @@ class CrossEncoder(TextModel):
         """Write a folder that sentence-transformers and transformers load to the same scores.
 
         Raises:
-            CheckpointError, ConfigError: a part has no published form (it is named); nothing is written.
-            OSError: the folder can't be written.
+            CheckpointError, ConfigError: a part has no published form (it is named).
+            OSError: the folder can't be written. Then it is as before.
         """
         modules = CrossModules(
             activation=published_activation(self.activation_fn),
@@ -242,11 +244,12 @@ class CrossEncoder(TextModel):
             default_prompt_name=self.default_prompt_name,
             do_lower_case=self._do_lower_case,
         )
-        self.model.save_pretrained(folder, **old_settings(modules))
         tokenizer = copy(self.tokenizer)
         tokenizer.max_length = self.max_seq_length  # where the reference looks for it
-        tokenizer.save_pretrained(folder)
-        write_cross_modules(modules, Path(folder))
+        with replacing_model(folder) as new:
+            self.model.save_pretrained(new, **old_settings(modules))
+            tokenizer.save_pretrained(new)
+            write_cross_modules(modules, new)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "activation_fn":  # a torch.nn.Sigmoid() is no part of the model, and may give way to a function

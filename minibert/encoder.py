@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from .call import CallOptions, EncodeOptions, as_list, in_windows
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
+from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError, check_count, named
 from .fast.prepare import choose
@@ -243,7 +243,7 @@ class SentenceEncoder(TextModel):
         """Write a folder that sentence-transformers and transformers load to the same vectors.
 
         Raises:
-            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written.
+            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written, and stays.
         """
         settings = SentenceModules(
             after=[self.pooling, *self.head],
@@ -255,9 +255,10 @@ class SentenceEncoder(TextModel):
             truncate_dim=self.truncate_dim,
         )
         check_writable(settings.after)
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        write_modules(settings, self.model.config.hidden_size, Path(folder))
+        with replacing_model(folder) as new:
+            self.model.save_pretrained(new)
+            self.tokenizer.save_pretrained(new)
+            write_modules(settings, self.model.config.hidden_size, new)
 
     def _pool(self, output: EncoderOutput, mask: Tensor | None, prompt_length: int) -> tuple[Tensor, Tensor]:
         """Return token vectors (B, S, D) and sentence vectors (B, D)."""

@@ -46,8 +46,7 @@ class TextModel(nn.Module):
         self.model: Any = model
         self.training = model.training
         config: BertConfig = self.model.config
-        tokenizer.check_fits(config.vocab_size)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer.fitted(config.vocab_size)
         self.prompts = settings.prompts
         self.default_prompt_name = settings.default_prompt_name
         self.truncation = check_mode(truncation)
@@ -85,6 +84,7 @@ class TextModel(nn.Module):
         self, files: CheckpointFiles, device: torch.device, arithmetic: str, fast: bool | None, notes: Iterable[str]
     ) -> Self:
         """Make a model that was just loaded ready to compute on a device: pack its weights, or fuse its parts."""
+        notes = [*notes, *self.tokenizer.notes]
         if arithmetic != "float32":
             notes = [*notes, f"the linear layers compute in {arithmetic}"]
         self.report = self.model.report.with_notes(*notes)
@@ -261,9 +261,7 @@ class TextModel(nn.Module):
 
     def _pad(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
         """Return ids, types and mask of some of the texts, (B, S) each, on the model's device."""
-        # On the right whatever the checkpoint says: BERT counts positions from the left, so padding there would make
-        # a text's vector depend on its neighbours.
-        arrays = self.tokenizer.pad(tokens, rows, side="right")
+        arrays = self.tokenizer.pad(tokens, rows)
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
 
     def choose_prompt(self, prompt: str | None, name: str | None = None) -> str:

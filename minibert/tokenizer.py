@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,15 +15,18 @@ import numpy as np
 import tokenizers
 import torch
 
+from .call import check_texts, in_chunks
 from .checkpoint.hub import OWNER, CheckpointFiles, HubOptions, open_files
-from .checkpoint.wordpiece import open_backend, read_options, save_tokenizer
+from .checkpoint.trial import encode_batch
+from .checkpoint.wordpiece import open_tokenizer, save_tokenizer
 from .config import ConfigError
 from .truncation import TruncationReport, announce, check_mode, kept_places
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-CHUNK = 4096  # texts per call of the library, whose objects are ten times larger than the ids in them
+# Texts and letters per call of the library, whose objects are ten times larger than the ids in them.
+CHUNK, LETTERS = 4096, 2**19
 
 
 class Batch(dict[str, Any]):
@@ -59,6 +63,9 @@ class Tokenizer:
     """A checkpoint's WordPiece tokenizer (BERT paper, section 3; Wu et al., arXiv 1609.08144).
 
     Several threads may use it at once. It raises ValueError if the vocabulary lacks the padding token.
+
+    ``padding_side`` is only saved: BERT counts positions from the left, so padding there would move them. A text with
+    ids beyond the model's ``vocab_size`` is refused. Without ``pair_types`` second texts have type 0.
     """
 
     def __init__(
@@ -70,12 +77,20 @@ class Tokenizer:
         mask_token: str = "[MASK]",
         padding_side: str = "right",
         truncation_side: str = "right",
+        pair_types: bool = True,
+        vocab_size: int | None = None,
+        notes: Iterable[str] = (),
     ) -> None:
         if (pad_id := backend.token_to_id(pad_token)) is None:
-            raise ValueError(f"the vocabulary has no padding token {pad_token!r}")
+            raise ValueError(f"the vocabulary has no padding token (pad_token) {pad_token!r:.80}")
         for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             if side not in ("left", "right"):
-                raise ValueError(f"{name} must be left or right, not {side!r}")
+                raise ValueError(f"{name} must be left or right, not {side!r:.80}")
+        present = {token.content for token in backend.get_added_tokens_decoder().values()}
+        if hidden := [
+            piece for piece in (pad_token, mask_token) if piece not in present and backend.token_to_id(piece)
+        ]:
+            backend.add_special_tokens(hidden)  # as transformers does: never split in a text
         backend.no_truncation()  # a tokenizer.json may contain both; here each call decides
         backend.no_padding()
         self.max_length = max_length
@@ -85,6 +100,9 @@ class Tokenizer:
         self.mask_id: int | None = backend.token_to_id(mask_token)
         self.padding_side = padding_side
         self.truncation_side = truncation_side
+        self.pair_types = pair_types
+        self.vocab_size = vocab_size
+        self.notes = tuple(notes)  # for the load report
         self._backend = backend
 
     @classmethod
@@ -98,7 +116,11 @@ class Tokenizer:
     @classmethod
     def from_files(cls, files: CheckpointFiles, *, lowercase_first: bool = False) -> Self:
         """Load from files already found. ``lowercase_first`` lower-cases text before any other step."""
-        return cls(open_backend(files, lowercase_first=lowercase_first), **read_options(files))
+        backend, options = open_tokenizer(files, lowercase_first=lowercase_first)
+        try:
+            return cls(backend, **options)
+        except ValueError as error:
+            raise ConfigError(f"{files.name}/tokenizer_config.json: {error}") from None
 
     def __call__(
         self,
@@ -148,8 +170,9 @@ class Tokenizer:
         """Tokenise without padding, and cut to ``limit`` tokens, special ones included (None: keep all).
 
         Raises:
-            TypeError: a text is not a string.
-            ValueError: a text is not valid Unicode, texts and pairs differ in number, or the limit leaves no room.
+            TypeError: a text is not a string, or the texts are one string.
+            ValueError: a text is not valid Unicode, has a word that the model lacks, or can't be tokenised; texts and
+                pairs differ in number; or the limit leaves no room.
         """
         check_texts(texts)
         if pairs is not None:
@@ -159,29 +182,42 @@ class Tokenizer:
         if limit is not None and limit < (fewest := self._backend.num_special_tokens_to_add(pairs is not None) + 1):
             raise ValueError(f"max_length must be at least {fewest}, to leave room for text, but is {limit}")
         ids, types, lost = [], [], {}
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
-            inputs = chunk if pairs is None else zip(chunk, pairs[start : start + CHUNK], strict=True)
-            for i, encoding in enumerate(self._backend.encode_batch_fast(list(inputs)), start):
+        typed = self._types if pairs is None else self.pair_types
+        for start, inputs in in_chunks(texts, pairs, CHUNK, LETTERS):
+            for i, encoding in enumerate(encode_batch(self._backend, inputs, start), start):
                 kept: slice | list[int] = slice(None)
                 if limit is not None and len(encoding) > limit:
                     kept = kept_places(encoding.sequence_ids, limit, self.truncation_side)
                     lost[i] = len(encoding) - limit
                 ids.append(np.array(encoding.ids, dtype=np.int32)[kept])
-                if pairs is not None:
+                if typed:
                     types.append(np.array(encoding.type_ids, dtype=np.int8)[kept])
         flat = ids[0] if len(ids) == 1 else np.concatenate([np.zeros(0, np.int32), *ids])
         kinds = np.concatenate(types) if types else np.zeros(len(flat), np.int8)
-        return Tokens(flat, kinds, np.cumsum([0, *map(len, ids)]), TruncationReport(limit, lost))
+        tokens = Tokens(flat, kinds, np.cumsum([0, *map(len, ids)]), TruncationReport(limit, lost))
+        self.check_known(tokens)
+        return tokens
 
-    def pad(self, tokens: Tokens, rows: Iterable[int], *, width: int | None = None, side: str | None = None) -> Batch:
+    @cached_property
+    def _types(self) -> bool:
+        """True if the template gives a single text other types than 0."""
+        return any(self._backend.encode("a").type_ids)
+
+    def check_known(self, tokens: Tokens) -> None:
+        """Raise ValueError for the first word with an id that the model lacks."""
+        rows = self.vocab_size
+        if rows is not None and self.highest_id >= rows and (unknown := np.flatnonzero(tokens.ids >= rows)).size:
+            number, text = tokens.ids[unknown[0]], np.searchsorted(tokens.starts, unknown[0], side="right") - 1
+            word = f"{self._backend.id_to_token(int(number))!r:.80}, id {number}"
+            raise ValueError(f"text {text} has the word {word}: the model has only {rows} (`vocab_size`)")
+
+    def pad(self, tokens: Tokens, rows: Iterable[int], *, width: int | None = None) -> Batch:
         """Pad the texts of these rows to the longest, or to ``width``. Return int64 arrays (B, S)."""
         chosen = np.fromiter(rows, dtype=np.int64)
         lengths = tokens.lengths[chosen, None]  # (B, 1)
         S = max(int(lengths.max(initial=0)), width or 0)
-        place = np.arange(S) - (S - lengths if (side or self.padding_side) == "left" else 0)  # in its own text
-        mask = (place >= 0) & (place < lengths)  # (B, S)
-        flat = (tokens.starts[chosen, None] + place)[mask]
+        mask = np.arange(S) < lengths  # (B, S)
+        flat = (tokens.starts[chosen, None] + np.arange(S))[mask]
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
         types = np.zeros(mask.shape, dtype=np.int64)
         ids[mask], types[mask] = tokens.ids[flat], tokens.types[flat]
@@ -221,24 +257,32 @@ class Tokenizer:
         around = self._backend.encode("").ids
         return sorted(added.union(around, [self.pad_id], [] if self.mask_id is None else [self.mask_id]))
 
-    @property
+    @cached_property
     def highest_id(self) -> int:
-        """The largest id in the vocabulary. The model's vocabulary must be larger."""
+        """The largest id in the vocabulary. A model may know fewer, see ``vocab_size``."""
         return max(self._backend.get_vocab().values())
 
-    def check_fits(self, vocab_size: int) -> None:
-        """Raise ConfigError if a model with this many tokens lacks some of this tokenizer's ids."""
-        if (highest := self.highest_id) >= vocab_size:
+    def fitted(self, vocab_size: int) -> Self:
+        """Return this tokenizer, or a copy that refuses texts with added words beyond a model's ``vocab_size``.
+
+        Raise ConfigError if more than added words are beyond it: this is the tokenizer of another model.
+        """
+        if vocab_size == self.vocab_size or (self.vocab_size is None and self.highest_id < vocab_size):
+            return self
+        if (highest := max(self._backend.get_vocab(with_added_tokens=False).values(), default=0)) >= vocab_size:
             raise ConfigError(f"the tokenizer gives ids up to {highest}, the model knows {vocab_size} tokens only")
+        fitted = copy(self)
+        fitted.vocab_size = vocab_size
+        return fitted
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's files for minibert and transformers. Raise OSError if the folder can't be written."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        sides = {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
-        save_tokenizer(
-            self._backend, target, pad=self.pad_token, mask=self.mask_token, model_max_length=self.max_length, **sides
-        )
+        """Write the tokenizer's files, from which transformers reads the same ids.
+
+        Raise CheckpointError if that can't be, OSError if the folder can't be written. Then the folder is as before.
+        """
+        fields = {name: getattr(self, name) for name in ("padding_side", "truncation_side", "pair_types")}
+        fields |= {"model_max_length": self.max_length, "pad": self.pad_token, "mask": self.mask_token}
+        save_tokenizer(self._backend, Path(folder), **fields)
 
     def _lay_out(
         self, tokens: Tokens, return_tensors: str | None, *, padding: bool, width: int | None
@@ -254,17 +298,3 @@ class Tokenizer:
         if return_tensors == "np":
             return arrays
         return {name: torch.from_numpy(v) if return_tensors == "pt" else v.tolist() for name, v in arrays.items()}
-
-
-def check_texts(texts: Sequence[object]) -> None:
-    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode."""
-    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Sequence):
-        raise TypeError(f"expected a string or a list of strings, not {type(texts).__name__}")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"text {i} is {'None' if text is None else f'of type {type(text).__name__}'}, not a string")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"text {i} is not valid Unicode: {error.reason} at character {error.start}") from None

@@ -358,7 +358,7 @@ def test_a_function_without_a_gradient(encoder, function):
 
 
 def test_a_vocabulary_without_a_mask(tmp_path):
-    write_vocabulary(tmp_path, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"], {"mask_token": "[BLANK]"})
+    write_vocabulary(tmp_path, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"])
     encoder = SentenceEncoder(widen(Bert(TINY)), Tokenizer.from_pretrained(tmp_path)).eval()
     with pytest.raises(ValueError, match="no token for the baseline 'mask'"):
         attribute(encoder, "the", lambda vector: vector[0], baseline="mask")

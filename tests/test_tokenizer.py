@@ -377,10 +377,12 @@ def test_padding_to_a_max_length_that_nobody_knows_is_refused(tiny):
         tiny("the cat", padding="max_length")
 
 
-def test_padding_on_the_left(tmp_path):
-    batch = build(tmp_path, config={"padding_side": "left"})(["the cat", "dog"], padding=True)
-    assert batch["attention_mask"] == [[1, 1, 1, 1], [0, 1, 1, 1]]
-    assert batch["input_ids"][1][:2] == [0, 2]
+def test_padding_is_on_the_right_even_if_the_file_says_left(tmp_path):
+    """BERT counts positions from the left: padding there would move them, and [PAD] would be where [CLS] belongs."""
+    tokenizer = build(tmp_path, config={"padding_side": "left"})
+    batch = tokenizer(["the cat", "dog"], padding=True)
+    assert batch["attention_mask"] == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert "padding_side left has no effect" in tokenizer.notes[-1]
 
 
 @pytest.mark.parametrize(("kind", "type_"), [("pt", torch.Tensor), ("np", np.ndarray)])

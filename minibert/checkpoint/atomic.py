@@ -1,12 +1,12 @@
-"""Write files whole or not at all."""
+"""Write files and folders whole or not at all."""
 
 from __future__ import annotations
 
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".part"  # of temporary files
@@ -39,6 +39,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a new folder. Its files move into ``folder`` after the block. If either fails, all is as before.
+
+    Other files of ``folder`` stay, except those that ``stale`` names.
+    """
+    target = Path(folder)
+    whole = not target.exists()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = target.parent if whole else target
+    with tempfile.TemporaryDirectory(prefix=".saving.", dir=place) as temporary, ExitStack() as undo:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        yield new
+        if whole:
+            os.replace(new, target)
+            return
+        paths = [path.relative_to(new) for path in new.rglob("*")]
+        files = {path for path in paths if (new / path).is_file()}
+        for path in paths:
+            for below in (target, old):
+                (below / path if path not in files else below).mkdir(parents=True, exist_ok=True)
+        for file in sorted(files.union(map(Path, stale))):
+            if (target / file).exists():
+                os.replace(target / file, old / file)
+                undo.callback(os.replace, old / file, target / file)
+            if file in files:
+                os.replace(new / file, target / file)
+                undo.callback(os.replace, target / file, new / file)
+        undo.pop_all()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

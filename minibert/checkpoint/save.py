@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,22 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .atomic import replacing, write_text
+from .atomic import replacing, replacing_all, write_text
 from .names import DECODER, TIED, published_name
 from .tensors import CheckpointError, build_on_meta, dtype_name
 from .weights import SAFETENSORS
+
+# What an encoder's folder may hold of the model before, and a loader would read beside or instead of the new files.
+STALE = (
+    *("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
+    *("vocab.txt", "special_tokens_map.json", "added_tokens.json"),
+)
+
+
+def replacing_model(folder: str | os.PathLike[str]) -> AbstractContextManager[Path]:
+    """Yield a new folder for a whole encoder, whose files then move into ``folder``. See ``replacing_all``."""
+    return replacing_all(folder, stale=STALE)
 
 
 def save_model(
@@ -41,11 +54,9 @@ def save_model(
     if DECODER in tensors:  # transformers 5 reads the bias of such a head by its second name
         tensors |= {copy: tensors[name] for copy, name in TIED.items() if copy != DECODER}
     values = {**config.to_dict(), **settings, "dtype": dtype_name(next(iter(tensors.values())).dtype)}
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / "config.json") as temporary:  # both are written before either takes its place
-        write_json(values, temporary)
-        write_tensors(tensors, target / SAFETENSORS)
+    with replacing_all(folder) as new:
+        write_json(values, new / "config.json")
+        write_tensors(tensors, new / SAFETENSORS)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -10,84 +10,132 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from ..config import ConfigError, read_json
-from .atomic import replacing, write_text
-from .hub import CheckpointFiles, HubError
+from ..config import ConfigError, is_integer, read_json
+from .added_tokens import CONFIG, NAMED, SPECIAL, add_words, read_settings, read_special
+from .atomic import replacing_all, write_text
+from .hub import CheckpointFiles, Folder, HubError
 from .save import write_json
+from .tensors import CheckpointError
+from .trial import reason, steps, try_out
 
+# transformers 5 builds these from the vocabulary and from flags, whatever else tokenizer.json says.
+FLAGGED = {None, *(f"{kind}Tokenizer{fast}" for kind in ("Bert", "DistilBert", "Electra") for fast in ("", "Fast"))}
 # Japanese and some other BERTs split words with other programs first. From vocab.txt they would get other tokens.
-BERT_CLASSES = {None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
-SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+BERT_CLASSES = FLAGGED | {"PreTrainedTokenizerFast", "TokenizersBackend"}
+# Each flag, the field of BertNormalizer that it sets, and its value where there is none.
+FLAGS = (
+    ("do_lower_case", "lowercase", True),
+    ("strip_accents", "strip_accents", None),
+    ("tokenize_chinese_chars", "handle_chinese_chars", True),
+)
+TYPES = "token_type_ids"
 
 
 class NoTokenizerError(HubError):
     """The checkpoint has weights, but neither of the files that a tokenizer can be made from."""
 
 
-def read_options(files: CheckpointFiles) -> dict[str, Any]:
-    """Read the keywords of ``Tokenizer`` from tokenizer_config.json and config.json: lengths, sides, special tokens."""
-    values = files.read_object("tokenizer_config.json")
-    path = files.get("config.json") or files.cached("bert_config.json")  # Google's name
-    config = {} if path is None else read_json(path)
-    limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
-    # transformers writes 1e30 for "no limit"
-    known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e9]
-    return {
-        "max_length": min(known, default=None),
-        "pad_token": _special(values, "pad", files.name),
-        "mask_token": _special(values, "mask", files.name),
-        "padding_side": values.get("padding_side", "right"),
-        "truncation_side": values.get("truncation_side", "right"),
-    }
+def open_tokenizer(
+    files: CheckpointFiles, *, lowercase_first: bool = False
+) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """Build the library's tokenizer; with it return the keywords of ``Tokenizer``, with notes for the load report.
 
+    Words that only the files beside the vocabulary know are added. The flags for case, accents and Chinese count
+    against tokenizer.json. Both are as in transformers 5; docs/models.md has the table of what is not.
 
-def open_backend(files: CheckpointFiles, *, lowercase_first: bool = False) -> tokenizers.Tokenizer:
-    """Build the library's tokenizer. Raise NoTokenizerError, or ConfigError if a file is damaged or not BERT's."""
+    Raises:
+        NoTokenizerError: there is no vocabulary. ConfigError: a file is damaged or not BERT's; it is named.
+    """
     path = files.first(("tokenizer.json", "vocab.txt"))
     if path is None:
         raise NoTokenizerError(f"{files.name} has neither tokenizer.json nor vocab.txt, so no text can be tokenised")
-    if path.name == "tokenizer.json":
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ConfigError(f"{path}: damaged or of an unknown format ({error})") from error
-    else:
-        backend = build(path, files.read_object("config.json") | files.read_object("tokenizer_config.json"))
-        _add_tokens(backend, files)
-    found = backend.normalizer
-    parts: Any = found if isinstance(found, normalizers.Sequence) else [found] if found is not None else []
+    values, words = read_settings(files)
+    found = files.get("config.json") or files.cached("bert_config.json")  # Google's name
+    config = {} if found is None else read_json(found)
+    kind = _class(values, config, files.name)
+    types = config.get("type_vocab_size", 2)
+    backend: Any = build(path, config | values, kind) if path.name == "vocab.txt" else _open(path)
+    options = _options(values, config, kind, backend, f"{files.name}/{CONFIG}")
+    notes = add_words(backend, words, values, f"{files.name}/{CONFIG}", usual=kind in FLAGGED)
+    highest, size = try_out(backend, path, types if is_integer(types, 1) else 2), options["vocab_size"]
+    if path.name != "vocab.txt":
+        notes += _follow_flags(backend, values) if kind in FLAGGED else []
+    elif values.get("do_lower_case", config.get("do_lower_case")) is None and not backend.normalizer.lowercase:
+        notes.append("without do_lower_case case is kept, as words of vocab.txt have capitals; transformers lowers it")
+    backend.encode_special_tokens = values.get("split_special_tokens") is True
+    parts = list(steps(backend.normalizer))
     if lowercase_first and not any(isinstance(part, normalizers.Lowercase) for part in parts):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
-    return backend
+    if size is not None and highest >= size:
+        notes.append(f"the tokenizer has ids up to {highest}, the model {size} tokens: texts with others are refused")
+    if options["padding_side"] == "left":
+        notes.append("padding_side left has no effect, because BERT counts positions from the left")
+    return backend, {**options, "notes": notes}
 
 
-def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _open(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:
+        raise ConfigError(f"{path}: damaged or of an unknown format ({reason(error)})") from error
+
+
+def _class(values: Mapping[str, Any], config: Mapping[str, Any], where: str) -> str | None:
+    """Return the name of transformers' class, and check the flags that this class has."""
+    kind = values.get("tokenizer_class") or config.get("tokenizer_class")
+    if kind is not None and not isinstance(kind, str):
+        raise ConfigError(f"{where}/{CONFIG}: tokenizer_class must be a string, but is {kind!r:.80}")
+    for flag, _, _ in FLAGS:
+        if not isinstance(value := values.get(flag, config.get(flag)), bool | None):
+            raise ConfigError(f"{where}/{CONFIG}: {flag} must be true, false or null, not {value!r:.80}")
+    return kind
+
+
+def _options(
+    values: Mapping[str, Any], config: Mapping[str, Any], kind: str | None, backend: tokenizers.Tokenizer, where: str
+) -> dict[str, Any]:
+    """Return the keywords of ``Tokenizer``: lengths, sides, special tokens, and what tokenizer.json says of them."""
+    limits = [values.get("model_max_length"), config.get("max_position_embeddings")]
+    # transformers writes 1e30 for "no limit"
+    known = [int(n) for n in limits if isinstance(n, (int, float)) and n is not True and 1 <= n < 1e9]
+    padding, truncation = backend.padding or {}, backend.truncation or {}
+    names = values.get("model_input_names", [TYPES] if not str(kind).startswith("DistilBert") else [])
+    return {
+        "max_length": min(known, default=None),
+        "pad_token": read_special({"pad_token": padding.get("pad_token"), **values}, "pad", where),
+        "mask_token": read_special(values, "mask", where),
+        "padding_side": values.get("padding_side", padding.get("direction", "right")),
+        "truncation_side": values.get("truncation_side", truncation.get("direction", "right")),
+        "pair_types": not isinstance(names, list) or TYPES in names,
+        "vocab_size": size if is_integer(size := config.get("vocab_size"), 1) else None,
+    }
+
+
+def build(vocab: Path, flags: Mapping[str, Any], kind: str | None) -> tokenizers.Tokenizer:
     """Build BERT's tokenizer from its vocabulary (transformers' BertTokenizer is the reference)."""
-    if (kind := flags.get("tokenizer_class")) not in BERT_CLASSES:
-        raise ConfigError(f"{vocab}: made for {kind}, which minibert has only as a tokenizer.json; save it as one")
+    if kind not in BERT_CLASSES:
+        raise ConfigError(f"{vocab}: made for {kind:.80}, which minibert has only as a tokenizer.json; save it as one")
     if flags.get("do_basic_tokenize", True) is not True or flags.get("never_split"):
         raise ConfigError(f"{vocab}: do_basic_tokenize: false and never_split are not supported; save a tokenizer.json")
-    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
-        if not isinstance(flags.get(name), bool | None):
-            raise ConfigError(f"{vocab}: {name} must be true, false or null, not {flags[name]!r}")
     try:
         pieces = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{vocab}: not UTF-8 ({error.reason} at byte {error.start})") from None
     ids = {piece.rstrip("\r"): i for i, piece in enumerate(pieces)}
-    special = {name: _special(flags, name, str(vocab)) for name in SPECIAL}
-    if absent := [special[name] for name in ("unk", "sep", "pad", "cls") if special[name] not in ids]:
+    special = {name: read_special(flags, name, str(vocab)) for name in SPECIAL}
+    if absent := [
+        f"{special[name]:.80} ({name}_token)" for name in SPECIAL if name != "mask" and special[name] not in ids
+    ]:
         raise ConfigError(f"{vocab}: BERT's vocabulary needs {', '.join(absent)}, which this one lacks")
     if (lower := flags.get("do_lower_case")) is None:  # as in Google's folders: see if the words have capitals
         words = [piece for piece in pieces if not piece.startswith("[")]
         lower = sum(re.search("[A-Z]", word) is not None for word in words) <= 0.01 * len(words)
+    return _bert(ids, special, {**flags, "do_lower_case": lower})
+
+
+def _bert(ids: dict[str, int], special: Mapping[str, str], flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=special["unk"]))
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=flags.get("tokenize_chinese_chars") is not False,
-        strip_accents=flags.get("strip_accents"),  # None: the same as lowercase
-        lowercase=lower,
-    )
+    backend.normalizer = _normalizer(flags)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     cls, sep = special["cls"], special["sep"]
@@ -100,62 +148,105 @@ def build(vocab: Path, flags: Mapping[str, Any]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, files: CheckpointFiles) -> None:
-    """Add the words with ids beyond vocab.txt, from added_tokens.json or (later versions) tokenizer_config.json."""
-    try:
-        added = {int(i): {"content": piece} for piece, i in files.read_object("added_tokens.json").items()}
-        flagged = files.read_object("tokenizer_config.json").get("added_tokens_decoder") or {}
-        added |= {int(i): {k: v for k, v in flags.items() if k != "__type"} for i, flags in flagged.items()}
-        for i, flags in sorted(added.items()):
-            backend.add_tokens([tokenizers.AddedToken(**flags)])
-            if backend.token_to_id(flags["content"]) != i:
-                raise ValueError(f"the token {flags['content']!r} can't have the id {i}")
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise ConfigError(f"{files.name}: added_tokens.json or added_tokens_decoder is damaged ({error})") from None
+def _normalizer(flags: Mapping[str, Any]) -> normalizers.BertNormalizer:
+    """Build the normalizer that the flags describe. Without strip_accents, accents go where case goes."""
+    fields: dict[str, Any] = {field: usual if flags.get(flag) is None else flags[flag] for flag, field, usual in FLAGS}
+    return normalizers.BertNormalizer(clean_text=True, **fields)
+
+
+def _follow_flags(backend: tokenizers.Tokenizer, flags: Mapping[str, Any]) -> list[str]:
+    """Set a BertNormalizer to the flags, as transformers 4 and 5 do, and note what that changes."""
+    found, wanted = backend.normalizer, _normalizer(flags)
+    notes = []
+    if isinstance(found, normalizers.BertNormalizer):
+        wanted.clean_text = found.clean_text
+        backend.normalizer = wanted
+        notes += [
+            f"{flag} {getattr(wanted, field)} of {CONFIG} or its default counts against the {field} "
+            f"{getattr(found, field)} of tokenizer.json, as in transformers"
+            for flag, field, _ in FLAGS
+            if getattr(found, field) != getattr(wanted, field)
+        ]
+    if parts := _rebuilt_differently(backend, flags):
+        text = "tokenizer.json is followed, as in transformers 4, where transformers 5 goes by flags"
+        notes.append(f"{text}: {', '.join(parts)}")
+    return notes
+
+
+def _rebuilt_differently(backend: tokenizers.Tokenizer, flags: Mapping[str, Any]) -> list[str]:
+    """Name the parts that transformers 5, which rebuilds a BertTokenizer from its flags, does not build like these."""
+    special = {name: read_special(flags, name, CONFIG) for name in SPECIAL}
+    if lacking := [f"{name}_token" for name, piece in special.items() if backend.token_to_id(piece) is None]:
+        return lacking
+    ids = {piece: number for piece in special.values() if (number := backend.token_to_id(piece)) is not None}
+    plain = _bert(ids, special, flags)
+    return [name for name, state in _state(backend).items() if state != _state(plain)[name]]
+
+
+def _state(backend: tokenizers.Tokenizer) -> dict[str, object]:
+    """Return what decides on the ids beside the vocabulary."""
+    model: Any = backend.model
+    names = ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word")
+    probe = tokenizers.Tokenizer(models.WordLevel({"x": 0}, unk_token="x"))
+    if backend.post_processor is not None:
+        probe.post_processor = backend.post_processor
+    parts = {name: getattr(backend, name) for name in ("normalizer", "pre_tokenizer")}
+    return {
+        "model": (type(model), [getattr(model, name, None) for name in names]),
+        **{name: None if part is None else part.__getstate__() for name, part in parts.items()},
+        "post_processor": [(found.ids, found.type_ids) for found in (probe.encode("x"), probe.encode("x", "x"))],
+    }
 
 
 def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mask: str, **settings: Any) -> None:
-    """Write tokenizer.json, vocab.txt and tokenizer_config.json, with ``settings`` that aren't None as its fields."""
-    with replacing(folder / "tokenizer.json") as temporary:
-        backend.save(str(temporary))
-    vocabulary = backend.get_vocab(with_added_tokens=False)
-    lines = [f"{piece}\n" for piece in sorted(vocabulary, key=vocabulary.__getitem__)]
-    write_text(folder / "vocab.txt", "".join(lines))
-    values = {**_flags(backend, pad, mask), **settings}
-    write_json({k: v for k, v in values.items() if v is not None}, folder / "tokenizer_config.json")
+    """Write tokenizer.json and tokenizer_config.json, with ``settings`` that aren't None as its fields; and vocab.txt.
+
+    transformers and minibert read the same ids from it. Raise CheckpointError, and write nothing, if that can't be.
+    """
+    try:
+        text = backend.to_str(pretty=True)
+    except BaseException as error:
+        raise CheckpointError(f"the tokenizer can't be written ({reason(error)})") from error
+    values = {**_fields(backend, pad, mask, pair_types=settings.pop("pair_types")), **settings}
+    with replacing_all(folder) as new:
+        write_text(new / "tokenizer.json", text)
+        write_json({k: v for k, v in values.items() if v is not None}, new / CONFIG)
+        if _read_back(Folder(str(folder), new)) != (text, backend.get_vocab()):
+            raise CheckpointError("the tokenizer can't be written: other parts or ids would come back from its files")
+        pieces = backend.get_vocab(with_added_tokens=False)
+        lines = sorted(pieces, key=pieces.__getitem__)
+        if isinstance(backend.model, models.WordPiece) and [*map(pieces.get, lines)] == [*range(len(lines))]:
+            write_text(new / "vocab.txt", "".join(f"{piece}\n" for piece in lines))
 
 
-def _flags(backend: tokenizers.Tokenizer, pad_token: str, mask_token: str) -> dict[str, Any]:
-    """Return the fields from which transformers rebuilds the tokenizer.
+def _read_back(files: CheckpointFiles) -> tuple[str, dict[str, int]] | None:
+    try:
+        backend = open_tokenizer(files)[0]
+    except ConfigError:
+        return None
+    return backend.to_str(pretty=True), backend.get_vocab()
+
+
+def _fields(backend: tokenizers.Tokenizer, pad: str, mask: str, *, pair_types: bool) -> dict[str, Any]:
+    """Return the fields from which transformers builds the same tokenizer.
 
     Its BertTokenizer takes the vocabulary from tokenizer.json and all else from flags. A tokenizer that flags can't
-    describe is read from tokenizer.json unchanged.
+    describe is read from tokenizer.json unchanged, but for the words that are declared here.
     """
-    around = backend.encode("").tokens
-    pieces = {"unk": backend.model.unk_token, "pad": pad_token}
+    added = backend.get_added_tokens_decoder()
+    around, known, model = backend.encode("").tokens, {token.content for token in added.values()}, backend.model
+    pieces = {"unk": getattr(model, "unk_token", None), "pad": pad, "mask": mask}
     if len(around) == 2:
         pieces |= {"cls": around[0], "sep": around[1]}
-    special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
-    others = [piece for piece in special if piece not in pieces.values()]
-    if mask_token in others or len(others) == 1:
-        pieces["mask"] = mask_token if mask_token in others else others[0]
-    values: dict[str, Any] = {f"{name}_token": piece for name, piece in pieces.items()}
-    found, usual = backend.normalizer, isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
-    if usual and isinstance(found, normalizers.BertNormalizer) and found.clean_text:
-        return values | {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": found.lowercase,
-            "strip_accents": found.strip_accents,
-            "tokenize_chinese_chars": found.handle_chinese_chars,
-        }
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    return values | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
-
-
-def _special(values: Mapping[str, Any], name: str, where: str) -> str:
-    """Read a special token: a string, or in later versions an object with `content`."""
-    token = values.get(f"{name}_token") or SPECIAL[name]
-    content = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(content, str):
-        raise ConfigError(f"{where}: {name}_token must be a string, but is {token!r}")
-    return content
+    values: dict[str, Any] = {f"{name}_token": piece for name, piece in pieces.items() if piece in known}
+    found: Any = backend.normalizer
+    if isinstance(found, normalizers.BertNormalizer):
+        values |= {flag: getattr(found, field) for flag, field, _ in FLAGS}
+    usual = len(values.keys() & NAMED) == len(SPECIAL) and not _rebuilt_differently(backend, values)
+    types = [TYPES] if pair_types else []
+    return values | {
+        "added_tokens_decoder": {str(number): token.__getstate__() for number, token in sorted(added.items())},
+        "split_special_tokens": backend.encode_special_tokens or None,
+        "tokenizer_class": "BertTokenizer" if usual else "PreTrainedTokenizerFast",
+        "model_input_names": None if usual and types else ["input_ids", *types, "attention_mask"],
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tokenizer import check_texts
+from ..call import check_texts
 
 SORTED_BATCHES = 50  # batches sorted by length together: enough to pad little, few enough to stay random
 

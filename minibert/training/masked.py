@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..batches import cpu_tokens, plan_batches
+from ..checkpoint.atomic import replacing_all
 from ..checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
@@ -55,9 +56,10 @@ class MaskedLMTask(Task):
 
     def __init__(self, model: BertWithMaskedLM, tokenizer: Tokenizer, blocks: Tokens, *, share: float = 0.15) -> None:
         super().__init__()
-        tokenizer.check_fits(model.config.vocab_size)
-        self.model, self.tokenizer, self.blocks, self.lengths = model, tokenizer, blocks, blocks.lengths
-        self.masking = WholeWordMasking(tokenizer, share)
+        self.tokenizer = tokenizer.fitted(model.config.vocab_size)
+        self.tokenizer.check_known(blocks)  # they may come from another tokenizer
+        self.model, self.blocks, self.lengths = model, blocks, blocks.lengths
+        self.masking = WholeWordMasking(self.tokenizer, share)
 
     @classmethod
     def from_file(
@@ -101,8 +103,9 @@ class MaskedLMTask(Task):
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model with its head, and the tokenizer."""
-        super().save(folder)
-        self.tokenizer.save_pretrained(folder)
+        with replacing_all(folder) as new:
+            super().save(new)
+            self.tokenizer.save_pretrained(new)
 
     def identity(self) -> dict[str, Any]:
         """Return the blocks, the model, and the share."""
@@ -140,7 +143,7 @@ def mask_words(
     tokenizer: Tokenizer, masking: WholeWordMasking, blocks: Tokens, rows: np.ndarray, random: Sequence[Generator]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Pad these blocks and mask words in each, by its own generator: model arguments and labels, (B, S) each."""
-    arrays = tokenizer.pad(blocks, rows, side="right")
+    arrays = tokenizer.pad(blocks, rows)
     labels = np.full(arrays["input_ids"].shape, IGNORED)
     for place, (row, generator) in enumerate(zip(rows, random, strict=True)):
         own = slice(int(blocks.lengths[row]))

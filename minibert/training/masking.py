@@ -33,8 +33,10 @@ class WholeWordMasking:
     """
 
     def __init__(self, tokenizer: Tokenizer, share: float = 0.15) -> None:
-        if tokenizer.mask_id is None:
-            raise ValueError(f"the vocabulary has no mask token {tokenizer.mask_token!r}, so nothing can be masked")
+        known = tokenizer.vocab_size or tokenizer.highest_id + 1
+        if tokenizer.mask_id is None or tokenizer.mask_id >= known:
+            token = f"{tokenizer.mask_token!r:.80}"
+            raise ValueError(f"the vocabulary, or the model, has no mask token {token}, so nothing can be masked")
         if not 0 < share <= 1:
             raise ValueError(f"the share of tokens to mask must be above 0 and at most 1, not {share}")
         self.share, self.mask_id = share, tokenizer.mask_id
@@ -43,7 +45,7 @@ class WholeWordMasking:
         vocabulary = tokenizer.get_vocab()
         self.continues = np.zeros_like(self.special)
         self.continues[[i for piece, i in vocabulary.items() if piece.startswith("##")]] = True
-        self.replacements = np.array([i for i in sorted(vocabulary.values()) if not self.special[i]])
+        self.replacements = np.array([i for i in sorted(vocabulary.values()) if i < known and not self.special[i]])
 
     def __call__(self, ids: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return the model's input, and labels: the id of each chosen token, ``IGNORED`` elsewhere."""

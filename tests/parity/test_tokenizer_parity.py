@@ -109,9 +109,8 @@ def test_pairs_truncated(both, length):
         assert found == dict(theirs(texts, pairs, truncation=True, max_length=length))
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_truncated_and_padded_on_the_left(tmp_path, side):
-    config = {"tokenizer_class": "BertTokenizer", "padding_side": side, "truncation_side": "left"}
+def test_truncated_on_the_left(tmp_path):
+    config = {"tokenizer_class": "BertTokenizer", "truncation_side": "left"}
     ours, theirs = open_both(tmp_path, config)
     texts = [text[:400] for text in TEXTS]
     for pairs in (None, texts[::-1]):
@@ -132,7 +131,7 @@ def test_any_text_at_all(both, text, pair):
 
 def open_both(folder, config, files=(), pieces=CASED):
     write_vocabulary(folder, pieces, config)
-    shutil.copy(MINILM / "config.json", folder)
+    write_json(folder, "config.json", {"model_type": "bert", "max_position_embeddings": 512})
     for name, values in dict(files).items():
         write_json(folder, name, values)
     return Tokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -223,6 +222,82 @@ def test_transformers_loads_rules_that_no_flag_tells(tmp_path):
     assert ours.tokenize("ÀÉ") == theirs.tokenize("ÀÉ") == ["à", "##é"]
     assert_same((ours, theirs), TEXTS, padding=True)
     assert_same((ours, theirs), TEXTS[2], TEXTS[3])
+
+
+def unigram():
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    scores = [(piece, 0.0) for piece in special] + [(f"▁{word}", -2.0) for word in ("the", "cat")]
+    scores += [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz"] + [("<mask>", 0.0)]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(scores, unk_id=3, byte_fallback=False))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    backend.add_special_tokens([*special, "<mask>"])
+    return Tokenizer(backend, pad_token="<pad>", mask_token="<mask>")
+
+
+def template(single, pair):
+    special = [("[CLS]", 101), ("[SEP]", 102)]
+    return tokenizers.processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+
+
+PARTS = {
+    "no [SEP]": lambda b: setattr(b, "post_processor", template("[CLS] $A", "[CLS] $A $B:1")),
+    "nothing around": lambda b: setattr(b, "post_processor", template("$A", "$A $B:1")),
+    "types": lambda b: setattr(b, "post_processor", template("[CLS] $A:1 [SEP]:1", "[CLS]:1 $A:1 [SEP] $B [SEP]")),
+    "long words": lambda b: setattr(b.model, "max_input_chars_per_word", 200),
+    "a prefix": lambda b: setattr(b.model, "continuing_subword_prefix", "@@"),
+    "other words": lambda b: setattr(b, "pre_tokenizer", tokenizers.pre_tokenizers.WhitespaceSplit()),
+    "whole words": lambda b: setattr(b, "model", tokenizers.models.WordLevel(b.get_vocab(), unk_token="[UNK]")),
+    "a word more": lambda b: b.add_tokens([tokenizers.AddedToken("newword", single_word=True)]),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_transformers_loads_parts_that_no_flag_tells_to_the_same_ids(tmp_path, part):
+    write_vocabulary(tmp_path / "a", UNCASED, BERT)
+    ours = Tokenizer.from_pretrained(tmp_path / "a")
+    PARTS[part](ours._backend)
+    vars(ours).pop("_types", None)
+    ours.save_pretrained(tmp_path / "b")
+    write_json(tmp_path / "b", "config.json", {"model_type": "bert"})
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "b")
+    assert_same((ours, theirs), [*TEXTS, "the newword"], padding=True)
+    assert_same((ours, theirs), TEXTS[2], TEXTS[3])
+
+
+def test_transformers_loads_unigram_to_the_same_ids(tmp_path):
+    ours = unigram()
+    ours.save_pretrained(tmp_path)
+    write_json(tmp_path, "config.json", {"model_type": "bert"})
+    assert_same((ours, AutoTokenizer.from_pretrained(tmp_path)), ["the cat", "zebra ü <mask> <pad>", ""], padding=True)
+
+
+DECLARED = [
+    {"tokenizer_config": {"additional_special_tokens": ["[unused5]"]}},
+    {"tokenizer_config": {"extra_special_tokens": ["<new>"], "mask_token": "[unused7]"}},
+    {"tokenizer_config": {"mask_token": "[unused7]", "drug_token": "<new>", "split_special_tokens": True}},
+    {"special_tokens_map": {"additional_special_tokens": ["[unused5]"], "unk_token": "[UNK]"}},
+    {"special_tokens_map": {"extra_special_tokens": ["[unused5]"]}, "added_tokens": {"newword": len(UNCASED)}},
+    {"tokenizer_config": {"added_tokens_decoder": {"100": {"content": "the"}}}, "added_tokens": {"x": 4}},
+    {"tokenizer_config": {"do_lower_case": False, "strip_accents": True}},
+    {"tokenizer_config": {"tokenize_chinese_chars": False, "model_input_names": ["input_ids", "attention_mask"]}},
+]
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize("files", DECLARED, ids=json.dumps)
+def test_what_other_files_declare(tmp_path, files, form):
+    write_vocabulary(tmp_path, UNCASED)
+    write_json(tmp_path, "config.json", {"model_type": "bert"})
+    if form == "tokenizer.json":
+        shutil.copy(MINILM / form, tmp_path)
+    for name, values in {"tokenizer_config": {}, **files}.items():
+        write_json(tmp_path, f"{name}.json", {**BERT, **values} if name == "tokenizer_config" else values)
+    ours, theirs = Tokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*TEXTS, "the [unused5] [unused7] <new> newword [MASK]"]:
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+        assert ours(text, "the")["token_type_ids"] == theirs(text, "the").get(
+            "token_type_ids", [0] * len(theirs(text, "the")["input_ids"])
+        )
 
 
 # --- The model card of sentence-transformers/bert-base-nli-cls-token

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from minibert import SentenceEncoder, Tokenizer
+from minibert.checkpoint.added_tokens import SPECIAL
 from minibert.checkpoint.atomic import write_text
-from minibert.checkpoint.wordpiece import SPECIAL
 
 CONTINUES = "##"
 FEWEST_SEEN = 3  # a single character that occurs less often is not kept
