@@ -175,9 +175,11 @@ if hasattr(os, "register_at_fork"):
 def workers_for(device: torch.device, *, hooked: bool) -> int:
     """Return how many batches may run side by side.
 
-    One where the thread matters: hooks fire in the thread that computes, and autocast holds in the caller's.
+    One where the thread matters: hooks fire in the thread that computes; autocast, profilers and dispatch modes (as
+    FlopCounterMode) hold in the caller's.
     """
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or hooked:
+    watched = torch.autograd.profiler._is_profiler_enabled or torch._C._len_torch_dispatch_stack()
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or hooked or watched:
         return 1
     return min(torch.get_num_threads(), MOST_WORKERS)
 

@@ -150,12 +150,15 @@ class evaluating:
     def __enter__(self) -> None:
         with self.lock:
             threads, training = self.inside.get(id(self.module), (0, []))
-            if not self.known:
-                found = [part for part in self.module.modules() if part.training]
-                training = training + found
+            found = [] if self.known else [part for part in self.module.modules() if part.training]
+            try:
                 for part in found:
                     part.training = False
-            self.inside[id(self.module)] = threads + 1, training
+                self.inside[id(self.module)] = threads + 1, training + found
+            except BaseException:  # Ctrl-C: without an entry, there is no exit that would turn it back on
+                for part in found:
+                    part.training = True
+                raise
 
     def __exit__(self, *_: object) -> None:
         with self.lock:

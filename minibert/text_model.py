@@ -150,8 +150,7 @@ class TextModel(nn.Module):
 
         Args:
             prompt_length: Tokens at the beginning of each text that are not read.
-            device: Of the result.
-            reading: The call's own options, for `_read`.
+            device, reading: Of the result; and the call's own options, for `_read`.
             per_token: Return a list of (states, result) for each text, and not rows of one tensor.
             batch_size: This and all that follow are described in ``CallOptions``.
         """

@@ -15,6 +15,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 from minibert import SentenceEncoder
 from minibert import batches as workers
 from minibert.batches import side_by_side, workers_for
+from minibert.call import evaluating
 from minibert.text_model import TextModel
 
 
@@ -261,3 +262,28 @@ def test_workers_that_could_not_all_start_hold_up_neither_the_next_call_nor_the_
     assert not any(thread.is_alive() for thread in started)  # the interpreter waits for them when it ends
     assert torch.get_num_threads() == 2
     assert encoder.encode(TEXTS * 5, batch_size=2).shape == (30, 32)
+
+
+def test_profilers_and_dispatch_modes_see_a_large_call():
+    from torch.profiler import ProfilerActivity, profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    cpu = torch.device("cpu")
+    with profile(activities=[ProfilerActivity.CPU]):
+        assert workers_for(cpu, hooked=False) == 1
+    with FlopCounterMode(display=False):
+        assert workers_for(cpu, hooked=False) == 1
+
+
+def test_ctrl_c_while_dropout_is_turned_off_leaves_training_mode():
+    class Interrupted(torch.nn.Module):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "training" and not value:
+                raise KeyboardInterrupt
+
+    model = torch.nn.Sequential(torch.nn.Dropout(), Interrupted())
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
+        pass
+    assert all(part.training for part in model.modules())
+    assert id(model) not in evaluating.inside

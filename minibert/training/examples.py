@@ -54,11 +54,6 @@ class Examples:
         """Return N, the number of rows."""
         return len(self.columns[0])
 
-    def texts(self) -> Tensor:
-        """Return a number for each text, the same for equal texts. (N, columns), int64"""
-        numbers: dict[str, int] = {}
-        return torch.tensor([[numbers.setdefault(text, len(numbers)) for text in column] for column in self.columns]).T
-
     def digest(self) -> str:
         """Return the number of rows and a hash of every text and label."""
         seen = hashlib.sha256(f"{len(self.columns)} columns".encode())

@@ -71,12 +71,15 @@ class SentenceTask(Task):
         # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
         self.objective = objective.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self.model, self.examples, self.chunk_size = encoder, examples, chunk_size
-        self.texts = examples.texts()
         limit = encoder.max_seq_length
         self.tokens = [encoder.tokenizer.encode(column, limit=limit) for column in examples.columns]
         for tokens in self.tokens:
             announce(tokens.truncation, encoder.truncation)
         self.lengths = np.sum([tokens.lengths for tokens in self.tokens], axis=0)
+        numbers: dict[bytes, int] = {}  # of texts that are equal to the model
+        ids = [np.split(tokens.ids, tokens.starts[1:-1]) for tokens in self.tokens]
+        texts = [[numbers.setdefault(text.tobytes(), len(numbers)) for text in column] for column in ids]
+        self.texts = torch.tensor(texts).T  # (N, columns)
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the loss of the whole batch, on every process; each embeds its share of the rows."""
