@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ class Tokenizer:
                 raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
         if limit is not None and limit < (fewest := self._backend.num_special_tokens_to_add(pairs is not None) + 1):
             raise ValueError(f"max_length must be at least {fewest}, to leave room for text, but is {limit}")
-        ids, types, lost = [], [], {}
+        ids, types, starts, lost = array("i"), array("b"), array("q", [0]), {}  # not arrays a text: they take more
         typed = self._types if pairs is None else self.pair_types
         for start, inputs in in_chunks(texts, pairs, CHUNK, LETTERS):
             for i, encoding in enumerate(encode_batch(self._backend, inputs, start), start):
@@ -189,12 +190,12 @@ class Tokenizer:
                 if limit is not None and len(encoding) > limit:
                     kept = kept_places(encoding.sequence_ids, limit, self.truncation_side)
                     lost[i] = len(encoding) - limit
-                ids.append(np.array(encoding.ids, dtype=np.int32)[kept])
+                ids.extend(np.array(encoding.ids)[kept].tolist() if i in lost else encoding.ids)
                 if typed:
-                    types.append(np.array(encoding.type_ids, dtype=np.int8)[kept])
-        flat = ids[0] if len(ids) == 1 else np.concatenate([np.zeros(0, np.int32), *ids])
-        kinds = np.concatenate(types) if types else np.zeros(len(flat), np.int8)
-        tokens = Tokens(flat, kinds, np.cumsum([0, *map(len, ids)]), TruncationReport(limit, lost))
+                    types.extend(np.array(encoding.type_ids)[kept].tolist())
+                starts.append(len(ids))
+        kinds = np.asarray(types) if types else np.zeros(len(ids), np.int8)
+        tokens = Tokens(np.asarray(ids), kinds, np.array(starts, dtype=np.int64), TruncationReport(limit, lost))
         self.check_known(tokens)
         return tokens
 
@@ -218,8 +219,7 @@ class Tokenizer:
         S = max(int(lengths.max(initial=0)), width or 0)
         mask = np.arange(S) < lengths  # (B, S)
         flat = (tokens.starts[chosen, None] + np.arange(S))[mask]
-        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        types = np.zeros(mask.shape, dtype=np.int64)
+        ids, types = (np.full(mask.shape, fill, dtype=np.int64) for fill in (self.pad_id, 0))
         ids[mask], types[mask] = tokens.ids[flat], tokens.types[flat]
         return Batch({"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)})
 
