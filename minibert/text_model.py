@@ -286,7 +286,7 @@ class TextModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
-        return {**self.__dict__, "_decision": None}
+        return {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
 
 
 def _by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:

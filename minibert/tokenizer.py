@@ -200,9 +200,11 @@ class Tokenizer:
         return tokens
 
     @cached_property
-    def _types(self) -> bool:
-        """True if the template gives a single text other types than 0."""
+    def _types(self) -> bool:  # the template gives a single text other types than 0
         return any(self._backend.encode("a").type_ids)
+
+    def __getstate__(self) -> dict[str, Any]:  # without what calls remember
+        return {name: value for name, value in self.__dict__.items() if name not in ("_types", "highest_id")}
 
     def check_known(self, tokens: Tokens) -> None:
         """Raise ValueError for the first word with an id that the model lacks."""
@@ -253,9 +255,9 @@ class Tokenizer:
     @property
     def special_ids(self) -> list[int]:
         """The ids that are not text: [PAD], [UNK], [CLS], [SEP], [MASK], and other tokens added as special."""
-        added = {i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
-        around = self._backend.encode("").ids
-        return sorted(added.union(around, [self.pad_id], [] if self.mask_id is None else [self.mask_id]))
+        added = [i for i, token in self._backend.get_added_tokens_decoder().items() if token.special]
+        mask = [] if self.mask_id is None else [self.mask_id]
+        return sorted({self.pad_id, *mask, *added, *self._backend.encode("").ids})
 
     @cached_property
     def highest_id(self) -> int:
@@ -289,12 +291,10 @@ class Tokenizer:
     ) -> dict[str, Any]:
         """Convert tokens to tensors, arrays or lists (B, S). Raise ValueError for unequal lengths without padding."""
         if return_tensors is None and not padding:
-            ids = [tokens.ids[start:end].tolist() for start, end in pairwise(tokens.starts)]
-            types = [tokens.types[start:end].tolist() for start, end in pairwise(tokens.starts)]
+            ids, types = ([x[i:j].tolist() for i, j in pairwise(tokens.starts)] for x in (tokens.ids, tokens.types))
             return {"input_ids": ids, "token_type_ids": types, "attention_mask": [[1] * len(row) for row in ids]}
         if not padding and len(set(tokens.lengths.tolist())) > 1:
             raise ValueError("a tensor needs texts of equal length: pass padding=True")
         arrays = self.pad(tokens, range(len(tokens.lengths)), width=width)
-        if return_tensors == "np":
-            return arrays
-        return {name: torch.from_numpy(v) if return_tensors == "pt" else v.tolist() for name, v in arrays.items()}
+        convert: Any = {"pt": torch.from_numpy, "np": np.asarray, None: np.ndarray.tolist}[return_tensors]
+        return {name: convert(value) for name, value in arrays.items()}

@@ -289,6 +289,10 @@ def test_what_calls_remember_is_in_no_state(folder):
     assert list(encoder.state_dict()) == names
     assert {id(value) for value in encoder.parameters()} == weights
     assert abs(len(pickle.dumps(encoder)) - size) < 1000
+    state = pickle.dumps(encoder)
+    encoder.encode([*TEXTS, "the cat " * 50], truncation="silent")  # too long
+    assert encoder.truncation_report.lost
+    assert pickle.dumps(encoder) == state  # so that hashes of it stay
     assert b"minibert.fast.decide" not in pickle.dumps(encoder)
     assert b"minibert.fast.stack" not in pickle.dumps(encoder)
     assert not any("_decision" in part.__dict__ for part in encoder.modules() if part is not encoder)

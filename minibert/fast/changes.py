@@ -27,8 +27,7 @@ FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Iden
 DATA: Any = Tensor.data  # torch's own descriptor
 _forward, _code, _dtype = itemgetter("forward"), attrgetter("__code__"), attrgetter("dtype")
 _NEW = nn.Parameter.__new__.__code__
-# Numbers that change with a tracked parameter's values, but for writes to memory that is shared. The second is the
-# tensor's own: `torch.utils.swap_tensors` exchanges all but the object.
+# Change with a tracked parameter's values, unless memory is shared; `torch.utils.swap_tensors` changes `_cdata` only.
 version, _version = attrgetter("_version", "_cdata", "taken"), attrgetter("_version", "_cdata")
 
 
@@ -116,6 +115,9 @@ class TrackedParameter(nn.Parameter):
         if value is not self:  # as `module.to` assigns it where nothing has to move
             self.taken = TrackedParameter.accesses = next(self._numbers)
         DATA.__set__(self, value)
+
+    def __getstate__(self) -> dict[str, Any]:  # for pickles, which take `.data`
+        return {name: value for name, value in self.__dict__.items() if name != "taken"}
 
     def detach(self) -> Tensor:
         """Return torch's own; but to `nn.Parameter(this)`, which insists on it, one of this class."""

@@ -32,7 +32,7 @@ class Decision:
     stack: Stack | None  # None: the page computes all
     reasons: Mapping[str, str]  # by the names of the parts that the page computes; "" is the whole model
     device: torch.device
-    hooked: bool  # someone watches: batches run in the caller's thread, one after another
+    hooked: bool  # watched, or writing to weights (a max_norm): one batch after another, in the caller's thread
     own_parts: bool  # a part of one's own may keep a tensor, which must not be one of inference mode
     padding: str  # see `batches.plan`; "none" where a part of one's own could read it
     reads_first: bool  # of the last states only each text's first is read
@@ -81,13 +81,13 @@ def decide(
     if stack is not None and stack.embeddings is not None:
         skipped.update(bert.embeddings.modules())
     # A part of the page that is merely watched knows a mask, as parts of one's own need not.
-    watched = plain and all(why.endswith(" hook") for why in reasons.values())
-    device, padding = next(root.parameters()).device, "none" if not watched else "costs" if reasons else "free"
+    masked = plain and all(why.endswith(" hook") for why in reasons.values())
+    device, padding = next(root.parameters()).device, "none" if not masked else "costs" if reasons else "free"
     return Decision(
         stack=stack,
         reasons=reasons,
         device=device,
-        hooked=any(has_hooks(part) for part in list(modules_in(root))[1:]),
+        hooked=any(has_hooks(x) or getattr(x, "max_norm", None) is not None for x in list(modules_in(root))[1:]),
         own_parts=any(type(p).__module__.partition(".")[0] not in ("minibert", "torch") for p in [*root.modules()][1:]),
         padding="device" if device.type != "cpu" else "costs" if stack is None else padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
@@ -196,8 +196,7 @@ def _unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
         if getattr(part, "max_norm", None) is not None:
             return f"{path} has a max_norm, which changes its weights when they are read"
         for key in ("weight", "bias"):
-            value = getattr(part, key, None)
-            if value is None:
+            if (value := getattr(part, key, None)) is None:
                 continue
             if type(value) not in (nn.Parameter, TrackedParameter):
                 return f"{path}.{key} is {type(value).__name__}, not a plain parameter"

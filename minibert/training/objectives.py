@@ -175,9 +175,9 @@ class InBatchNegatives(Objective):
         scores = self.scale * cosine(vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
         own = torch.arange(len(scores), device=scores.device)
         if texts is not None:
-            u, candidates = texts[:, :1], texts[:, 1:].T.reshape(1, -1)
-            right = (candidates == u) | (candidates == texts[:, 1:2])
-            right[:, : len(u)] |= u == u.T
+            u, v, candidates = texts[:, :1], texts[:, 1:2], texts[:, 1:].T.reshape(1, -1)
+            partners = (u == u.T).float() @ (v == candidates).float()  # of an equal u, (B, candidates)
+            right = (candidates == u) | (partners > 0)
             right[own, own] = False  # the one that is asked for
             scores = scores.masked_fill(right, -torch.inf)
         return functional.cross_entropy(scores, own)
