@@ -118,7 +118,7 @@ def test_a_pipe_gives_its_vectors_as_the_lines_come(model):
         process.stdin.write("no end")
         process.stdin.close()
         assert embedded(process.stdout) == ["no end"]
-        assert process.wait() == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_lines_of_a_pipe_are_counted_from_its_first(model):
@@ -152,12 +152,14 @@ def left(folder):
 
 
 def writing_child(model, target):
-    """A process that has opened its temporary file, and waits for more lines."""
+    """A process that has written to its temporary file, and waits for more lines."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits none
     process = subprocess.Popen([*MINIBERT, "embed", "--model", model, "-o", target], stdin=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     process.stdin.write(b"a cat\n")
     process.stdin.flush()
     end = time.monotonic() + 60
-    while not left(target.parent) and time.monotonic() < end:
+    while not any((target.parent / name).stat().st_size for name in left(target.parent)) and time.monotonic() < end:
         time.sleep(0.02)
     assert len(left(target.parent)) == 1
     return process
@@ -193,7 +195,7 @@ def test_a_process_that_still_writes_keeps_its_file(embed, model, tmp_path):
 def test_a_signal_leaves_no_temporary_file(model, tmp_path, number, status):
     with writing_child(model, tmp_path / "vectors.jsonl") as child:
         child.send_signal(number)
-        assert child.wait() == status
+        assert child.wait(timeout=60) == status
     assert list(tmp_path.iterdir()) == []
 
 

@@ -177,7 +177,7 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
 
 def find_device(device: str | torch.device | None) -> torch.device:
     """Return the device of that name, for None a GPU if there is one, else the CPU. Raise ValueError if absent."""
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True, "meta": False}
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return torch.device(next(name for name in usable if usable[name]))
     try:
