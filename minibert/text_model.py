@@ -284,6 +284,10 @@ class TextModel(nn.Module):
             return dict(options)
         return {**options, "prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}
 
+    def __sklearn_clone__(self) -> Self:
+        """Return this very model: to scikit-learn's `clone` it is a setting that no fit changes, not one to copy."""
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
         return {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}

@@ -79,3 +79,12 @@ def test_weights_from_another_process_are_noticed_by_encode(together):
     assert (before - other_before).abs().max() > 1e-4
     assert torch.equal(first, before)
     assert (second - first).abs().max() < 1e-6
+
+
+def test_an_encode_before_a_step_of_fsdp_does_no_harm(together):
+    alone = two_processes.trained_in_shards(sharded=False)
+    assert (
+        alone - two_processes.make_encoder(dtype=torch.float32).encode(two_processes.U, convert_to_tensor=True)
+    ).abs().max() > 1e-3
+    for rank in (0, 1):
+        assert (torch.load(together / f"sharded-{rank}.pt") - alone).abs().max() < 1e-5

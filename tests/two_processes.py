@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from tiny_training import make_encoder, make_texts
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from minibert.training import (
     Combined,
@@ -77,6 +79,22 @@ def encoded_before_and_after() -> torch.Tensor:
     return torch.stack([before, encoder.encode(U, convert_to_tensor=True, fast=True)])
 
 
+def trained_in_shards(*, sharded: bool = True) -> torch.Tensor:
+    """Vectors after a step of FSDP2, which an `encode` comes before: what it leaves in the model must be trainable."""
+    encoder = make_encoder(dtype=torch.float32)
+    if sharded:
+        mesh = init_device_mesh("cpu", (parallel.world(),))
+        for part in (*encoder.model.layers, encoder.model):
+            fully_shard(part, mesh=mesh)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01)
+    encoder.encode(U)
+    encoder.train()
+    encoder(**encoder.tokenize(U)).square().sum().backward()
+    optimizer.step()
+    encoder.eval()
+    return encoder.encode(U, convert_to_tensor=True)
+
+
 def main(folder: Path) -> None:
     """Write this process's results; then train as a user's script would, which knows nothing of processes."""
     torch.set_num_threads(1)
@@ -84,6 +102,7 @@ def main(folder: Path) -> None:
         rank = parallel.rank()
         torch.save(results(), folder / f"results-{rank}.pt")
         torch.save(encoded_before_and_after(), folder / f"encoded-{rank}.pt")
+        torch.save(trained_in_shards(), folder / f"sharded-{rank}.pt")
     task = SentenceTask(make_encoder(dropout=0.3), InBatchNegatives(), Examples([U, V]))
     drawn = []
     task.model.register_forward_hook(lambda *_: drawn.append(torch.initial_seed()))

@@ -10,6 +10,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import quantize_embeddings
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from tiny_folder import TEXTS, write_json, write_vocabulary
 from torch import nn
 from transformers import BertConfig, BertModel
@@ -323,3 +326,16 @@ def test_minilm_s_similarities(minilm, vectors, measure):
 def test_minilm_saved_by_us_gives_the_same_vectors_there(minilm, tmp_path):
     ours, theirs = both_ways(minilm[0], tmp_path)
     assert_same(ours.encode(REAL), theirs.encode(REAL), 1e-6)
+
+
+class Embed(TransformerMixin, BaseEstimator):
+    """A step of a pipeline, as users write it."""
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+
+
+def test_scikit_learn_does_not_copy_an_encoder_for_each_fold():
+    encoder = SentenceEncoder.from_pretrained(MINILM)
+    pipeline = clone(make_pipeline(Embed(encoder), LogisticRegression()))
+    assert pipeline[0].encoder is encoder
