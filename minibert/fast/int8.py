@@ -39,7 +39,7 @@ class Int8Linear:
         levels, step, lowest = to_levels(x.float())
         y = _product(levels, self.weight, self.scale, self.zeros)
         y = torch.addcmul(self.bias, y, step, out=y).addr_(lowest, self.shift)
-        return torch.ops.aten.gelu_(y) if activation == "gelu" else activate(y, activation)
+        return torch.ops.aten.gelu_.default(y) if activation == "gelu" else activate(y, activation)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """(T, I), (T, O) -> (T, O), float32"""
@@ -55,7 +55,7 @@ def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _prepacked_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    together = torch.ops.quantized.embedding_bag_byte_prepack(rows)  # levels, then the bytes of step and lowest
+    together = torch.ops.quantized.embedding_bag_byte_prepack.default(rows)  # levels, then the bytes of step and lowest
     levels, ends = together.split_with_sizes([rows.shape[1], 8], 1)
     aligned = rows.shape[1] % 4 == 0  # then they need no copy, which takes as long as rounding
     ends = (ends if aligned else ends.contiguous()).view(torch.float32)
@@ -85,7 +85,7 @@ def _product(levels: Tensor, weight: Tensor, scale: Tensor, zeros: Tensor) -> Te
     """Multiply levels (T, I) uint8 by weights (O, I) int8 -> (T, O) float32"""
     if weight.layout is torch.strided:
         return levels.float() @ (weight.float() * scale[:, None]).T
-    return torch.ops.onednn.qlinear_pointwise(
+    return torch.ops.onednn.qlinear_pointwise.default(
         levels, 1.0, 0, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
 

@@ -172,7 +172,7 @@ class OneDnnLinear:
     def __call__(self, x: Tensor, activation: str | None = None) -> Tensor:
         """(T, I) -> (T, O), in this dtype"""
         name, algorithm = ONEDNN_NAMES.get(activation, ONEDNN_NAMES[None])
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, name, [], algorithm)
+        y = torch.ops.mkldnn._linear_pointwise.default(x.to(self.dtype), self.weight, self.bias, name, [], algorithm)
         return y if activation in ONEDNN_NAMES else activate(y, activation)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ def onednn_works(dtype: torch.dtype) -> bool:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         for activation, (name, algorithm) in ONEDNN_NAMES.items():
-            result = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
+            result = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, name, [], algorithm)
             if not torch.allclose(result.float(), activate(plain, activation), rtol=rtol, atol=1e-5):
                 return False
         if dtype is torch.float32:

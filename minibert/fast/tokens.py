@@ -112,9 +112,9 @@ def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
         end = begin + length * count
         if begin < end:
             q, k, v = _split(qkv[begin:end], count, length, 3, head_size).unbind(0)
-            parts.append(_merge(_attend_equal(q, k, v, beyond=len(qkv) - end)))
+            parts.append(_merge(_attend_equal(q, k, v, beyond=qkv.shape[0] - end)))
         begin = end
-    if begin < len(qkv):
+    if begin < qkv.shape[0]:
         parts.append(qkv[begin:, : qkv.shape[1] // 3])  # filler
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -179,7 +179,7 @@ def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention text by text, with keys filled up by zeros to a multiple of LANES."""
     S = q.shape[2]
     added = _own_text_only(1, S, S + -S % LANES, q.dtype)
-    k, v = (functional.pad(z, (0, 0, 0, -S % LANES)) for z in (k, v))
+    k, v = (torch.constant_pad_nd(z, (0, 0, 0, -S % LANES)) for z in (k, v))
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
 
 
