@@ -64,6 +64,8 @@ def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[
     first, second = ([place for place, text in enumerate(sequences) if text == i] for i in (0, 1))
     short, long = sorted((first, second), key=len)
     room = limit - len(kept)
+    if room < 0:  # of a template that has a text twice, the library calls one of them special
+        raise ValueError(f"a text has {len(kept)} tokens that its template adds, above the limit of {limit}")
     few = min(len(short), room // 2)
     for places, count in ((short, few), (long, room - few)):
         kept += places[:count] if side == "right" else places[len(places) - count :]

@@ -688,3 +688,13 @@ def test_nothing_warns_by_itself(minilm):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         minilm(["a", "b c"], padding=True, truncation=True, return_tensors="pt")
+
+
+def test_a_template_that_repeats_a_text_can_not_be_cut(tmp_path):
+    tokenizer = Tokenizer.from_pretrained(write_vocabulary(tmp_path, config={"do_lower_case": True}))
+    backend = json.loads(tokenizer._backend.to_str())
+    pair = backend["post_processor"]["pair"] = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}]
+    pair += [{"Sequence": {"id": "A", "type_id": 0}}] * 2  # the library's own constructor would refuse it
+    twice = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(backend)))
+    with pytest.raises(ValueError, match="a text has 11 tokens that its template adds, above the limit of 9"):
+        twice.encode(["the cat " * 5], ["the"], limit=9)
