@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".part"  # of temporary files
+OLD = "old"  # in a temporary folder: what was taken out of the one that it is in
 
 
 @contextmanager
@@ -24,12 +26,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield Path(path)
             return
         target = Path(os.path.realpath(path))
-        _remove_leftovers(target)
+        for file in target.parent.glob(f".{glob.escape(target.name)}.????????{SUFFIX}"):
+            with suppress(OSError), _locked(file) as dead:  # left behind by a process that was killed
+                if dead:
+                    file.unlink()
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent)
+        os.close(handle)
         temporary = Path(name)
-        with open(handle) as held:
-            if not _lock(handle):
-                held.close()
+        with _locked(temporary):
             try:
                 yield temporary
                 umask = os.umask(0)
@@ -45,14 +49,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a new folder. Its files move into ``folder`` after the block. If either fails, all is as before.
 
-    Other files of ``folder`` stay, except those that ``stale`` names.
+    Other files of ``folder`` stay, except those that ``stale`` names. Where the process is killed, the next save, or
+    ``recover``, restores what had moved.
     """
     target = Path(folder)
     whole = not target.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    place = target.parent if whole else target
-    with tempfile.TemporaryDirectory(prefix=".saving.", dir=place) as temporary, ExitStack() as undo:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
+    with temporary_folder(target.parent if whole else target) as temporary:
+        new, old = temporary / "new", temporary / OLD
         new.mkdir()
         yield new
         if whole:
@@ -60,17 +63,52 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) 
             return
         paths = [path.relative_to(new) for path in new.rglob("*")]
         files = {path for path in paths if (new / path).is_file()}
-        for path in paths:
+        for path in [Path(), *paths]:
             for below in (target, old):
                 (below / path if path not in files else below).mkdir(parents=True, exist_ok=True)
-        for file in sorted(files.union(map(Path, stale))):
-            if (target / file).exists():
-                os.replace(target / file, old / file)
-                undo.callback(os.replace, old / file, target / file)
-            if file in files:
-                os.replace(new / file, target / file)
-                undo.callback(os.replace, target / file, new / file)
-        undo.pop_all()
+        added = []
+        try:
+            for file in sorted(files.union(map(Path, stale))):
+                if (target / file).exists():
+                    os.replace(target / file, old / file)
+                else:
+                    added.append(target / file)
+                if file in files:
+                    os.replace(new / file, target / file)
+            os.replace(old, temporary / "done")
+        except BaseException:
+            for path in added:
+                path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def temporary_folder(place: Path) -> Iterator[Path]:
+    """Yield a new folder in ``place``, which vanishes after the block. First ``recover`` the place."""
+    place.mkdir(parents=True, exist_ok=True)
+    recover(place)
+    temporary = Path(tempfile.mkdtemp(prefix=".saving.", dir=place))
+    with _locked(temporary):
+        try:
+            yield temporary
+        finally:
+            _undo(temporary, place)
+
+
+def recover(place: Path) -> None:
+    """Undo what killed processes left half done in a folder: restore the files from before, remove the new ones."""
+    for temporary in place.glob(".saving.????????"):
+        with suppress(OSError), _locked(temporary) as dead:
+            if dead:
+                _undo(temporary, place)
+
+
+def _undo(temporary: Path, place: Path) -> None:
+    """Move what was taken out of ``place`` back, then remove the temporary folder. If that fails, it stays."""
+    old = temporary / OLD
+    for path in [path for path in old.rglob("*") if not path.is_dir()]:
+        os.replace(path, place / path.relative_to(old))
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -90,20 +128,17 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed, or its process dies. Return False if another has locked it."""
-    try:
-        import fcntl
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock a file or folder for the block, or until the process dies. Yield False if another has, or no lock exists."""
+    with ExitStack() as stack:
+        try:
+            import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # also where the system has no such locks
-        return False
-    return True
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote ``target``."""
-    for file in target.parent.glob(f".{glob.escape(target.name)}.????????{SUFFIX}"):
-        with suppress(OSError), file.open("rb") as opened:
-            if _lock(opened.fileno()):
-                file.unlink()
+            handle = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError):
+            yield False
+        else:
+            yield True
