@@ -323,7 +323,7 @@ with atomic.replacing_all(sys.argv[1]) as new:
 
 
 def killed_at(folder, call, *names):
-    """A process is killed before it calls `os.replace` that time; 0: before the first; 9: before it removes the rest."""
+    """Kill a process before its call of `os.replace` of that number; 0: before the first; 9: before it cleans up."""
     found = subprocess.run([sys.executable, "-c", KILLED, folder, str(call), *names], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (-9, "")
     assert [path.name[:8] for path in folder.glob(".*")] == [".saving."]
