@@ -340,6 +340,22 @@ def test_leftovers_of_a_killed_run_are_recovered_and_removed(best, call):
     assert everything(best.parent) == whole("new")
 
 
+def test_nothing_of_others_is_moved(best, monkeypatch):
+    elsewhere = best.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_text("another's")
+    planted = best / ".saving.abcdefgh"
+    planted.mkdir()
+    (planted / "old").symlink_to(elsewhere, target_is_directory=True)
+    recover(best)
+    assert everything(best.parent) == {**whole("old"), "elsewhere/weights": "another's"}
+    (planted / "old").mkdir(parents=True)
+    (planted / "old/weights").write_text("another's")
+    monkeypatch.setattr("os.geteuid", lambda: planted.stat().st_uid + 1)
+    recover(best)
+    assert (best / "weights").read_text() == "old"
+
+
 def test_a_process_that_still_saves_keeps_its_folder(best):
     with replacing_model(best) as new:
         write_new(new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-SUFFIX = ".part"  # of temporary files
+PREFIX = ".saving."  # of temporary folders
 OLD = "old"  # in a temporary folder: what was taken out of the one that it is in
 
 
@@ -26,23 +25,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield Path(path)
             return
         target = Path(os.path.realpath(path))
-        for file in target.parent.glob(f".{glob.escape(target.name)}.????????{SUFFIX}"):
-            with suppress(OSError), _locked(file) as dead:  # left behind by a process that was killed
-                if dead:
-                    file.unlink()
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        with _locked(temporary):
-            try:
-                yield temporary
-                umask = os.umask(0)
-                os.umask(umask)
-                mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
-                temporary.chmod(mode)  # mkstemp lets only the owner read
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with temporary_folder(target.parent) as folder:
+            temporary = folder / target.name
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
+            temporary.chmod(mode)  # safetensors lets only the owner read
+            os.replace(temporary, target)
 
 
 @contextmanager
@@ -54,6 +44,7 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) 
     """
     target = Path(folder)
     whole = not target.exists()
+    target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(target.parent if whole else target) as temporary:
         new, old = temporary / "new", temporary / OLD
         new.mkdir()
@@ -85,9 +76,8 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) 
 @contextmanager
 def temporary_folder(place: Path) -> Iterator[Path]:
     """Yield a new folder in ``place``, which vanishes after the block. First ``recover`` the place."""
-    place.mkdir(parents=True, exist_ok=True)
     recover(place)
-    temporary = Path(tempfile.mkdtemp(prefix=".saving.", dir=place))
+    temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     with _locked(temporary):
         try:
             yield temporary
@@ -97,16 +87,17 @@ def temporary_folder(place: Path) -> Iterator[Path]:
 
 def recover(place: Path) -> None:
     """Undo what killed processes left half done in a folder: restore the files from before, remove the new ones."""
-    for temporary in place.glob(".saving.????????"):
+    for temporary in place.glob(f"{PREFIX}????????"):
         with suppress(OSError), _locked(temporary) as dead:
-            if dead:
+            if dead and os.lstat(temporary).st_uid == os.geteuid():  # others may plant one in a shared folder
                 _undo(temporary, place)
 
 
 def _undo(temporary: Path, place: Path) -> None:
     """Move what was taken out of ``place`` back, then remove the temporary folder. If that fails, it stays."""
     old = temporary / OLD
-    for path in [path for path in old.rglob("*") if not path.is_dir()]:
+    taken = [] if old.is_symlink() else [path for path in old.rglob("*") if not path.is_dir()]
+    for path in taken:
         os.replace(path, place / path.relative_to(old))
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -123,19 +114,19 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno and (error.filename is None or str(error.filename).endswith(SUFFIX)):
+        if error.errno and (error.filename is None or PREFIX in str(error.filename)):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Lock a file or folder for the block, or until the process dies. Yield False if another has, or no lock exists."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder for the block, or until the process dies. Yield False if another has, or no lock exists."""
     with ExitStack() as stack:
         try:
             import fcntl
 
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (ImportError, OSError):
