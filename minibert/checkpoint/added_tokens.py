@@ -60,13 +60,12 @@ def add_words(
     more = [(_token(piece, where), None) for piece in unnamed if backend.token_to_id(piece) is not None]
     pad = read_special(values, "pad", where)
     present = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
-    new, fresh = [], set()
+    absent = {token.content for token, _ in words if backend.token_to_id(token.content) is None}
+    new = []
     for token, number in [*words, *more]:
         piece = token.content
-        if backend.token_to_id(piece) is None:
-            if piece == pad and number is None:  # no model has a row for it
-                continue
-            fresh.add(piece)
+        if piece == pad and piece in absent and number is None:  # no model has a row for it
+            continue
         stated = number is not None and values.get("added_tokens_decoder") is not None
         if piece not in present or (stated and present[piece] != repr(token)):
             new.append(token)
@@ -77,7 +76,7 @@ def add_words(
         place = backend.token_to_id(token.content)
         if number is not None and place != number:
             text = f"the token {token.content!r:.80} has the id {place}, not {number} as the files say"
-            if token.content in fresh:
+            if token.content in absent:
                 raise ConfigError(f"{where}: {text}: {number} is not the next free one")
             notes.append(text)
     return notes

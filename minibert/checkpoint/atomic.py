@@ -52,11 +52,11 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) 
         if whole:
             os.replace(new, target)
             return
-        paths = [path.relative_to(new) for path in new.rglob("*")]
+        paths = {path.relative_to(new) for path in new.rglob("*")}
         files = {path for path in paths if (new / path).is_file()}
-        for path in [Path(), *paths]:
+        for path in {Path(), *paths} - files:
             for below in (target, old):
-                (below / path if path not in files else below).mkdir(parents=True, exist_ok=True)
+                (below / path).mkdir(parents=True, exist_ok=True)
         added = []
         try:
             for file in sorted(files.union(map(Path, stale))):

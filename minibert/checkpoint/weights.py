@@ -56,12 +56,11 @@ def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATE
         advice = f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else ""
         text = f"has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
         raise CheckpointError(f"{files.name} {text}{advice}")
-    return _open_shards(files, path) if path.name.endswith(".index.json") else _open_one(path)
+    return _open_shards(files, path) if path.suffix == ".json" else _open_one(path)
 
 
 def _open_one(path: Path) -> dict[str, LazyTensor]:
-    readers = {".safetensors": _open_safetensors, ".bin": _open_pickle, ".index": read_tf1}
-    return readers[path.suffix](path)
+    return {".safetensors": _open_safetensors, ".bin": _open_pickle, ".index": read_tf1}[path.suffix](path)
 
 
 def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:

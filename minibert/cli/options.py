@@ -127,7 +127,7 @@ def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[
     if name is None:
         yield list(options.texts)
         return
-    path = Path(name)
+    path, shown = Path(name), "stdin" if name == "-" else name
     if options.column is not None:
         yield list(read_examples(path, texts=[options.column], form=options.input_format).columns[0])
         return
@@ -136,12 +136,12 @@ def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[
     count = 0
     with nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as file:
         for piece in _pieces(file) if piecewise else [file]:
-            texts = [line for _, line in decoded_lines(piece, "stdin" if name == "-" else path, start=count + 1)]
+            texts = [line for _, line in decoded_lines(piece, shown, start=count + 1)]
             count += len(texts)
             if texts:
                 yield texts
     if not count:
-        raise ValueError(f"{'stdin' if name == '-' else path}: there is no text in it")
+        raise ValueError(f"{shown}: there is no text in it")
 
 
 def _pieces(file: Any) -> Iterator[list[bytes]]:
