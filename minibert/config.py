@@ -231,9 +231,8 @@ def read_json(path: str | Path, kind: type[dict[str, Any] | list[Any]] = dict) -
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(values, kind):
-        raise ConfigError(
-            f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(values).__name__}"
-        )
+        wanted = "object" if kind is dict else "list"
+        raise ConfigError(f"{path}: expected a JSON {wanted}, found {type(values).__name__}")
     return values
 
 

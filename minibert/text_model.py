@@ -53,9 +53,7 @@ class TextModel(nn.Module):
         self.truncation_report = TruncationReport()  # of the latest call
         self.report: LoadReport | None = None
         self.fast: bool | None = None
-        self.max_seq_length = (
-            settings.max_seq_length or tokenizer.max_length or self.model.config.max_position_embeddings
-        )
+        self.max_seq_length = settings.max_seq_length or tokenizer.max_length or config.max_position_embeddings
         self._do_lower_case = settings.do_lower_case
         self._arithmetic = "float32"
         self._decision: Decision | None = None

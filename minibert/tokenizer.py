@@ -88,10 +88,9 @@ class Tokenizer:
             if side not in ("left", "right"):
                 raise ValueError(f"{name} must be left or right, not {side!r:.80}")
         present = {token.content for token in backend.get_added_tokens_decoder().values()}
-        if hidden := [
-            piece for piece in (pad_token, mask_token) if piece not in present and backend.token_to_id(piece)
-        ]:
-            backend.add_special_tokens(hidden)  # as transformers does: never split in a text
+        for piece in (pad_token, mask_token):
+            if piece not in present and backend.token_to_id(piece):
+                backend.add_special_tokens([piece])  # as transformers does: never split in a text
         backend.no_truncation()  # a tokenizer.json may contain both; here each call decides
         backend.no_padding()
         self.max_length = max_length
@@ -104,6 +103,7 @@ class Tokenizer:
         self.pair_types = pair_types
         self.vocab_size = vocab_size
         self.notes = tuple(notes)  # for the load report
+        self.highest_id = max(backend.get_vocab().values())  # a model may know fewer, see ``vocab_size``
         self._backend = backend
 
     @classmethod
@@ -204,7 +204,7 @@ class Tokenizer:
         return any(self._backend.encode("a").type_ids)
 
     def __getstate__(self) -> dict[str, Any]:  # without what calls remember
-        return {name: value for name, value in self.__dict__.items() if name not in ("_types", "highest_id")}
+        return {name: value for name, value in self.__dict__.items() if name != "_types"}
 
     def check_known(self, tokens: Tokens) -> None:
         """Raise ValueError for the first word with an id that the model lacks."""
@@ -258,11 +258,6 @@ class Tokenizer:
         added = [i for i, token in self._backend.get_added_tokens_decoder().items() if token.special]
         mask = [] if self.mask_id is None else [self.mask_id]
         return sorted({self.pad_id, *mask, *added, *self._backend.encode("").ids})
-
-    @cached_property
-    def highest_id(self) -> int:
-        """The largest id in the vocabulary. A model may know fewer, see ``vocab_size``."""
-        return max(self._backend.get_vocab().values())
 
     def fitted(self, vocab_size: int) -> Self:
         """Return this tokenizer, or a copy that refuses texts with added words beyond a model's ``vocab_size``.

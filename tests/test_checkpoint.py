@@ -449,13 +449,6 @@ def disk_is_full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def no_new_file(path: str, flags: int, *rest: int, opened: Callable[..., int] = os.open, **more: object) -> int:
-    """A full disk still opens what is there."""
-    if flags & os.O_CREAT:
-        disk_is_full()
-    return opened(path, flags, *rest, **more)
-
-
 def half_written(tensors: object, path: Path, **_: object) -> None:
     path.write_bytes(b"half")
     raise SafetensorError("I/O error: No space left on device")
@@ -466,7 +459,7 @@ FAILURES: dict[str, tuple[object, str, Callable[..., None]]] = {
     "writing the weights": (save, "save_file", disk_is_full),
     "writing half of the weights": (save, "save_file", half_written),
     "writing the configuration": (Path, "write_text", disk_is_full),
-    "making a file": (os, "open", no_new_file),
+    "making a file": (os, "mkdir", disk_is_full),
 }
 
 

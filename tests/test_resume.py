@@ -4,6 +4,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,8 +14,10 @@ import torch
 from tiny_training import make_encoder, make_texts
 
 from minibert import SentenceEncoder
+from minibert.checkpoint.atomic import recover
+from minibert.checkpoint.save import replacing_model
 from minibert.training import Examples, InBatchNegatives, ResumeError, SentenceTask, Settings, Softmax, train
-from minibert.training.run_folder import read_log, recover_folder, replace_folder
+from minibert.training.run_folder import read_log
 
 ROWS = 22
 U, V, W = (make_texts(ROWS, seed) for seed in range(3))
@@ -226,19 +230,29 @@ def test_the_best_model_before_survives_a_full_disk(tmp_path):
 
 
 def write_new(folder):
-    folder.mkdir()
     (folder / "weights").write_text("new")
+    (folder / "more").write_text("new")
 
 
 @pytest.fixture
 def best(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/weights").write_text("old")
+    for name in ("weights", "more"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text("old")
     return tmp_path / "model"
 
 
 def everything(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def whole(word):
+    return {"model/weights": word, "model/more": word}
+
+
+def save_into(folder, write=write_new):
+    with replacing_model(folder) as new:
+        write(new)
 
 
 def failing_at(monkeypatch, *calls):
@@ -255,17 +269,17 @@ def failing_at(monkeypatch, *calls):
 
 
 def test_a_new_folder_takes_the_place_of_the_old_one(best):
-    replace_folder(write_new, best)
-    assert everything(best.parent) == {"model/weights": "new"}
+    save_into(best)
+    assert everything(best.parent) == whole("new")
     assert list(best.parent.iterdir()) == [best]
 
 
-@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
 def test_whichever_step_fails_the_model_from_before_is_back(best, call, monkeypatch):
     failing_at(monkeypatch, call)
     with pytest.raises(OSError, match="Input/output error"):
-        replace_folder(write_new, best)
-    assert everything(best.parent) == {"model/weights": "old"}
+        save_into(best)
+    assert everything(best.parent) == whole("old")
     assert list(best.parent.iterdir()) == [best]
 
 
@@ -275,35 +289,79 @@ def test_a_save_that_fails_leaves_the_model_from_before(best):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        replace_folder(half, best)
-    assert everything(best.parent) == {"model/weights": "old"}
+        save_into(best, half)
+    assert everything(best.parent) == whole("old")
 
 
 def test_a_system_that_refuses_everything_loses_nothing(best, monkeypatch):
     with monkeypatch.context() as patch:
         failing_at(patch, 2, 3)
         with pytest.raises(OSError, match="Input/output error"):
-            replace_folder(write_new, best)
-    assert "old" in everything(best.parent).values()
-    recover_folder(best)
-    assert everything(best.parent) == {"model/weights": "old"}
+            save_into(best)
+    assert list(everything(best.parent).values()).count("old") == 2
+    recover(best)
+    assert everything(best.parent) == whole("old")
 
 
-@pytest.mark.parametrize("killed", ["while it wrote", "between both renames", "before it removed the old one"])
-def test_leftovers_of_a_killed_run_are_recovered_and_removed(best, killed):
-    new, old = best.with_name(".model.new"), best.with_name(".model.old")
-    write_new(new)
-    if killed != "while it wrote":
-        os.replace(best, old)
-    if killed == "before it removed the old one":
-        os.replace(new, best)
-    recover_folder(best)
-    whole = "new" if killed == "before it removed the old one" else "old"
-    assert everything(best.parent) == {"model/weights": whole}
+KILLED = """
+import os, shutil, signal, sys
+from minibert.checkpoint import atomic
+
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def move(*paths, replace=os.replace, made=[]):
+    made.append(paths)
+    killed() if len(made) == int(sys.argv[2]) else replace(*paths)
+
+os.replace, shutil.rmtree = move, killed
+with atomic.replacing_all(sys.argv[1]) as new:
+    for name in sys.argv[3:]:
+        (new / name).write_text("new")
+    killed() if sys.argv[2] == "0" else None
+"""
+
+
+def killed_at(folder, call, *names):
+    """Kill a process before its call of `os.replace` of that number; 0: before the first; 9: before it cleans up."""
+    found = subprocess.run([sys.executable, "-c", KILLED, folder, str(call), *names], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (-9, "")
+    assert [path.name[:8] for path in folder.glob(".*")] == [".saving."]
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5, 9])
+def test_leftovers_of_a_killed_run_are_recovered_and_removed(best, call):
+    killed_at(best, call, "weights", "more")
+    recover(best)
+    assert everything(best.parent) == whole("new" if call == 9 else "old")
     assert list(best.parent.iterdir()) == [best]
-    new.mkdir()
-    replace_folder(write_new, best)
-    assert everything(best.parent) == {"model/weights": "new"}
+    killed_at(best, call, "weights", "more")
+    save_into(best)
+    assert everything(best.parent) == whole("new")
+
+
+def test_nothing_of_others_is_moved(best, monkeypatch):
+    elsewhere = best.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_text("another's")
+    planted = best / ".saving.abcdefgh"
+    planted.mkdir()
+    (planted / "old").symlink_to(elsewhere, target_is_directory=True)
+    recover(best)
+    assert everything(best.parent) == {**whole("old"), "elsewhere/weights": "another's"}
+    (planted / "old").mkdir(parents=True)
+    (planted / "old/weights").write_text("another's")
+    monkeypatch.setattr("os.geteuid", lambda: planted.stat().st_uid + 1)
+    recover(best)
+    assert (best / "weights").read_text() == "old"
+
+
+def test_a_process_that_still_saves_keeps_its_folder(best):
+    with replacing_model(best) as new:
+        write_new(new)
+        save_into(best)
+        assert everything(new) == {"weights": "new", "more": "new"}
+    assert everything(best.parent) == whole("new")
 
 
 def test_a_resumed_training_has_the_best_model_that_a_killed_run_had_moved(tmp_path):
@@ -311,6 +369,7 @@ def test_a_resumed_training_has_the_best_model_that_a_killed_run_had_moved(tmp_p
     options = {"save_every": 5, "evaluate": lambda _: {"score": next(scores)}, "evaluate_every": 5}
     interrupt_after(make_task(), 5, folder=tmp_path, **options)
     best = (tmp_path / "model/model.safetensors").read_bytes()
-    os.replace(tmp_path / "model", tmp_path / ".model.old")
+    killed_at(tmp_path / "model", 2, "model.safetensors")
+    assert not (tmp_path / "model/model.safetensors").exists()
     train(make_task(), SETTINGS, folder=tmp_path, resume=True, **options)
     assert (tmp_path / "model/model.safetensors").read_bytes() == best

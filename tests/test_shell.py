@@ -167,7 +167,7 @@ def writing_child(model, target):
 
 def test_what_a_killed_process_left_behind_is_cleared_by_the_next_one(embed, model, tmp_path):
     target = tmp_path / "vectors.jsonl"
-    for name in (".vectors.jsonl", ".vectors.jsonl.part", ".vectors.jsonl.12345678", ".other.jsonl.12345678.part"):
+    for name in (".vectors.jsonl", ".saving", ".saving.jsonl", ".saving.12345678"):
         (tmp_path / name).touch()
     (tmp_path / "child").mkdir()
     with writing_child(model, tmp_path / "child" / "vectors.jsonl") as child:
@@ -216,7 +216,7 @@ def test_a_disk_that_gets_full_is_said_with_the_files_name(tmp_path):
         with replacing(target):
             raise error
 
-    for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "no", str(tmp_path / ".x.npy.abc.part"))):
+    for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "no", str(tmp_path / ".saving.abc/x.npy"))):
         with pytest.raises(OSError, match=r"(full|no): '.*/x\.npy'$"):
             write(error)
     with pytest.raises(OSError, match="another"):
@@ -295,9 +295,9 @@ def test_a_newcomers_mistakes_are_one_line(embed, tmp_path, capsys, flags, said)
 
 def test_a_file_that_may_not_be_written_is_said_by_its_own_name(embed, tmp_path, monkeypatch, capsys):
     def refuse(**name):
-        raise PermissionError(errno.EACCES, "Permission denied", "{dir}/{prefix}12345678{suffix}".format(**name))
+        raise PermissionError(errno.EACCES, "Permission denied", "{dir}/{prefix}12345678".format(**name))
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     assert embed("a", "-o", tmp_path / "x.npy") == 1
     assert capsys.readouterr().err == f"minibert: {tmp_path}/x.npy: Permission denied\n"
 

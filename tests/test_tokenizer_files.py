@@ -364,7 +364,7 @@ def test_what_a_loader_would_read_of_the_model_before_goes(tmp_path):
     assert not [name for name in ("added_tokens.json", "adapter_config.json") if (tmp_path / name).exists()]
 
 
-@pytest.mark.parametrize("count", range(1, 6))
+@pytest.mark.parametrize("count", range(1, 8))
 def test_a_move_that_fails_is_undone(tmp_path, monkeypatch, count):
     for name in ("a", "b", "gone"):
         (tmp_path / name).write_text("old")

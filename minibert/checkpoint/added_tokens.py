@@ -25,29 +25,26 @@ def read_settings(files: CheckpointFiles) -> tuple[dict[str, Any], Words]:
     As in transformers, special_tokens_map.json and added_tokens.json count only where tokenizer_config.json has no
     added_tokens_decoder. Raise ConfigError, with file and field, if one is damaged.
     """
-    values, older = files.read_object(CONFIG), "special_tokens_map.json"
-    decoder, special = values.get("added_tokens_decoder"), {}
-    extra = _listed(values, "extra_special_tokens", files) or _listed(values, "additional_special_tokens", files)
-    if decoder is None:
-        special = files.read_object(older)
-        extra += _listed(special, "extra_special_tokens", files, older)
-        extra = extra or _listed(special, "additional_special_tokens", files, older)
-    elif not isinstance(decoder, dict):
-        raise ConfigError(f"{files.name}/{CONFIG}: added_tokens_decoder must be an object, but is {decoder!r:.80}")
+    values, where, older = files.read_object(CONFIG), f"{files.name}/{CONFIG}", "special_tokens_map.json"
+    decoder = values.get("added_tokens_decoder")
+    if not isinstance(decoder, dict | None):
+        raise ConfigError(f"{where}: added_tokens_decoder must be an object, but is {decoder!r:.80}")
+    special, elsewhere = files.read_object(older) if decoder is None else {}, f"{files.name}/{older}"
+    new, old = "extra_special_tokens", "additional_special_tokens"
+    extra = (_listed(values, new, where) or _listed(values, old, where)) + _listed(special, new, elsewhere)
+    extra = extra or _listed(special, old, elsewhere)
     values |= special
     others = [name for name in values if name.endswith("_token") and name not in NAMED and _is_token(values[name])]
     names = [name for name in [*NAMED, *others] if values.get(name)]
-    declared = [_token(values[name], f"{files.name}/{older if name in special else CONFIG}: {name}") for name in names]
-    declared += extra
+    declared = [_token(values[name], f"{elsewhere if name in special else where}: {name}") for name in names] + extra
     words: Words = []
     for number, flags in (decoder or {}).items():
-        where = f"{files.name}/{CONFIG}: added_tokens_decoder {number!r:.40}"
-        words.append((_token(flags if isinstance(flags, dict) else None, where, special=False), _id(number, where)))
-    if decoder is None:
-        known = {token.content for token in declared}
-        for piece, number in files.read_object("added_tokens.json").items():
-            where = f"{files.name}/added_tokens.json: {piece!r:.80}"
-            words.append((_token(piece, where, special=piece in known), _id(number, where)))
+        place = f"{where}: added_tokens_decoder {number!r:.40}"
+        words.append((_token(flags if isinstance(flags, dict) else None, place, special=False), _id(number, place)))
+    known = {token.content for token in declared}
+    for piece, number in ({} if decoder is not None else files.read_object("added_tokens.json")).items():
+        place = f"{files.name}/added_tokens.json: {piece!r:.80}"
+        words.append((_token(piece, place, special=piece in known), _id(number, place)))
     words.sort(key=lambda word: word[1] or 0)
     return values, [*words, *((token, None) for token in declared)]
 
@@ -63,13 +60,12 @@ def add_words(
     more = [(_token(piece, where), None) for piece in unnamed if backend.token_to_id(piece) is not None]
     pad = read_special(values, "pad", where)
     present = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
-    new, fresh = [], set()
+    absent = {token.content for token, _ in words if backend.token_to_id(token.content) is None}
+    new = []
     for token, number in [*words, *more]:
         piece = token.content
-        if backend.token_to_id(piece) is None:
-            if piece == pad and number is None:  # no model has a row for it
-                continue
-            fresh.add(piece)
+        if piece == pad and piece in absent and number is None:  # no model has a row for it
+            continue
         stated = number is not None and values.get("added_tokens_decoder") is not None
         if piece not in present or (stated and present[piece] != repr(token)):
             new.append(token)
@@ -80,7 +76,7 @@ def add_words(
         place = backend.token_to_id(token.content)
         if number is not None and place != number:
             text = f"the token {token.content!r:.80} has the id {place}, not {number} as the files say"
-            if token.content in fresh:
+            if token.content in absent:
                 raise ConfigError(f"{where}: {text}: {number} is not the next free one")
             notes.append(text)
     return notes
@@ -95,17 +91,14 @@ def _is_token(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and "__type" in value)
 
 
-def _listed(
-    values: Mapping[str, Any], name: str, files: CheckpointFiles, file: str = CONFIG
-) -> list[tokenizers.AddedToken]:
-    found, where = values.get(name) or [], f"{files.name}/{file}: {name}"
+def _listed(values: Mapping[str, Any], name: str, where: str) -> list[tokenizers.AddedToken]:
+    found = values.get(name) or []
     if not isinstance(found, (list, dict)):
-        raise ConfigError(f"{where} must be a list or an object, but is {found!r:.80}")
-    return [_token(value, where) for value in (found.values() if isinstance(found, dict) else found)]
+        raise ConfigError(f"{where}: {name} must be a list or an object, but is {found!r:.80}")
+    return [_token(value, f"{where}: {name}") for value in (found.values() if isinstance(found, dict) else found)]
 
 
 def _token(value: object, where: str, *, special: bool = True) -> tokenizers.AddedToken:
-    """Read a token: a string, or in later versions an object with `content`."""
     flags = {"content": value} if isinstance(value, str) else value
     if not isinstance(flags, dict) or not isinstance(flags.get("content"), str):
         raise ConfigError(f"{where} must be a string, or an object with `content`, but is {value!r:.80}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-SUFFIX = ".part"  # of temporary files
+PREFIX = ".saving."  # of temporary folders
+OLD = "old"  # in a temporary folder: what was taken out of the one that it is in
 
 
 @contextmanager
@@ -24,53 +25,81 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield Path(path)
             return
         target = Path(os.path.realpath(path))
-        _remove_leftovers(target)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent)
-        temporary = Path(name)
-        with open(handle) as held:
-            if not _lock(handle):
-                held.close()
-            try:
-                yield temporary
-                umask = os.umask(0)
-                os.umask(umask)
-                mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
-                temporary.chmod(mode)  # mkstemp lets only the owner read
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with temporary_folder(target.parent) as folder:
+            temporary = folder / target.name
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
+            temporary.chmod(mode)  # safetensors lets only the owner read
+            os.replace(temporary, target)
 
 
 @contextmanager
 def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a new folder. Its files move into ``folder`` after the block. If either fails, all is as before.
 
-    Other files of ``folder`` stay, except those that ``stale`` names.
+    Other files of ``folder`` stay, except those that ``stale`` names. Where the process is killed, the next save, or
+    ``recover``, restores what had moved.
     """
     target = Path(folder)
     whole = not target.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
-    place = target.parent if whole else target
-    with tempfile.TemporaryDirectory(prefix=".saving.", dir=place) as temporary, ExitStack() as undo:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
+    with temporary_folder(target.parent if whole else target) as temporary:
+        new, old = temporary / "new", temporary / OLD
         new.mkdir()
         yield new
         if whole:
             os.replace(new, target)
             return
-        paths = [path.relative_to(new) for path in new.rglob("*")]
+        paths = {path.relative_to(new) for path in new.rglob("*")}
         files = {path for path in paths if (new / path).is_file()}
-        for path in paths:
+        for path in {Path(), *paths} - files:
             for below in (target, old):
-                (below / path if path not in files else below).mkdir(parents=True, exist_ok=True)
-        for file in sorted(files.union(map(Path, stale))):
-            if (target / file).exists():
-                os.replace(target / file, old / file)
-                undo.callback(os.replace, old / file, target / file)
-            if file in files:
-                os.replace(new / file, target / file)
-                undo.callback(os.replace, target / file, new / file)
-        undo.pop_all()
+                (below / path).mkdir(parents=True, exist_ok=True)
+        added = []
+        try:
+            for file in sorted(files.union(map(Path, stale))):
+                if (target / file).exists():
+                    os.replace(target / file, old / file)
+                else:
+                    added.append(target / file)
+                if file in files:
+                    os.replace(new / file, target / file)
+            os.replace(old, temporary / "done")
+        except BaseException:
+            for path in added:
+                path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def temporary_folder(place: Path) -> Iterator[Path]:
+    """Yield a new folder in ``place``, which vanishes after the block. First ``recover`` the place."""
+    recover(place)
+    temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    with _locked(temporary):
+        try:
+            yield temporary
+        finally:
+            _undo(temporary, place)
+
+
+def recover(place: Path) -> None:
+    """Undo what killed processes left half done in a folder: restore the files from before, remove the new ones."""
+    for temporary in place.glob(f"{PREFIX}????????"):
+        with suppress(OSError), _locked(temporary) as dead:
+            if dead and os.lstat(temporary).st_uid == os.geteuid():  # others may plant one in a shared folder
+                _undo(temporary, place)
+
+
+def _undo(temporary: Path, place: Path) -> None:
+    """Move what was taken out of ``place`` back, then remove the temporary folder. If that fails, it stays."""
+    old = temporary / OLD
+    taken = [] if old.is_symlink() else [path for path in old.rglob("*") if not path.is_dir()]
+    for path in taken:
+        os.replace(path, place / path.relative_to(old))
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -85,25 +114,22 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno and (error.filename is None or str(error.filename).endswith(SUFFIX)):
+        if error.errno and (error.filename is None or PREFIX in str(error.filename)):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed, or its process dies. Return False if another has locked it."""
-    try:
-        import fcntl
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder for the block, or until the process dies. Yield False if another has, or no lock exists."""
+    with ExitStack() as stack:
+        try:
+            import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # also where the system has no such locks
-        return False
-    return True
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote ``target``."""
-    for file in target.parent.glob(f".{glob.escape(target.name)}.????????{SUFFIX}"):
-        with suppress(OSError), file.open("rb") as opened:
-            if _lock(opened.fileno()):
-                file.unlink()
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError):
+            yield False
+        else:
+            yield True

@@ -184,11 +184,9 @@ class HubRepository(CheckpointFiles):
             raise HubError(f"{self.name!r} is neither a folder nor a possible name on the hub ({error})") from None
         if self.options.get("refresh") and self.commit is None and not self.options.get("local_files_only"):
             return True  # the cache may know an older commit only
-        return (
-            self._pinned(found, file)
-            if isinstance(found, str)
-            else found is not _CACHED_NO_EXIST and self._may_have(file)
-        )
+        if isinstance(found, str):
+            return self._pinned(found, file)
+        return found is not _CACHED_NO_EXIST and self._may_have(file)
 
     def _may_have(self, file: str) -> bool:
         """Return False if snapshot_download left a list of the commit's files, and this one is not on it."""

@@ -37,7 +37,6 @@ Tensors = Mapping[str, LazyTensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLOATS = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
-POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
 class WrongTensorsError(CheckpointError):
@@ -169,8 +168,6 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
     try:
         value = tensor.read().to(dtype).contiguous().data  # so that its writes are counted from 0
         return value.clone() if tensor.file.stat().st_size < SMALL else value
-    except CheckpointError:
-        raise
     except Exception as error:
         raise damaged(tensor.file, error) from error
 
@@ -215,8 +212,7 @@ def _check_classifier(files: CheckpointFiles, into: type[nn.Module]) -> None:
 
 def _check_sizes(files: CheckpointFiles, config: BertConfig, tensors: Tensors) -> None:
     """Refuse a config.json that the files can't fill, before a model of its sizes is built."""
-    pooler = [name for name in POOLER if name in tensors]
-    if len(pooler) == 1:
+    if len(pooler := [name for name in tensors if head_of(name) == "pooler"]) == 1:
         raise CheckpointError(f"{files.name}: half a pooler: {pooler[0]} is there, the other half is missing")
     stored = len({match[1] for match in map(re.compile(r"encoder\.layer\.(\d+)\.").match, tensors) if match})
     if (layers := config.num_hidden_layers) > 2 * stored + 2:  # else all these layers are built on the meta device

@@ -47,10 +47,7 @@ HEAD_NAMES = {
 
 # Second names of the masked-LM head's tensors. Many files hold the same numbers under both.
 WORDS, DECODER = "embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
-TIED = {
-    DECODER: WORDS,
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
+TIED = {DECODER: WORDS, "cls.predictions.decoder.bias": "cls.predictions.bias"}
 
 # Heads that a checkpoint must hold to be loaded as one of our classes.
 NEEDED: dict[str, set[str]] = {

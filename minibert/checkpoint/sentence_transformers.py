@@ -85,8 +85,8 @@ def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]
     width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
     for linear in (module.linear for module in head if isinstance(module, Dense)):
         if linear.in_features != width:
-            text = f"in_features of a Dense's config.json is {linear.in_features}, but it gets {width} numbers"
-            raise ConfigError(text)
+            found = f"in_features of a Dense's config.json is {linear.in_features}"
+            raise ConfigError(f"{found}, but it gets {width} numbers")
         width = linear.out_features
     return width
 
@@ -124,11 +124,8 @@ def write_settings(
     sentence_bert_config.json and config_sentence_transformers.json.
     """
     prompts = {"prompts": modules.prompts, "default_prompt_name": modules.default_prompt_name}
-    files = {
-        TRANSFORMER_SETTINGS: {**transformer, "do_lower_case": modules.do_lower_case},
-        SETTINGS: settings | prompts,
-    }
-    for file, values in files.items():
+    transformer = {**transformer, "do_lower_case": modules.do_lower_case}
+    for file, values in ((TRANSFORMER_SETTINGS, transformer), (SETTINGS, settings | prompts)):
         write_json({name: value for name, value in values.items() if value is not None}, folder / file)
     rows = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (kind, path) in enumerate(entries)]
     write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
@@ -140,23 +137,21 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
     if odd := [row["type"] for row in entries if not row["type"].startswith("sentence_transformers.")]:
-        raise ConfigError(
-            f"{path}: the module {odd[0]!r} is none of sentence-transformers, and minibert runs no code of a checkpoint"
-        )
+        text = "is none of sentence-transformers, and minibert runs no code of a checkpoint"
+        raise ConfigError(f"{path}: the module {odd[0]!r} {text}")
     return entries
 
 
 def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
     """Read config_sentence_transformers.json, and sentence_bert_config.json from the transformer's folder."""
     values, where = files.read_object(SETTINGS), f"{files.name}/{SETTINGS}"
-    found.source = where
     prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ConfigError(f"{where}: prompts must map names to texts, not {prompts!r}")
     if default not in [None, *prompts]:
         raise ConfigError(f"{where}: default_prompt_name {default!r} is not one of its prompts")
     found.prompts = {name: text or "" for name, text in prompts.items()}
-    found.default_prompt_name = default
+    found.default_prompt_name, found.source = default, where
     found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
     found.truncate_dim = _whole_number(values, "truncate_dim", where)
     below = files.below(found.transformer)
@@ -224,20 +219,16 @@ def _read_dense(files: CheckpointFiles) -> Dense:
             raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
     dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = activation_name(dotted, f"{where}: activation_function")
-    bias, residual = bool(values.get("bias", True)), bool(values.get("use_residual", False))
+    flags = {"bias": bool(values.get("bias", True)), "residual": bool(values.get("use_residual", False))}
     with on_meta():  # no memory on the config's word alone
-        dense = Dense(
-            values["in_features"], values["out_features"], bias=bias, activation=activation, residual=residual
-        )
+        dense = Dense(values["in_features"], values["out_features"], activation=activation, **flags)
     tensors = open_weights(files, (SAFETENSORS, PICKLE))
     expected = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
     actual = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != actual:
         raise CheckpointError(f"{files.name}: config.json asks for the weights {expected}, the file holds {actual}")
-    values = {
-        name: read_tensor(tensors[name], name, torch.float32).clone() for name in expected
-    }  # mapped ones are watched
-    dense.load_state_dict(values, assign=True)
+    weights = {name: read_tensor(tensors[name], name, torch.float32) for name in expected}
+    dense.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)  # not mapped
     return dense
 
 

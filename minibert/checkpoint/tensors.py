@@ -26,7 +26,9 @@ class CheckpointError(FileError):
 
 
 def damaged(path: Path, error: BaseException) -> CheckpointError:
-    """Return the one error for a file that can't be parsed. It quotes the parser."""
+    """Return the one error for a file that can't be parsed. It quotes the parser. Raise again an error of our own."""
+    if isinstance(error, CheckpointError):
+        raise error
     return CheckpointError(f"{path}: damaged or not what its name says ({first_line(error)}); fetch it again")
 
 

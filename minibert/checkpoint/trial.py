@@ -35,9 +35,8 @@ def steps(part: Any) -> Iterator[Any]:
 def try_out(backend: tokenizers.Tokenizer, path: Path, types: int) -> int:
     """Return the highest id. Raise ConfigError unless a few words are tokenised in bounded time and memory.
 
-    A single text may have token types below ``types`` only: the model has no others.
-
-    The library can't be interrupted, so its steps run one by one. Its regular expressions give up by themselves.
+    A single text may have token types below ``types`` only: the model has no others. The library can't be interrupted,
+    so its steps run one by one. Its regular expressions give up by themselves.
     """
     growth, end, texts = 1, time.monotonic() + SECONDS, list(TRIAL)
     try:
@@ -51,8 +50,6 @@ def try_out(backend: tokenizers.Tokenizer, path: Path, types: int) -> int:
             if time.monotonic() > end:
                 raise ConfigError(f"{path}: its rules take longer than {SECONDS} s for a few words")
         single, pair = [backend.encode(text) for text in TRIAL], backend.encode(TRIAL[-1], TRIAL[-1])
-    except ConfigError:
-        raise
     except BaseException as error:
         raise ConfigError(f"{path}: a few words can't be tokenised ({reason(error)})") from None
     highest = max(backend.get_vocab().values(), default=0)
@@ -86,6 +83,6 @@ def encode_batch(backend: tokenizers.Tokenizer, inputs: list[Any], start: int) -
 
 def reason(error: BaseException) -> str:
     """Say in one line why the library failed. Raise again what is not its own: its panics are a BaseException."""
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    if isinstance(error, ConfigError) or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
         raise error
     return f"{first_line(error):.200}"

@@ -56,12 +56,11 @@ def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATE
         advice = f" (it has {', '.join(others)}; convert it to model.safetensors first)" if others else ""
         text = f"has no weights that minibert reads{files.excuse}: none of {', '.join((*candidates, TF1))}"
         raise CheckpointError(f"{files.name} {text}{advice}")
-    return _open_shards(files, path) if path.name.endswith(".index.json") else _open_one(path)
+    return _open_shards(files, path) if path.suffix == ".json" else _open_one(path)
 
 
 def _open_one(path: Path) -> dict[str, LazyTensor]:
-    readers = {".safetensors": _open_safetensors, ".bin": _open_pickle, ".index": read_tf1}
-    return readers[path.suffix](path)
+    return {".safetensors": _open_safetensors, ".bin": _open_pickle, ".index": read_tf1}[path.suffix](path)
 
 
 def _open_shards(files: CheckpointFiles, index: Path) -> dict[str, LazyTensor]:
@@ -120,10 +119,8 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
         records = _check_zip(path) if zipped else None
         if not zipped:
             with path.open("rb") as file:
-                _check_types(path, file, 5)  # three of the format, the state dict, and the keys of its storages
+                _check_types(file, 5)  # three of the format, the state dict, and the keys of its storages
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except CheckpointError:
-        raise
     except pickle.UnpicklingError as error:
         # torch's first line is left out: it advises to run the file's code.
         why = [line for line in str(error).splitlines() if "GLOBAL" in line or line.startswith("Unsupported")]
@@ -162,11 +159,11 @@ def _check_zip(path: Path) -> Counter[int]:
                 raise CheckpointError(f"{path}: {entry.filename} is compressed ({sizes}), which torch.save never does")
             records[entry.file_size] += "/data/" in entry.filename
             if entry.filename.endswith("data.pkl"):
-                _check_types(path, io.BytesIO(archive.read(entry)), 1)
+                _check_types(io.BytesIO(archive.read(entry)), 1)
     return records
 
 
-def _check_types(path: Path, file: BinaryIO, pickles: int) -> None:
+def _check_types(file: BinaryIO, pickles: int) -> None:
     """Refuse pickles with other types than a state dict's: torch also builds byte arrays, of any size they say."""
     for _ in range(pickles):
         for code, name, _ in pickletools.genops(file):

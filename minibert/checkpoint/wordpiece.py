@@ -123,10 +123,9 @@ def build(vocab: Path, flags: Mapping[str, Any], kind: str | None) -> tokenizers
         raise ConfigError(f"{vocab}: not UTF-8 ({error.reason} at byte {error.start})") from None
     ids = {piece.rstrip("\r"): i for i, piece in enumerate(pieces)}
     special = {name: read_special(flags, name, str(vocab)) for name in SPECIAL}
-    if absent := [
-        f"{special[name]:.80} ({name}_token)" for name in SPECIAL if name != "mask" and special[name] not in ids
-    ]:
-        raise ConfigError(f"{vocab}: BERT's vocabulary needs {', '.join(absent)}, which this one lacks")
+    if absent := [name for name in SPECIAL if name != "mask" and special[name] not in ids]:
+        needed = ", ".join(f"{special[name]:.80} ({name}_token)" for name in absent)
+        raise ConfigError(f"{vocab}: BERT's vocabulary needs {needed}, which this one lacks")
     if (lower := flags.get("do_lower_case")) is None:  # as in Google's folders: see if the words have capitals
         words = [piece for piece in pieces if not piece.startswith("[")]
         lower = sum(re.search("[A-Z]", word) is not None for word in words) <= 0.01 * len(words)
@@ -161,12 +160,10 @@ def _follow_flags(backend: tokenizers.Tokenizer, flags: Mapping[str, Any]) -> li
     if isinstance(found, normalizers.BertNormalizer):
         wanted.clean_text = found.clean_text
         backend.normalizer = wanted
-        notes += [
-            f"{flag} {getattr(wanted, field)} of {CONFIG} or its default counts against the {field} "
-            f"{getattr(found, field)} of tokenizer.json, as in transformers"
-            for flag, field, _ in FLAGS
-            if getattr(found, field) != getattr(wanted, field)
-        ]
+        for flag, field, _ in FLAGS:
+            if (before := getattr(found, field)) != (now := getattr(wanted, field)):
+                text = f"{flag} {now} of {CONFIG} or its default counts against the {field} {before} of tokenizer.json"
+                notes.append(f"{text}, as in transformers")
     if parts := _rebuilt_differently(backend, flags):
         text = "tokenizer.json is followed, as in transformers 4, where transformers 5 goes by flags"
         notes.append(f"{text}: {', '.join(parts)}")
@@ -176,11 +173,11 @@ def _follow_flags(backend: tokenizers.Tokenizer, flags: Mapping[str, Any]) -> li
 def _rebuilt_differently(backend: tokenizers.Tokenizer, flags: Mapping[str, Any]) -> list[str]:
     """Name the parts that transformers 5, which rebuilds a BertTokenizer from its flags, does not build like these."""
     special = {name: read_special(flags, name, CONFIG) for name in SPECIAL}
-    if lacking := [f"{name}_token" for name, piece in special.items() if backend.token_to_id(piece) is None]:
+    ids: Any = {piece: backend.token_to_id(piece) for piece in special.values()}
+    if lacking := [f"{name}_token" for name, piece in special.items() if ids[piece] is None]:
         return lacking
-    ids = {piece: number for piece in special.values() if (number := backend.token_to_id(piece)) is not None}
-    plain = _bert(ids, special, flags)
-    return [name for name, state in _state(backend).items() if state != _state(plain)[name]]
+    plain = _state(_bert(ids, special, flags))
+    return [name for name, state in _state(backend).items() if state != plain[name]]
 
 
 def _state(backend: tokenizers.Tokenizer) -> dict[str, object]:
@@ -211,20 +208,16 @@ def save_tokenizer(backend: tokenizers.Tokenizer, folder: Path, *, pad: str, mas
     with replacing_all(folder) as new:
         write_text(new / "tokenizer.json", text)
         write_json({k: v for k, v in values.items() if v is not None}, new / CONFIG)
-        if _read_back(Folder(str(folder), new)) != (text, backend.get_vocab()):
+        try:
+            again = open_tokenizer(Folder(str(folder), new))[0]
+        except ConfigError:
+            again = None
+        if again is None or (again.to_str(pretty=True), again.get_vocab()) != (text, backend.get_vocab()):
             raise CheckpointError("the tokenizer can't be written: other parts or ids would come back from its files")
         pieces = backend.get_vocab(with_added_tokens=False)
         lines = sorted(pieces, key=pieces.__getitem__)
         if isinstance(backend.model, models.WordPiece) and [*map(pieces.get, lines)] == [*range(len(lines))]:
             write_text(new / "vocab.txt", "".join(f"{piece}\n" for piece in lines))
-
-
-def _read_back(files: CheckpointFiles) -> tuple[str, dict[str, int]] | None:
-    try:
-        backend = open_tokenizer(files)[0]
-    except ConfigError:
-        return None
-    return backend.to_str(pretty=True), backend.get_vocab()
 
 
 def _fields(backend: tokenizers.Tokenizer, pad: str, mask: str, *, pair_types: bool) -> dict[str, Any]:

@@ -85,10 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for verb in (embed, similarity, view, inspect, train, pretrain, evaluate):
         name, examples = verb.__name__.rpartition(".")[2], getattr(verb, "EXAMPLES", None)
-        form = raw if examples else argparse.HelpFormatter  # examples keep their lines
-        command = commands.add_parser(
-            name, help=verb.HELP, description=verb.__doc__, epilog=examples, formatter_class=form
-        )
+        command = commands.add_parser(name, help=verb.HELP, description=verb.__doc__, epilog=examples)
+        command.formatter_class = raw if examples else argparse.HelpFormatter  # examples keep their lines
         verb.add_flags(command)
         command.set_defaults(run=verb.run, parser=command)
     return parser

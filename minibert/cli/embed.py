@@ -28,7 +28,6 @@ from .options import (
 if TYPE_CHECKING:
     import numpy as np
 
-
 HELP = "texts -> vectors"
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
     from ..model import Bert
 
-
 HELP = "what a checkpoint contains, and what was loaded of it"
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..truncation import TruncationReport
 
 
+TABLES = ("tsv", "csv", "jsonl", "parquet")
+
+
 def add_encoder(parser: ArgumentParser) -> None:
     """Add the flags of an encoder and its arithmetic."""
     add_model(parser)
@@ -103,8 +106,7 @@ def add_texts(parser: ArgumentParser) -> None:
     parser.add_argument("-i", "--input", metavar="FILE", help="one text per line, UTF-8, or a table; - is stdin")
     text = "of a table, the column of the texts: a name from its first line, or a number for a table without one"
     parser.add_argument("--texts", dest="column", type=column, metavar="COLUMN", help=text)
-    text = "of the table (default: from its name)"
-    parser.add_argument("--input-format", choices=("tsv", "csv", "jsonl", "parquet"), help=text)
+    parser.add_argument("--input-format", choices=TABLES, help="of the table (default: from its name)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
 
 
@@ -125,7 +127,7 @@ def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[
     if name is None:
         yield list(options.texts)
         return
-    path = Path(name)
+    path, shown = Path(name), "stdin" if name == "-" else name
     if options.column is not None:
         yield list(read_examples(path, texts=[options.column], form=options.input_format).columns[0])
         return
@@ -134,12 +136,12 @@ def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[
     count = 0
     with nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as file:
         for piece in _pieces(file) if piecewise else [file]:
-            texts = [line for _, line in decoded_lines(piece, "stdin" if name == "-" else path, start=count + 1)]
+            texts = [line for _, line in decoded_lines(piece, shown, start=count + 1)]
             count += len(texts)
             if texts:
                 yield texts
     if not count:
-        raise ValueError(f"{'stdin' if name == '-' else path}: there is no text in it")
+        raise ValueError(f"{shown}: there is no text in it")
 
 
 def _pieces(file: Any) -> Iterator[list[bytes]]:
@@ -177,8 +179,7 @@ def add_columns(parser: _ActionsContainer, prefix: str = "", more: str = "") -> 
     text = f"columns of the texts, as 1,2 or question,answer{more}"
     parser.add_argument(f"--{prefix}texts", type=Several(column), metavar="COLUMNS", help=text)
     parser.add_argument(f"--{prefix}label", type=column, metavar="COLUMN", help="column of the score or the class")
-    forms = ("tsv", "csv", "jsonl", "parquet")
-    parser.add_argument(f"--{prefix}format", choices=forms, help="of the file (default: from its name)")
+    parser.add_argument(f"--{prefix}format", choices=TABLES, help="of the file (default: from its name)")
 
 
 def add_settings(group: _ActionsContainer) -> None:

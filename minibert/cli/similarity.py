@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
 
 HELP = "how similar texts are"
-
-
 MOST = 50  # texts that are shown as a matrix
 SCORES = 2**22  # in memory at once
 

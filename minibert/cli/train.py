@@ -107,9 +107,8 @@ def run(options: Namespace) -> None:
     from ..training.task import SentenceTask
 
     classes = options.classes or (NLI_CLASSES if options.objective == "softmax" else None)
-    examples = read_examples(
-        options.data, classes=classes, form=options.format, **keywords(options, "texts", "label", "scale")
-    )
+    columns = keywords(options, "texts", "label", "scale")
+    examples = read_examples(options.data, classes=classes, form=options.format, **columns)
     options.device = training_device(options)
     encoder = load_encoder(options)
     encoder.max_seq_length = options.max_seq_length or encoder.max_seq_length
@@ -118,8 +117,8 @@ def run(options: Namespace) -> None:
     objective = Matryoshka(inner, options.matryoshka) if options.matryoshka else inner
     task = SentenceTask(encoder, objective, examples, chunk_size=options.chunk_size)
     start = [f"examples {len(examples):,}, steps {settings.total_steps(len(examples)):,}, on {encoder.device}"]
-    columns = enumerate(task.tokens, 1)
-    start += [f"column {number}: {tokens.truncation}" for number, tokens in columns if tokens.truncation.lost]
+    reports = enumerate((tokens.truncation for tokens in task.tokens), 1)
+    start += [f"column {number}: {report}" for number, report in reports if report.lost]
     evaluate, score = _evaluator(options, inner)
     train_into(options, task, settings, start, evaluate, score)
     if is_first():

@@ -18,9 +18,8 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add texts, the page's path, and encoder."""
     parser.add_argument("text", metavar="TEXT")
     parser.add_argument("other", nargs="?", metavar="OTHER", help="a second text, to compare with the first")
-    parser.add_argument(
-        "-o", "--output", type=output_file, required=True, metavar="FILE", help="the page, as page.html; - is stdout"
-    )
+    text = "the page, as page.html; - is stdout"
+    parser.add_argument("-o", "--output", type=output_file, required=True, metavar="FILE", help=text)
     add_encoder(parser)
     parser.add_argument("--max-length", type=int, metavar="N", help="show the first N tokens of a text")
     text = "leave out which words make two texts alike, which takes 128 forwards and backwards"

@@ -7,9 +7,6 @@ checkpoint needs only the weights, the optimizer and the number of the step.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -18,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.atomic import replacing, write_text
+from ..checkpoint.atomic import recover, replacing, temporary_folder, write_text
+from ..checkpoint.save import replacing_model
 from ..checkpoint.tensors import CheckpointError
 from . import parallel
 from .task import Task
@@ -122,52 +120,19 @@ class RunState:
             CheckpointError: The model has no published form.
         """
         if self.folder is not None and parallel.is_first():
-            model = self.folder / "model"
-            recover_folder(model)
+            recover(self.folder / "model")
             try:
-                self.task.save(_siblings(model)[0])
+                with temporary_folder(self.folder) as trial:
+                    self.task.save(trial)
             except CheckpointError as error:
-                raise CheckpointError(
-                    f"the trained model can't be saved, so train it without a folder: {error}"
-                ) from None
-            finally:
-                recover_folder(model)
+                text = f"the trained model can't be saved, so train it without a folder: {error}"
+                raise CheckpointError(text) from None
 
     def save_model(self) -> None:
-        """Write the model as it is published, in place of the one before. Raises OSError as `replace_folder`."""
+        """Write the model as it is published, in place of the one before. Raises OSError; that one is then whole."""
         if self.folder is not None and parallel.is_first():
-            replace_folder(self.task.save, self.folder / "model")
-
-
-def replace_folder(save: Callable[[Path], object], folder: Path) -> None:
-    """Let ``save(path)`` write a new folder next to ``folder``, then put it in its place.
-
-    Raises:
-        OSError: A step failed. The folder from before is whole, and has its name again. If the system refuses even
-            that, it stays next to it, and `recover_folder` restores it.
-    """
-    new, old = _siblings(folder)
-    recover_folder(folder)
-    try:
-        save(new)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    finally:
-        recover_folder(folder)
-
-
-def recover_folder(folder: Path) -> None:
-    """Undo a `replace_folder` that was interrupted: restore the folder from before, remove leftovers."""
-    new, old = _siblings(folder)
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _siblings(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")  # while they change places
+            with replacing_model(self.folder / "model") as new:
+                self.task.save(new)
 
 
 def _difference(name: str, was: Any, now: Any) -> str:
