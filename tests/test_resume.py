@@ -14,7 +14,7 @@ import torch
 from tiny_training import make_encoder, make_texts
 
 from minibert import SentenceEncoder
-from minibert.checkpoint.atomic import recover
+from minibert.checkpoint.atomic import recover, replacing_all
 from minibert.checkpoint.save import replacing_model
 from minibert.training import Examples, InBatchNegatives, ResumeError, SentenceTask, Settings, Softmax, train
 from minibert.training.run_folder import read_log
@@ -274,6 +274,22 @@ def test_a_new_folder_takes_the_place_of_the_old_one(best):
     assert list(best.parent.iterdir()) == [best]
 
 
+@pytest.mark.parametrize("call", [1, 2])
+def test_whichever_rename_of_the_whole_folder_fails_it_is_back(best, call, monkeypatch):
+    failing_at(monkeypatch, call)
+    with pytest.raises(OSError, match="Input/output error"), replacing_all(best, whole=True) as new:
+        (new / "other").write_text("new")
+    assert everything(best.parent) == whole("old")
+    assert list(best.parent.iterdir()) == [best]
+
+
+def test_a_whole_folder_takes_the_place_of_all_that_was_there(best):
+    with replacing_all(best, whole=True) as new:
+        (new / "other").write_text("new")
+    assert everything(best.parent) == {"model/other": "new"}
+    assert list(best.parent.iterdir()) == [best]
+
+
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
 def test_whichever_step_fails_the_model_from_before_is_back(best, call, monkeypatch):
     failing_at(monkeypatch, call)
@@ -315,28 +331,35 @@ def move(*paths, replace=os.replace, made=[]):
     killed() if len(made) == int(sys.argv[2]) else replace(*paths)
 
 os.replace, shutil.rmtree = move, killed
-with atomic.replacing_all(sys.argv[1]) as new:
-    for name in sys.argv[3:]:
+with atomic.replacing_all(sys.argv[1], whole=sys.argv[3] == "whole") as new:
+    for name in sys.argv[4:]:
         (new / name).write_text("new")
     killed() if sys.argv[2] == "0" else None
 """
 
 
-def killed_at(folder, call, *names):
+def killed_at(folder, call, way, *names):
     """Kill a process before its call of `os.replace` of that number; 0: before the first; 9: before it cleans up."""
-    found = subprocess.run([sys.executable, "-c", KILLED, folder, str(call), *names], capture_output=True, text=True)
+    command = [sys.executable, "-c", KILLED, folder, str(call), way, *names]
+    found = subprocess.run(command, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (-9, "")
-    assert [path.name[:8] for path in folder.glob(".*")] == [".saving."]
+    place = folder.parent if way == "whole" else folder
+    assert [path.name[:8] for path in place.glob(".*")] == [".saving."]
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5, 9])
-def test_leftovers_of_a_killed_run_are_recovered_and_removed(best, call):
-    killed_at(best, call, "weights", "more")
-    recover(best)
+@pytest.mark.parametrize("way", ["whole", "file by file"])
+def test_leftovers_of_a_killed_run_are_recovered_and_removed(best, way, call):
+    if way == "whole" and 2 < call < 9:
+        return  # it has two moves only
+    place = best.parent if way == "whole" else best
+    killed_at(best, call, way, "weights", "more")
+    recover(place)
     assert everything(best.parent) == whole("new" if call == 9 else "old")
     assert list(best.parent.iterdir()) == [best]
-    killed_at(best, call, "weights", "more")
-    save_into(best)
+    killed_at(best, call, way, "weights", "more")
+    with replacing_all(best, whole=way == "whole") as new:
+        write_new(new)
     assert everything(best.parent) == whole("new")
 
 
@@ -347,9 +370,11 @@ def test_nothing_of_others_is_moved(best, monkeypatch):
     planted = best / ".saving.abcdefgh"
     planted.mkdir()
     (planted / "old").symlink_to(elsewhere, target_is_directory=True)
+    (planted / "new").mkdir()
     recover(best)
     assert everything(best.parent) == {**whole("old"), "elsewhere/weights": "another's"}
     (planted / "old").mkdir(parents=True)
+    (planted / "new").mkdir()
     (planted / "old/weights").write_text("another's")
     monkeypatch.setattr("os.geteuid", lambda: planted.stat().st_uid + 1)
     recover(best)
@@ -369,7 +394,7 @@ def test_a_resumed_training_has_the_best_model_that_a_killed_run_had_moved(tmp_p
     options = {"save_every": 5, "evaluate": lambda _: {"score": next(scores)}, "evaluate_every": 5}
     interrupt_after(make_task(), 5, folder=tmp_path, **options)
     best = (tmp_path / "model/model.safetensors").read_bytes()
-    killed_at(tmp_path / "model", 2, "model.safetensors")
-    assert not (tmp_path / "model/model.safetensors").exists()
+    killed_at(tmp_path / "model", 2, "whole", "model.safetensors")
+    assert not (tmp_path / "model").exists()
     train(make_task(), SETTINGS, folder=tmp_path, resume=True, **options)
     assert (tmp_path / "model/model.safetensors").read_bytes() == best

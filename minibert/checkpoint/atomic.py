@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PREFIX = ".saving."  # of temporary folders
-OLD = "old"  # in a temporary folder: what was taken out of the one that it is in
+# In a temporary folder: what is moving into the one that it is in, and what was taken out of that until then.
+NEW, OLD = "new", "old"
 
 
 @contextmanager
@@ -36,20 +37,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) -> Iterator[Path]:
+def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = (), whole: bool = False) -> Iterator[Path]:
     """Yield a new folder. Its files move into ``folder`` after the block. If either fails, all is as before.
 
-    Other files of ``folder`` stay, except those that ``stale`` names. Where the process is killed, the next save, or
-    ``recover``, restores what had moved.
+    Other files of ``folder`` stay, but for those that ``stale`` names; with ``whole`` none stays. Where the process
+    is killed, the next save, or ``recover``, restores what had moved.
     """
     target = Path(folder)
-    whole = not target.exists()
+    whole = whole or not target.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(target.parent if whole else target) as temporary:
-        new, old = temporary / "new", temporary / OLD
+        new, old = temporary / NEW, temporary / OLD
         new.mkdir()
         yield new
         if whole:
+            if target.exists():
+                old.mkdir()
+                os.replace(target, old / target.name)
             os.replace(new, target)
             return
         paths = {path.relative_to(new) for path in new.rglob("*")}
@@ -66,7 +70,7 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = ()) 
                     added.append(target / file)
                 if file in files:
                     os.replace(new / file, target / file)
-            os.replace(old, temporary / "done")
+            os.replace(new, temporary / "done")
         except BaseException:
             for path in added:
                 path.unlink(missing_ok=True)
@@ -96,8 +100,9 @@ def recover(place: Path) -> None:
 def _undo(temporary: Path, place: Path) -> None:
     """Move what was taken out of ``place`` back, then remove the temporary folder. If that fails, it stays."""
     old = temporary / OLD
-    taken = [] if old.is_symlink() else [path for path in old.rglob("*") if not path.is_dir()]
-    for path in taken:
+    undone = (temporary / NEW).exists() and not old.is_symlink()
+    for path in [path for path in old.rglob("*") if not path.is_dir()] if undone else []:
+        (place / path.relative_to(old)).parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place / path.relative_to(old))
     shutil.rmtree(temporary, ignore_errors=True)
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.atomic import recover, replacing, temporary_folder, write_text
-from ..checkpoint.save import replacing_model
+from ..checkpoint.atomic import replacing, replacing_all, temporary_folder, write_text
 from ..checkpoint.tensors import CheckpointError
 from . import parallel
 from .task import Task
@@ -120,7 +119,6 @@ class RunState:
             CheckpointError: The model has no published form.
         """
         if self.folder is not None and parallel.is_first():
-            recover(self.folder / "model")
             try:
                 with temporary_folder(self.folder) as trial:
                     self.task.save(trial)
@@ -131,7 +129,7 @@ class RunState:
     def save_model(self) -> None:
         """Write the model as it is published, in place of the one before. Raises OSError; that one is then whole."""
         if self.folder is not None and parallel.is_first():
-            with replacing_model(self.folder / "model") as new:
+            with replacing_all(self.folder / "model", whole=True) as new:
                 self.task.save(new)
 
 
