@@ -27,6 +27,7 @@ def read_settings(files: CheckpointFiles) -> tuple[dict[str, Any], Words]:
     """
     values, older = files.read_object(CONFIG), "special_tokens_map.json"
     decoder, special = values.get("added_tokens_decoder"), {}
+    named = _listed(values, "model_specific_special_tokens", files)
     extra = _listed(values, "extra_special_tokens", files) or _listed(values, "additional_special_tokens", files)
     if decoder is None:
         special = files.read_object(older)
@@ -38,7 +39,7 @@ def read_settings(files: CheckpointFiles) -> tuple[dict[str, Any], Words]:
     others = [name for name in values if name.endswith("_token") and name not in NAMED and _is_token(values[name])]
     names = [name for name in [*NAMED, *others] if values.get(name)]
     declared = [_token(values[name], f"{files.name}/{older if name in special else CONFIG}: {name}") for name in names]
-    declared += extra
+    declared += named + extra
     words: Words = []
     for number, flags in (decoder or {}).items():
         where = f"{files.name}/{CONFIG}: added_tokens_decoder {number!r:.40}"
@@ -63,7 +64,12 @@ def add_words(
     more = [(_token(piece, where), None) for piece in unnamed if backend.token_to_id(piece) is not None]
     pad = read_special(values, "pad", where)
     present = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
-    new, fresh = [], set()
+    new, fresh, notes = [], set(), []
+    told = {token.content for token, _ in [*words, *more]}
+    if usual and values.get("added_tokens_decoder") is not None and (untold := sorted(present.keys() - told)):
+        notes.append(
+            f"only tokenizer.json has the added word {untold[0]!r:.80}: it is kept, and transformers 5 splits it"
+        )
     for token, number in [*words, *more]:
         piece = token.content
         if backend.token_to_id(piece) is None:
@@ -75,7 +81,6 @@ def add_words(
             new.append(token)
             present[piece] = repr(token)
     backend.add_tokens(new)
-    notes = []
     for token, number in words:
         place = backend.token_to_id(token.content)
         if number is not None and place != number:
