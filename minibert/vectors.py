@@ -80,7 +80,7 @@ def _matrix(vectors: Vectors) -> Tensor:
             # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
             vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
         elif not isinstance(vectors, Tensor):
-            vectors = torch.stack([torch.as_tensor(x if hasattr(x, "dtype") else np.array(x)) for x in vectors])
+            vectors = torch.stack([x if isinstance(x, Tensor) else torch.from_numpy(np.array(x)) for x in vectors])
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"expected vectors of numbers, of one width ({error})") from None
     if vectors.ndim not in (1, 2):
