@@ -265,14 +265,16 @@ class TextModel(nn.Module):
         """Return the words before each text: as given, else by name, else the checkpoint's default, else none.
 
         Raises:
-            ValueError: the checkpoint has no prompt of that name.
+            ValueError: the checkpoint has no prompt of that name. TypeError: the prompt is not a string.
         """
+        if not isinstance(prompt, str | None):
+            raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
         if prompt is not None:
             return prompt
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in self.prompts:
+        if name not in list(self.prompts):
             raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, self.prompts)) or 'none'}")
         return self.prompts[name]
 

@@ -72,13 +72,17 @@ def _matrix(vectors: Vectors) -> Tensor:
     if str(codes).removeprefix("torch.") in ("int8", "uint8"):
         raise ValueError(
             f"these vectors are {codes}, codes of quantize_embeddings, whose similarity would be wrong: compare "
-            "vectors in float32, or bits: np.unpackbits(codes, axis=-1) and 'manhattan' count those that differ"
+            "vectors in float32, or count the bits that differ, by 'manhattan': "
+            "np.unpackbits(codes.view(np.uint8), axis=-1).astype(np.float32)"
         )
-    if isinstance(vectors, np.ndarray):
-        # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
-        vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
-    elif not isinstance(vectors, Tensor):
-        vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
+    try:
+        if isinstance(vectors, np.ndarray):
+            # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").
+            vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
+        elif not isinstance(vectors, Tensor):
+            vectors = torch.stack([x if isinstance(x, Tensor) else torch.from_numpy(np.array(x)) for x in vectors])
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"expected vectors of numbers, of one width ({error})") from None
     if vectors.ndim not in (1, 2):
         raise ValueError(f"expected vectors, (n, D) or (D,), not {tuple(vectors.shape)}")
     return torch.atleast_2d(vectors if vectors.is_floating_point() else vectors.float())
@@ -96,19 +100,26 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
             of these vectors, with a warning if they are fewer than 100.
 
     Raises:
-        ValueError: the precision is unknown; or int8 and uint8 lack ``ranges`` for a single vector, which has none.
+        ValueError: the precision is unknown; a vector is not of finite floats; ranges do not fit; or int8 and uint8
+            lack ``ranges`` for a single vector, which has none.
     """
     check_precision(precision)
+    embeddings = np.asarray(embeddings)
     if precision == "float32":
         return embeddings.astype(np.float32)
+    if embeddings.dtype.kind != "f" or embeddings.ndim not in (1, 2):
+        raise ValueError(f"{precision} is for floats, (n, D) or (D,), not {embeddings.dtype} {embeddings.shape}")
+    if odd := np.flatnonzero(~np.isfinite(np.atleast_2d(embeddings)).all(-1)).tolist():
+        raise ValueError(f"vector {odd[0]} has a NaN or infinity, which {precision} would lose")
     if precision in ("binary", "ubinary"):
         bits = np.packbits(embeddings > 0, axis=-1)
         return bits if precision == "ubinary" else (bits - 128).astype(np.int8)
     if embeddings.ndim == 2 and len(embeddings) == 0:
         return embeddings.astype(precision)
-    low, high = (find_ranges(embeddings, precision) if ranges is None else np.asarray(ranges)).astype(np.float32)
-    if low.shape != embeddings.shape[-1:]:
-        raise ValueError(f"ranges for vectors of width {embeddings.shape[-1]} have that width, not {low.shape[-1:]}")
+    ranges = (find_ranges(embeddings, precision) if ranges is None else np.asarray(ranges)).astype(np.float32)
+    if ranges.shape != (shape := (2, embeddings.shape[-1])) or not (ranges[0] <= ranges[1]).all():
+        raise ValueError(f"ranges must be {shape}, the lowest and the highest values, not {ranges.shape} or reversed")
+    low, high = ranges
     steps = (high - low) / 255
     steps[steps == 0] = 1
     levels = np.clip(np.floor((embeddings - low) / steps), 0, 255)

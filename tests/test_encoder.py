@@ -427,6 +427,11 @@ def test_queries_without_a_prompt_of_their_own_have_none(tiny):
 def test_an_unknown_prompt_is_refused_with_the_known_ones(shared):
     with pytest.raises(ValueError, match="no prompt 'title'; it has 'query', 'passage'"):
         shared.encode(TEXTS, prompt_name="title")
+    for odd in (3, b"query: ", ["query: "]):
+        with pytest.raises(TypeError, match="prompt must be a string, not"):
+            shared.encode("a", prompt=odd)
+        with pytest.raises(ValueError, match="no prompt"):
+            shared.encode("a", prompt_name=odd)
 
 
 def test_prompts_that_do_not_count_are_left_out_of_the_pooling(tiny):

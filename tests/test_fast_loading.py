@@ -66,6 +66,14 @@ def test_loading_packs_what_the_first_call_would(dtype, release, monkeypatch, no
     assert (encoder.encode(SENTENCES) == expected).all()
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, "float64"])
+def test_the_default_device_does_not_count(dtype):
+    expected = SentenceEncoder.from_pretrained(MINILM, dtype=dtype, device="cpu").encode(SENTENCES)
+    with torch.device("meta"):
+        found = SentenceEncoder.from_pretrained(MINILM, dtype=dtype, device="cpu").encode(SENTENCES)
+    assert (found == expected).all()
+
+
 def test_the_weights_are_those_of_the_file():
     page, encoder = Bert.from_pretrained(MINILM), SentenceEncoder.from_pretrained(MINILM)
     for (name, theirs), ours in zip(page.named_parameters(), encoder.model.parameters(), strict=True):

@@ -216,6 +216,22 @@ def test_an_unknown_boolean_of_pooling_is_named(folder):
         read(folder)
 
 
+SWITCHES = {
+    "1_Pooling/config.json": ["pooling_mode_cls_token", "include_prompt"],
+    "2_Dense/config.json": ["bias", "use_residual"],
+    "sentence_bert_config.json": ["do_lower_case"],
+}
+
+
+@pytest.mark.parametrize("value", ["false", "", [], ["x"], {}, 2, float("nan")])
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in SWITCHES.items() for name in names])
+def test_what_is_neither_true_nor_false_is_not_taken_for_one(folder, file, name, value):
+    path = folder / file
+    write_json(folder, file, (json.loads(path.read_text()) if path.exists() else {}) | {name: value})
+    with pytest.raises(ConfigError, match=f"{file}: {name} must be true or false"):
+        read(folder)
+
+
 @pytest.mark.parametrize("name", ["module_input_name", "module_output_name"])
 @pytest.mark.parametrize("kind", ["Dense", "Normalize"])
 def test_modules_on_token_vectors_are_refused(folder, kind, name):

@@ -72,6 +72,7 @@ ADDED = {
     "additional": ({"tokenizer_config": {"additional_special_tokens": ["[unused5]"]}}, "[unused5]", 15),
     "extra": ({"tokenizer_config": {"extra_special_tokens": ["<drug>"]}}, "<drug>", NEW),
     "extra by name": ({"tokenizer_config": {"extra_special_tokens": {"drug_token": "<drug>"}}}, "<drug>", NEW),
+    "of this model": ({"tokenizer_config": {"model_specific_special_tokens": {"drug_token": "<drug>"}}}, "<drug>", NEW),
     "a token of another name": ({"tokenizer_config": {"drug_token": "<drug>"}}, "<drug>", NEW),
     "a renamed mask": ({"tokenizer_config": {"mask_token": "<mask>"}}, "<mask>", 16),
     "a renamed unk": ({"tokenizer_config": {"unk_token": "<unk>"}}, "<unk>", 17),
@@ -96,6 +97,16 @@ def test_older_files_do_not_count_beside_an_added_tokens_decoder(tmp_path):
     older = {"added_tokens": {"<drug>": NEW}, "special_tokens_map": {"mask_token": "<mask>"}}
     tokenizer = opened(tmp_path, tokenizer_config=FAST | {"added_tokens_decoder": {}}, **older)
     assert (tokenizer.mask_token, len(tokenizer)) == ("[MASK]", NEW)
+
+
+@pytest.mark.parametrize("rest", [{}, {"added_tokens_decoder": {}}])
+def test_a_word_that_only_tokenizer_json_has_is_kept_and_noted(tmp_path, rest):
+    backend = wordpiece()
+    backend.add_tokens(["<drug>"])
+    tokenizer = opened(tmp_path, backend, tokenizer_config=BERT | rest)
+    assert tokenizer("<drug>")["input_ids"] == [2, NEW, 3]
+    assert [note for note in tokenizer.notes if "only tokenizer.json has the added word '<drug>'" in note] or not rest
+    assert bool(tokenizer.notes) == bool(rest)
 
 
 def test_a_known_word_keeps_its_id_and_another_stated_one_is_noted(tmp_path):

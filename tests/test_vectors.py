@@ -97,8 +97,12 @@ def test_codes_are_not_compared_as_if_they_were_numbers(compare, precision, form
             compare(a, b)
 
 
-def test_bits_are_compared_as_the_error_says():
-    bits = np.unpackbits(quantize_embeddings(VECTORS, "ubinary"), axis=-1).astype(np.float32)
+@pytest.mark.parametrize("precision", ["binary", "ubinary"])
+def test_bits_are_compared_as_the_error_says(precision):
+    codes = quantize_embeddings(VECTORS, precision)
+    with pytest.raises(ValueError, match="these vectors are") as refused:
+        similarity(codes, codes)
+    bits = eval(str(refused.value).partition("'manhattan': ")[2])[:, : VECTORS.shape[1]]
     apart = [[int(((a > 0) != (b > 0)).sum()) for b in VECTORS] for a in VECTORS]
     assert similarity(bits, bits, "manhattan").tolist() == [[-float(count) for count in row] for row in apart]
 
@@ -220,7 +224,7 @@ def test_ranges_of_few_vectors_are_said():
     with pytest.warns(UserWarning, match="these ranges are of 20 vectors only"):
         quantize_embeddings(VECTORS, "int8")
     quantize_embeddings(np.resize(VECTORS, (100, 19)), "int8")
-    with pytest.raises(ValueError, match="ranges for vectors of width 19 have that width"):
+    with pytest.raises(ValueError, match=r"ranges must be \(2, 19\)"):
         quantize_embeddings(VECTORS, "int8", RANGES[:, :-1])
 
 
@@ -248,3 +252,41 @@ def test_the_input_is_not_changed():
 def test_an_unknown_precision_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="float32, int8, uint8, binary, ubinary, not 'int4'"):
         quantize_embeddings(VECTORS, "int4")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_what_is_no_finite_float_has_no_code(precision):
+    vectors = np.resize(VECTORS, (100, 19))
+    assert np.array_equal(
+        quantize_embeddings(torch.tensor(vectors), precision), quantize_embeddings(vectors, precision)
+    )
+    for odd in (np.nan, np.inf, -np.inf):  # one NaN would make the ranges, and so every text's codes, nonsense
+        damaged = vectors.copy()
+        damaged[3, 5] = odd
+        with pytest.raises(ValueError, match="vector 3 has a NaN or infinity"):
+            quantize_embeddings(damaged, precision)
+    for wrong in (quantize_embeddings(vectors, "int8"), vectors[None], vectors.astype(np.int64)):
+        with pytest.raises(ValueError, match=f"{precision} is for floats"):
+            quantize_embeddings(wrong, precision)
+
+
+@pytest.mark.parametrize("ranges", [RANGES[::-1], RANGES[0], np.full_like(RANGES, np.nan), np.vstack([RANGES, RANGES])])
+def test_ranges_that_are_none_are_refused(ranges):
+    with pytest.raises(ValueError, match=r"ranges must be \(2, 19\)"):
+        quantize_embeddings(VECTORS, "int8", ranges)
+
+
+@pytest.mark.parametrize("vectors", ["a text", ["a text"], [], [[1.0, 2.0], [1.0]], {"a": 1}, np.array(["a"])])
+def test_what_is_not_numbers_is_not_compared(vectors):
+    with pytest.raises(ValueError, match="expected vectors of numbers, of one width"):
+        similarity(vectors, VECTORS)
+
+
+def test_lists_are_compared_alike_under_any_default_dtype_and_device():
+    expected = similarity(A.tolist(), B.tolist())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(similarity(A.tolist(), B.tolist()), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -32,7 +32,7 @@ def read_settings(files: CheckpointFiles) -> tuple[dict[str, Any], Words]:
     special, elsewhere = files.read_object(older) if decoder is None else {}, f"{files.name}/{older}"
     new, old = "extra_special_tokens", "additional_special_tokens"
     extra = (_listed(values, new, where) or _listed(values, old, where)) + _listed(special, new, elsewhere)
-    extra = extra or _listed(special, old, elsewhere)
+    extra = _listed(values, "model_specific_special_tokens", where) + (extra or _listed(special, old, elsewhere))
     values |= special
     others = [name for name in values if name.endswith("_token") and name not in NAMED and _is_token(values[name])]
     names = [name for name in [*NAMED, *others] if values.get(name)]
@@ -61,7 +61,11 @@ def add_words(
     pad = read_special(values, "pad", where)
     present = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
     absent = {token.content for token, _ in words if backend.token_to_id(token.content) is None}
-    new = []
+    new, notes = [], []
+    told = {token.content for token, _ in [*words, *more]}
+    if usual and values.get("added_tokens_decoder") is not None and (untold := sorted(present.keys() - told)):
+        word = f"only tokenizer.json has the added word {untold[0]!r:.80}"
+        notes.append(f"{word}: it is kept, and transformers 5 splits it")
     for token, number in [*words, *more]:
         piece = token.content
         if piece == pad and piece in absent and number is None:  # no model has a row for it
@@ -71,7 +75,6 @@ def add_words(
             new.append(token)
             present[piece] = repr(token)
     backend.add_tokens(new)
-    notes = []
     for token, number in words:
         place = backend.token_to_id(token.content)
         if number is not None and place != number:

@@ -166,7 +166,8 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
     if tensor.dtype not in FLOATS.values():
         raise CheckpointError(f"{tensor.file}: {name} is {tensor.dtype}, and weights must be floating-point numbers")
     try:
-        value = tensor.read().to(dtype).contiguous().data  # so that its writes are counted from 0
+        with torch.device("cpu"):  # whatever the default device is
+            value = tensor.read().to(dtype).contiguous().data  # so that its writes are counted from 0
         return value.clone() if tensor.file.stat().st_size < SMALL else value
     except Exception as error:
         raise damaged(tensor.file, error) from error

@@ -157,13 +157,19 @@ def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
     below = files.below(found.transformer)
     values, where = below.read_object(TRANSFORMER_SETTINGS), f"{below.name}/{TRANSFORMER_SETTINGS}"
     found.max_seq_length = _whole_number(values, "max_seq_length", where)
-    found.do_lower_case = bool(values.get("do_lower_case", False))
+    found.do_lower_case = _flag(values, "do_lower_case", False, where)
 
 
 def _whole_number(values: Fields, name: str, where: str) -> int | None:
     if (value := values.get(name)) is not None and not is_integer(value, 1):
         raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
     return value and min(value, 2**31)  # torch takes no larger ones
+
+
+def _flag(values: Fields, name: str, usual: bool, where: str) -> bool:
+    if (value := values.get(name, usual)) not in (True, False, None):  # "false" would count as true
+        raise ConfigError(f"{where}: {name} must be true or false, not {value!r:.80}")
+    return bool(value)
 
 
 def _add(
@@ -193,14 +199,14 @@ def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
     values, where = _read_config(files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
     if modes is None:
-        modes = [mode for name, mode in BOOLEANS.items() if values.get(name)]
+        modes = [mode for name, mode in BOOLEANS.items() if _flag(values, name, False, where)]
         if not modes:
             modes = ["mean"]
             found.notes.append(f"{where} names no pooling: mean is sentence-transformers' default")
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or not all(mode in list(POOLINGS) for mode in modes):
         raise ConfigError(f"{where}: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}")
-    return Pooling(modes, include_prompt=bool(values.get("include_prompt", True)))
+    return Pooling(modes, include_prompt=_flag(values, "include_prompt", True, where))
 
 
 def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
@@ -219,7 +225,7 @@ def _read_dense(files: CheckpointFiles) -> Dense:
             raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
     dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = activation_name(dotted, f"{where}: activation_function")
-    flags = {"bias": bool(values.get("bias", True)), "residual": bool(values.get("use_residual", False))}
+    flags = {"bias": _flag(values, "bias", True, where), "residual": _flag(values, "use_residual", False, where)}
     with on_meta():  # no memory on the config's word alone
         dense = Dense(values["in_features"], values["out_features"], activation=activation, **flags)
     tensors = open_weights(files, (SAFETENSORS, PICKLE))
