@@ -242,7 +242,10 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """Convert ids to text. Case and spaces that WordPiece dropped stay lost."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        numbers = [int(i) for i in ids]
+        if beyond := [i for i in numbers if not 0 <= i < 2**32]:  # the library overflows
+            raise ValueError(f"the vocabulary of {len(self)} tokens has no id {beyond[0]}")
+        return self._backend.decode(numbers, skip_special_tokens=skip_special_tokens)
 
     def __len__(self) -> int:
         """Return the size of the vocabulary, added tokens included."""

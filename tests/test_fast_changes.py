@@ -713,3 +713,9 @@ def test_what_a_part_keeps_of_encode_can_be_trained_with(encoder, change, fast):
     encoder.train().requires_grad_(True)
     encoder(**encoder.tokenize(TEXTS)).sum().backward()
     assert encoder.model.layers[0].feed_forward.down.weight.grad is not None
+
+
+def test_a_bias_of_one_number_is_broadcast_as_on_the_page(encoder):
+    encoder.model.layers[0].feed_forward.up.bias = nn.Parameter(torch.ones(1))
+    assert apart(encoder) < 1e-5
+    assert "page" not in encoder.explain()

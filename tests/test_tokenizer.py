@@ -448,6 +448,9 @@ def test_an_unknown_id_has_no_token(tiny):
     for unknown in (99, -1, 2**40):
         with pytest.raises(ValueError, match=f"99 tokens has no id {unknown}"):
             tiny.convert_ids_to_tokens([unknown])
+    for unknown in (-1, 2**40):
+        with pytest.raises(ValueError, match=f"99 tokens has no id {unknown}"):
+            tiny.decode([5, unknown])
 
 
 # --- Truncation

@@ -211,9 +211,8 @@ def pack_bfloat16(weight: Tensor, bias: Tensor) -> PackedLinear:
 def pack(arithmetic: Arithmetic, *layers: nn.Linear) -> PackedLinear:
     """Pack layers that read the same input as one, their outputs side by side."""
     weights: list[Tensor] = [layer.weight.detach() for layer in layers]
-    biases: list[Tensor] = [
-        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach() for layer in layers
-    ]
+    added = [layer.weight.new_zeros(1) if layer.bias is None else layer.bias.detach() for layer in layers]
+    biases = [bias.expand(len(weight)) for bias, weight in zip(added, weights, strict=True)]
     # A single bias is copied too: otherwise it would keep its whole file mapped.
     return arithmetic(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
 
