@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import normalizers
 
 from ..config import ConfigError
 from .added_tokens import HIGHEST
@@ -20,16 +20,22 @@ TRIAL = ("", "a", "The cats' na\u00efve \u4f60 \ua66e\U0001f63b")
 SECONDS = 5.0  # for the trial; 0.001 is usual
 GROWTH = 2**16  # times longer that the rules may make a text
 LONGEST = 256  # letters that they may make of TRIAL
+PLAIN = json.loads(tokenizers.Tokenizer(tokenizers.models.WordPiece({}, unk_token="")).to_str())
 
 
 def steps(part: Any) -> Iterator[Any]:
-    """Yield the steps of a normalizer or pre-tokenizer one by one, however deep they are nested."""
-    if isinstance(part, (normalizers.Sequence, pre_tokenizers.Sequence)):
-        nested: Any = part
-        for inner in nested:
-            yield from steps(inner)
-    elif part is not None:
-        yield part
+    """Yield the steps of a normalizer or pre-tokenizer one by one, however deep they are nested.
+
+    They are read from its JSON: in tokenizers 0.21.0 a Sequence that was loaded from a file holds itself.
+    """
+    kind = "normalizer" if isinstance(part, normalizers.Normalizer) else "pre_tokenizer"
+    rest = [] if part is None else [json.loads(part.__getstate__())]
+    while rest:
+        rule = rest.pop(0)
+        if rule["type"] == "Sequence":
+            rest = [*rule.get("normalizers", rule.get("pretokenizers")), *rest]
+            continue
+        yield getattr(tokenizers.Tokenizer.from_str(json.dumps({**PLAIN, kind: rule})), kind)
 
 
 def try_out(backend: tokenizers.Tokenizer, path: Path, types: int) -> int:
