@@ -173,13 +173,13 @@ class TextModel(nn.Module):
                     states, values = self._read(output, mask, prompt_length, **reading)
                 return _by_text(states, values, lengths[rows]) if per_token else values
 
-            batches = plan(
-                lengths, self.model.config, batch_size, workers, padding=decision.padding, alone=batch_invariant
-            )
+            padding, config = decision.padding, self.model.config
+            batches = plan(lengths, config, batch_size, workers, padding=padding, alone=batch_invariant)
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
-                result = put(result, count, rows, values, device)
-                bar.set_description_str(f"{(done := done + len(rows))}/{count} {self.unit}", refresh=False)
-                bar.update(int(lengths[rows].sum()))
+                result, done = put(result, count, rows, values, device), done + len(rows)
+                if show_progress_bar:
+                    bar.set_description_str(f"{done}/{count} {self.unit}", refresh=False)
+                    bar.update(int(lengths[rows].sum()))
         return result
 
     def _forward(
