@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -398,3 +399,19 @@ def test_a_resumed_training_has_the_best_model_that_a_killed_run_had_moved(tmp_p
     assert not (tmp_path / "model").exists()
     train(make_task(), SETTINGS, folder=tmp_path, resume=True, **options)
     assert (tmp_path / "model/model.safetensors").read_bytes() == best
+
+
+def test_a_folder_has_its_lock_before_another_process_may_find_it(best, monkeypatch):
+    seen, rename = [], os.rename
+
+    def found_by_another(made, temporary):
+        recover(best)
+        seen.append(Path(made).is_dir())
+        rename(made, temporary)
+        recover(best)
+        seen.append(Path(temporary).is_dir())
+
+    monkeypatch.setattr(os, "rename", found_by_another)
+    save_into(best)
+    assert seen == [True, True]
+    assert everything(best.parent) == whole("new")

@@ -81,8 +81,10 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = (), 
 def temporary_folder(place: Path) -> Iterator[Path]:
     """Yield a new folder in ``place``, which vanishes after the block. First ``recover`` the place."""
     recover(place)
-    temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    with _locked(temporary):
+    made = tempfile.mkdtemp(prefix=f"{PREFIX}made.", dir=place)
+    temporary = place / f"{PREFIX}{made[-8:]}"
+    with _locked(Path(made)):
+        os.rename(made, temporary)  # only now: without its lock, another process would take it for a dead one's
         try:
             yield temporary
         finally:
