@@ -128,6 +128,25 @@ def in_chunks(
         yield start, list(rows[start:])
 
 
+def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str | None, name: str | None) -> str:
+    """Return a prompt as given, else by its name, else the default, else none. See `TextModel.choose_prompt`."""
+    if not isinstance(prompt, str | None):
+        raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
+    if prompt is not None:
+        return prompt
+    name = default if name is None else name
+    if name is None:
+        return ""
+    if name not in list(prompts):
+        raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, prompts)) or 'none'}")
+    return prompts[name]
+
+
+def by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+    """Split a batch into each text's states, without padding, and its result."""
+    return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
+
+
 @contextmanager
 def in_batch(batch: Batch) -> Iterator[None]:
     """Let hooks know which texts are being computed."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .arithmetic import choose
 from .call import CallOptions, PredictOptions, as_list
 from .checkpoint.cross_encoders import (
     Activation,
@@ -24,7 +25,6 @@ from .checkpoint.hub import HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .config import ClassifierConfig, ConfigError, check_count
-from .fast.prepare import choose
 from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
 from .text_model import TextModel
@@ -95,13 +95,14 @@ class CrossEncoder(TextModel):
         activation_fn: Activation | None = None,
         truncation: str = "warn",
         fast: bool | None = None,
+        compiled: bool | None = None,
         **hub: Unpack[HubOptions],
     ) -> Self:
         """Load a checkpoint with its classifier, its tokenizer and its activation.
 
         Args:
             name: A folder or a hub id; one without an owner belongs to cross-encoder.
-            device, dtype, fast: As for ``SentenceEncoder``. Scores are float32 at least.
+            device, dtype, fast, compiled: As for ``SentenceEncoder``. Scores are float32 at least.
             max_length: Tokens of a pair, at most, special ones included. None: the checkpoint's limit.
             activation_fn: For the logits (n, L), instead of the checkpoint's own.
             truncation: For pairs that are too long, the longer text first: "warn" (truncate, one warning a call),
@@ -125,7 +126,7 @@ class CrossEncoder(TextModel):
         encoder = cls(model, tokenizer, activation_fn=activation_fn, modules=modules, truncation=truncation)
         if max_length is not None:
             encoder.max_seq_length = max_length
-        return encoder._prepare(inner, place, arithmetic, fast, ())
+        return encoder._prepare(files, modules.transformer, place, arithmetic, fast, compiled, ())
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .arithmetic import choose
 from .call import CallOptions, EncodeOptions, as_list, in_windows
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError, check_count, named
-from .fast.prepare import choose
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
 from .text_model import DOCUMENT, QUERY, TextModel
@@ -84,6 +84,7 @@ class SentenceEncoder(TextModel):
         pooling: str | list[str] | None = None,
         truncation: str = "warn",
         fast: bool | None = None,
+        compiled: bool | None = None,
         **hub: Unpack[HubOptions],
     ) -> Self:
         """Load a checkpoint, its tokenizer and its modules, in eval mode; ``report`` accounts for every tensor.
@@ -97,6 +98,8 @@ class SentenceEncoder(TextModel):
             truncation: For text that is too long: "warn" (truncate, one warning a call), "report" (truncate, see
                 ``truncation_report``), "silent", or "error" (refuse).
             fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
+            compiled: The machine code of a folder that `compile` wrote. None: if it was compiled by you and on this
+                machine; otherwise it could do anything. True: whoever compiled it. False: never.
             hub: See ``HubOptions``.
 
         Raises:
@@ -116,7 +119,7 @@ class SentenceEncoder(TextModel):
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
         with named(files.name):
             encoder = cls(model, tokenizer, modules, truncation=truncation)
-        return encoder._prepare(inner, place, arithmetic, fast, modules.notes)
+        return encoder._prepare(files, modules.transformer, place, arithmetic, fast, compiled, modules.notes)
 
     def forward(
         self,

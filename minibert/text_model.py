@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from .batches import plan, put, side_by_side, workers_for
-from .call import Batch, CallOptions, evaluating, in_batch
+from .call import Batch, CallOptions, by_text, choose_prompt, evaluating, in_batch
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
+from .compiled.find import find, save_compiled
+from .compiled.layer import Library, layer_maker
 from .config import BertConfig, check_count
 from .display import progress_bar
 from .fast.decide import Decision, decide
 from .fast.prepare import pack_at_loading
-from .fast.tokens import PackedTokens
 from .fused import fuse
 from .model import EncoderOutput
 from .tokenizer import Tokenizer, Tokens
@@ -57,6 +58,8 @@ class TextModel(nn.Module):
         self._do_lower_case = settings.do_lower_case
         self._arithmetic = "float32"
         self._decision: Decision | None = None
+        self._compiled: Library | None = None
+        self._not_compiled = ""  # why a checkpoint's compiled code is not used
 
     @property
     def device(self) -> torch.device:
@@ -76,12 +79,35 @@ class TextModel(nn.Module):
     def explain(self) -> str:
         """Return a table to print: for each part, whether the stack or the page computes it in a call, and why."""
         with evaluating(self):
-            return self._decide(False, self._why_page(None), known=False).explanation()
+            explanation = self._decide(False, self._why_page(None), known=False).explanation()
+        return "\n".join(filter(None, (explanation, self._not_compiled)))
+
+    def compile(self, folder: str | os.PathLike[str]) -> None:
+        """Save this model with its layers as machine code for this processor, and compute by that from now on.
+
+        The folder is a checkpoint as ``save_pretrained`` writes it. `from_pretrained` of it needs no compiler.
+
+        Raises:
+            CompileError: there is no GNU C++ compiler, or it fails. OSError: the folder can't be written, and stays.
+        """
+        save: Any = self.save_pretrained
+        self._compiled, self._decision = save_compiled(folder, save, self.model.config), None
 
     def _prepare(
-        self, files: CheckpointFiles, device: torch.device, arithmetic: str, fast: bool | None, notes: Iterable[str]
+        self,
+        files: CheckpointFiles,
+        transformer: str,
+        device: torch.device,
+        arithmetic: str,
+        fast: bool | None,
+        compiled: bool | None,
+        notes: Iterable[str],
     ) -> Self:
         """Make a model that was just loaded ready to compute on a device: pack its weights, or fuse its parts."""
+        if device.type == "cpu" and fast is not False:
+            self._compiled, self._not_compiled = find(files, compiled, arithmetic)
+        elif compiled:
+            raise ValueError("compiled=True: compiled code needs device='cpu', and not fast=False")
         notes = [*notes, *self.tokenizer.notes]
         if arithmetic != "float32":
             notes = [*notes, f"the linear layers compute in {arithmetic}"]
@@ -93,7 +119,7 @@ class TextModel(nn.Module):
         if device.type == "cpu" and fast is not False and self.model.report.mapped:
             decision = self._decide(None, None, known=False)
             if decision.stack is not None:
-                pack_at_loading(decision.stack, self.model, files, first_only=decision.reads_first)
+                pack_at_loading(decision.stack, self.model, files.below(transformer), first_only=decision.reads_first)
         if device.type != "cpu" and fast is not False:
             fuse(self.model)
         return self.to(device)
@@ -171,7 +197,7 @@ class TextModel(nn.Module):
                     first_only = decision.reads_first and not per_token and not prompt_length
                     output, mask = self._forward(tokens, rows, decision, first_only=first_only)
                     states, values = self._read(output, mask, prompt_length, **reading)
-                return _by_text(states, values, lengths[rows]) if per_token else values
+                return by_text(states, values, lengths[rows]) if per_token else values
 
             padding, config = decision.padding, self.model.config
             batches = plan(lengths, config, batch_size, workers, padding=padding, alone=batch_invariant)
@@ -196,19 +222,9 @@ class TextModel(nn.Module):
             mask = batch["attention_mask"] if lengths.min() < lengths.max() else None
             output = self.model(batch["input_ids"], mask, batch["token_type_ids"])
             return output, None if mask is None else mask.bool()
-        texts = PackedTokens(tokens, rows)
-        x = stack(texts, first_only=first_only)
-        if len(rows) > 1 and not math.isfinite(x.sum()):  # keep one text's NaN or infinity from its neighbours
-            alone = [
-                stack(PackedTokens(tokens, row), first_only=first_only) if length else x[:1, :0]
-                for row, length in zip(rows[:, None], lengths, strict=True)
-            ]
-            x = torch.cat([nn.functional.pad(own, (0, 0, 0, x.shape[1] - own.shape[1])) for own in alone])
+        x, mask = stack.compute(tokens, rows, first_only=first_only)
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
-        mask = texts.mask
-        if first_only and mask is not None:  # a text without tokens has no first one, as the mask says
-            mask = mask[:, :1] if not lengths.min() else None
         return output if self.model is stack.bert else self.model.read(output), mask
 
     def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
@@ -249,7 +265,8 @@ class TextModel(nn.Module):
         """
         decision = self._decision
         if decision is None or not known:
-            decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision)
+            make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
+            decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision, make)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):
@@ -258,8 +275,7 @@ class TextModel(nn.Module):
 
     def _pad(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
         """Return ids, types and mask of some of the texts, (B, S) each, on the model's device."""
-        arrays = self.tokenizer.pad(tokens, rows)
-        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        return {name: torch.from_numpy(x).to(self.device) for name, x in self.tokenizer.pad(tokens, rows).items()}
 
     def choose_prompt(self, prompt: str | None, name: str | None = None) -> str:
         """Return the words before each text: as given, else by name, else the checkpoint's default, else none.
@@ -267,16 +283,7 @@ class TextModel(nn.Module):
         Raises:
             ValueError: the checkpoint has no prompt of that name. TypeError: the prompt is not a string.
         """
-        if not isinstance(prompt, str | None):
-            raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
-        if prompt is not None:
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in list(self.prompts):
-            raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, self.prompts)) or 'none'}")
-        return self.prompts[name]
+        return choose_prompt(self.prompts, self.default_prompt_name, prompt, name)
 
     def _prompt_for(self, names: tuple[str, ...], options: Mapping[str, Any]) -> dict[str, Any]:
         """Add the prompt for one kind of text to a call's options, unless they name one; "" where there is none."""
@@ -291,8 +298,3 @@ class TextModel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
         return {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
-
-
-def _by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
-    """Split a batch into each text's states, without padding, and its result."""
-    return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]

@@ -54,7 +54,7 @@ def test_every_pooling_equals_the_page(folder, pooling, prompt, include_prompt):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
 def test_every_dtype_is_near_the_page(folder, pooling, dtype, monkeypatch):
-    monkeypatch.setattr("minibert.fast.prepare.times_float32", lambda _: 0.5)
+    monkeypatch.setattr("minibert.arithmetic.times_float32", lambda _: 0.5)
     encoder = load(folder, pooling=pooling, dtype=dtype)
     apart = abs(encoder.encode(TEXTS, fast=True) - encoder.encode(TEXTS, fast=False)).max()
     assert apart < {"float64": 1e-10, "float32": 1e-5}.get(dtype, 0.5)
@@ -269,7 +269,7 @@ def test_a_pooler_of_ones_own_is_given_all_positions(cross_folder):
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "int8"])
 def test_scores_of_every_dtype_are_near_the_page(cross_folder, dtype, monkeypatch):
-    monkeypatch.setattr("minibert.fast.prepare.times_float32", lambda _: 0.5)
+    monkeypatch.setattr("minibert.arithmetic.times_float32", lambda _: 0.5)
     encoder = CrossEncoder.from_pretrained(cross_folder, dtype=dtype, device="cpu")
     pairs = [(text, TEXTS[0]) for text in TEXTS]
     apart = abs(encoder.predict(pairs, fast=True) - encoder.predict(pairs, fast=False)).max()

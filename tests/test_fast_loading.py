@@ -16,19 +16,19 @@ from helpers import MINILM, TINY
 from tiny_folder import MEAN, TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
-from minibert import Bert, CrossEncoder, SentenceEncoder, text_model
+from minibert import Bert, CrossEncoder, SentenceEncoder, arithmetic, text_model
 from minibert.checkpoint.tensors import CheckpointError
 from minibert.fast import prepare, stack
 from minibert.fast.changes import TrackedParameter
 
 SENTENCES = ["A man is eating food.", "Someone has a meal.", "one"]
 DTYPES = ["float32", "bfloat16", "int8"]
-MEASURE = prepare.times_float32.__wrapped__
+MEASURE = arithmetic.times_float32.__wrapped__
 
 
 @pytest.fixture(autouse=True)
 def _any_processor(monkeypatch):
-    monkeypatch.setattr(prepare, "times_float32", lambda _: 0.5)
+    monkeypatch.setattr(arithmetic, "times_float32", lambda _: 0.5)
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_int8_elsewhere_is_refused(folder, options):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "float16", torch.float16], ids=str)
 def test_a_slow_processor_is_reported_with_what_was_measured(folder, monkeypatch, dtype):
-    monkeypatch.setattr(prepare, "times_float32", lambda _: 2.345)
+    monkeypatch.setattr(arithmetic, "times_float32", lambda _: 2.345)
     with pytest.warns(UserWarning, match=r"(int8|float16) makes products 2.3 times as slow as float32 on this proc"):
         SentenceEncoder.from_pretrained(folder, dtype=dtype, device="cpu")
     with warnings.catch_warnings():

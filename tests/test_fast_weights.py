@@ -182,7 +182,7 @@ def test_a_changed_weight_is_noticed(change, twice, folder):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_changed_bias_is_noticed_in_every_arithmetic(dtype, folder, monkeypatch):
-    monkeypatch.setattr("minibert.fast.prepare.times_float32", lambda _: 0.5)
+    monkeypatch.setattr("minibert.arithmetic.times_float32", lambda _: 0.5)
     encoder, exact = load(folder, dtype=dtype), load(folder, fast=False)
     before = encoder.encode(TEXTS)
     for each in (encoder, exact):
@@ -312,7 +312,7 @@ def saved(encoder):
     ids=["deepcopy", "pickle", "torch.save"],
 )
 def test_a_copy_encodes_the_same_is_fast_and_shares_nothing(duplicate, dtype, folder, monkeypatch):
-    monkeypatch.setattr("minibert.fast.prepare.times_float32", lambda _: 0.5)
+    monkeypatch.setattr("minibert.arithmetic.times_float32", lambda _: 0.5)
     encoder = load(folder, dtype=dtype)
     before = encoder.encode(TEXTS)
     other = duplicate(encoder)

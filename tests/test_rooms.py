@@ -26,6 +26,8 @@ ROOMS = {
     "tokenizer": {"tokenizers", "torch", "numpy"},
     "batches": {"torch", "numpy"},
     "fast": {"torch", "numpy"},
+    "arithmetic": {"torch"},
+    "compiled": {"torch", "numpy"},
     "text_model": {"torch", "numpy"},
     "encoder": {"torch", "numpy"},
     "cross_encoder": {"torch", "numpy"},

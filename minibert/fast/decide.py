@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any
 
 import torch
@@ -54,24 +54,35 @@ class Decision:
         """Return a table: part, who computes it, and why."""
         if self.stack is None:
             return table([("all", "page", self.reasons[""])], left=(0, 1, 2))
+        parts = {"embeddings": FastLayer.by} | {f"layers.{i}": x.by for i, x in enumerate(self.stack.layers) if x}
         names = ["embeddings", *(f"layers.{i}" for i in range(len(self.stack.layers)))]
-        rows = [(name, *(("page", self.reasons[name]) if name in self.reasons else ("fast", ""))) for name in names]
+        rows = [
+            (name, parts[name], "") if name not in self.reasons else (name, "page", self.reasons[name])
+            for name in names
+        ]
         return table([("part", "computed by", f"(products in {self.arithmetic})"), *rows], left=(0, 1, 2))
 
 
 def decide(
-    root: nn.Module, model: nn.Module, readers: Sequence[nn.Module], arithmetic: str, before: Decision | None
+    root: nn.Module,
+    model: nn.Module,
+    readers: Sequence[nn.Module],
+    arithmetic: str,
+    before: Decision | None,
+    make: Callable[[Any], FastLayer] | None = None,
 ) -> Decision:
     """Decide for all calls until something changes.
 
-    ``root`` holds all that computes, ``model`` is a Bert or has one as `bert`, ``readers`` read the last states, and
-    ``before`` is the decision that no longer holds: weights that did not change stay packed.
+    ``root`` holds all that computes, ``model`` is a Bert or has one as `bert`, ``readers`` read the last states,
+    ``before`` is the decision that no longer holds (weights that did not change stay packed), and ``make`` makes a
+    layer of the stack from one of the page (None: that of the arithmetic).
     """
     code = Code({kind for part in root.modules() for kind in type(part).__mro__ if kind in PAGE})
     bert: Any = getattr(model, "bert", model)
+    make = make or partial(FastLayer, arithmetic=ARITHMETICS[arithmetic])
     why = _whole(model, bert)
     reasons = {"": why} if why else {}
-    stack = None if why else _stack(bert, arithmetic, reasons, before)
+    stack = None if why else _stack(bert, arithmetic, reasons, before, make)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
     own_pooler = pooler is not None and _departure(pooler, "pooler", Pooler) is not None
@@ -113,7 +124,9 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
     return None if len(bert.layers) else "the model has no layers"
 
 
-def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decision | None) -> Stack | None:
+def _stack(
+    bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decision | None, make: Callable[[Any], FastLayer]
+) -> Stack | None:
     """Build the stack and give a reason for each part that the page computes; no stack where that is all layers."""
     keep_freed_memory()
     old = [] if before is None or before.stack is None else before.stack.layers
@@ -129,7 +142,7 @@ def _stack(bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decisio
             reasons[name] = why
             layers.append(None)
             continue
-        fast = FastLayer(layer, ARITHMETICS[arithmetic])
+        fast = make(layer)
         if layer not in known or known[layer].key != fast.key:
             known[layer] = fast
         layers.append(known[layer])

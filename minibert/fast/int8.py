@@ -22,15 +22,8 @@ class Int8Linear:
     """int8 weights in [-127, 127], activations as uint8; sums in int32, results in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        largest = torch.linalg.vector_norm(weight, torch.inf, -1)
-        scale = largest.clamp_min(torch.finfo(torch.float32).tiny) / 127
-        whole = (weight / scale[:, None]).round_()
-        self.shift = whole.sum(-1) * scale  # added to each output where all of x grows by 1
-        self.bias = bias
-        if not (largest.isfinite().all() and bias.isfinite().all()):
-            scale = torch.full_like(scale, torch.nan)  # whole numbers would lose it
-        self.scale, self.zeros = scale, torch.zeros_like(scale, dtype=torch.int64)
-        self.weight = whole.to(torch.int8)
+        self.weight, self.scale, self.shift = quantize_rows(weight, bias)
+        self.bias, self.zeros = bias, torch.zeros_like(self.scale, dtype=torch.int64)
         if onednn_int8_works():
             self.weight = torch.ops.onednn.qlinear_prepack(self.weight, None)
 
@@ -44,6 +37,17 @@ class Int8Linear:
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """(T, I), (T, O) -> (T, O), float32"""
         return self(x).add_(residual)
+
+
+def quantize_rows(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weight's whole numbers, each row's scale, and what its output grows by where all of x grows by 1."""
+    largest = torch.linalg.vector_norm(weight, torch.inf, -1)
+    scale = largest.clamp_min(torch.finfo(torch.float32).tiny) / 127
+    whole = (weight / scale[:, None]).round_()
+    shift = whole.sum(-1) * scale
+    if not (largest.isfinite().all() and bias.isfinite().all()):
+        scale = torch.full_like(scale, torch.nan)  # whole numbers would lose it
+    return whole.to(torch.int8), scale, shift
 
 
 def to_levels(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,16 +1,12 @@
-"""From files to a model that is ready to compute: which arithmetic, and its weights in memory once."""
+"""Which arithmetic computes, and its weights in memory once."""
 
 from __future__ import annotations
 
-import math
-import time
-import warnings
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import nn
 
-from ..batches import on_one_core
 from ..checkpoint.hub import CheckpointFiles
 from ..checkpoint.load import read_again
 from .changes import DATA
@@ -20,47 +16,6 @@ from .stack import Arithmetic, Stack, pack_bfloat16, pack_float32
 # The arithmetic of products, by the name that `dtype` takes. Weights, norms, softmax and residuals stay float32.
 ARITHMETICS: dict[str, Arithmetic] = {"float32": pack_float32, "bfloat16": pack_bfloat16, "int8": Int8Linear}
 RELEASE = 64 * 2**20  # bytes of mapped weights that are read before they are released; mapping anew takes milliseconds
-
-
-def choose(
-    dtype: str | torch.dtype | None, device: torch.device, *, fast: bool
-) -> tuple[str | torch.dtype | None, str]:
-    """Return the dtype to load weights in, and the arithmetic of the products. Raise ValueError for int8 elsewhere.
-
-    On the CPU, bfloat16 and int8 are arithmetics of the stack: the weights stay float32, mapped from the file.
-    """
-    name = str(dtype).removeprefix("torch.")
-    here = fast and device.type == "cpu"
-    if name == "int8" and not here:
-        raise ValueError("int8 needs the fast stack on the CPU: use device='cpu' without fast=False, or another dtype")
-    if here and name in ("bfloat16", "int8", "float16") and (ratio := times_float32(name)) > 1:
-        warnings.warn(
-            f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it has "
-            f"no fast instructions for {name}); dtype='float32' is faster here, and exact",
-            stacklevel=3,
-        )
-    return (None, name) if here and name in ARITHMETICS else (dtype, "float32")
-
-
-@cache
-def times_float32(name: str) -> float:
-    """Return how many times as long as float32's a product takes on one core: the best of several turns of each."""
-    return on_one_core(partial(_race, name))
-
-
-@torch.inference_mode()
-def _race(name: str) -> float:
-    x, weight, bias = (torch.ones(shape, dtype=torch.float32) for shape in ((128, 384), (1536, 384), (1536,)))
-    seconds = {"float32": math.inf, name: math.inf}
-    half = partial(nn.functional.linear, weight=weight.half(), bias=bias.half())  # the page's: not of the stack
-    packed = {each: ARITHMETICS[each](weight, bias) if each in ARITHMETICS else half for each in seconds}
-    x_of = {each: x if each in ARITHMETICS else x.half() for each in seconds}
-    for _ in range(8):
-        for each in seconds:
-            started = time.perf_counter()
-            packed[each](x_of[each])
-            seconds[each] = min(seconds[each], time.perf_counter() - started)
-    return seconds[name] / seconds["float32"]
 
 
 def pack_at_loading(stack: Stack, model: nn.Module, files: CheckpointFiles, *, first_only: bool) -> None:

@@ -13,15 +13,18 @@ the result is in cache, and uses bfloat16 instructions. torch calls it by an ope
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..model import Activation, Bert, Embeddings, EncoderLayer, LayerNorm
+from ..tokenizer import Tokens
 from .changes import track, version
 from .tokens import PackedTokens, attend, attend_first, round_up
 
@@ -49,6 +52,8 @@ class FastEmbeddings:
 class FastLayer:
     """Attention, then feed-forward; each adds to its input and the sum is normalised. Weights are packed when used."""
 
+    by = "fast"  # the name of what computes
+
     def __init__(self, layer: EncoderLayer, arithmetic: Arithmetic) -> None:
         self.layer, self.arithmetic = layer, arithmetic
         attention, feed_forward = layer.attention, layer.feed_forward
@@ -59,7 +64,7 @@ class FastLayer:
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
         # Equal where the same is computed. Versions are read before packing, so that a change meanwhile is noticed.
         norms = [id(x) if isinstance(x, Tensor) else x for x in (*self.attention_norm, *self.feed_forward_norm)]
-        self.key = [arithmetic, self.head_size, self.activation, *norms, *map(version, self.weights)]
+        self.key: list[Any] = [arithmetic, self.head_size, self.activation, *norms, *map(version, self.weights)]
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
@@ -115,6 +120,20 @@ class Stack:
 
     def __init__(self, bert: Bert, embeddings: FastEmbeddings | None, layers: Sequence[FastLayer | None]) -> None:
         self.bert, self.embeddings, self.layers = bert, embeddings, list(layers)
+
+    def compute(self, tokens: Tokens, rows: np.ndarray, *, first_only: bool) -> tuple[Tensor, Tensor | None]:
+        """Return some texts' last hidden states and a mask (B, S) where there is padding. NaN stays in its own text."""
+        texts, lengths = PackedTokens(tokens, rows), tokens.lengths[rows]
+        x, mask = self(texts, first_only=first_only), texts.mask
+        if len(rows) > 1 and not math.isfinite(x.sum()):
+            alone = [
+                self(PackedTokens(tokens, row), first_only=first_only) if length else x[:1, :0]
+                for row, length in zip(rows[:, None], lengths, strict=True)
+            ]
+            x = torch.cat([functional.pad(own, (0, 0, 0, x.shape[1] - own.shape[1])) for own in alone])
+        if first_only and mask is not None:  # a text without tokens has no first one, as the mask says
+            mask = mask[:, :1] if not lengths.min() else None
+        return x, mask
 
     def __call__(self, texts: PackedTokens, *, first_only: bool = False) -> Tensor:
         """Return the last hidden state (B, S, D), or (B, 1, D) of each text's first token; padding holds anything."""

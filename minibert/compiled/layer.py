@@ -1,0 +1,163 @@
+"""A layer of the stack whose formulas are machine code: packed weights and one call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..fast.int8 import quantize_rows
+from ..fast.prepare import ARITHMETICS
+from ..fast.stack import FastLayer
+from ..fast.tokens import PackedTokens
+from ..model import EncoderLayer
+
+GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs of four bytes together; in the order of `Layer.arithmetic`
+ACTIVATIONS = {"gelu": 1, "gelu_new": 2, "relu": 3}  # Activation of vectors.h
+POINTER, INT = ctypes.c_void_p, ctypes.c_int32
+
+
+class Product(ctypes.Structure):
+    """Product of products.h."""
+
+    _fields_ = [(name, POINTER) for name in ("weight", "bias", "scale", "shift")] + [
+        (name, ctypes.c_int64) for name in ("out", "into")
+    ]
+
+
+class Norm(ctypes.Structure):
+    """Norm of products.h."""
+
+    _fields_ = [("weight", POINTER), ("bias", POINTER), ("eps", ctypes.c_float)]
+
+
+class Layer(ctypes.Structure):
+    """Layer of layer.cpp."""
+
+    _fields_ = [
+        *((name, Product) for name in ("qkv", "query", "key_value", "out", "up", "down")),
+        *((name, Norm) for name in ("attention_norm", "feed_forward_norm")),
+        *((name, INT) for name in ("heads", "head_size", "activation", "arithmetic")),
+    ]
+
+
+@dataclass(frozen=True)
+class Library:
+    """Machine code of layer.cpp, loaded into this process."""
+
+    path: Path
+
+    @cached_property
+    def _code(self) -> ctypes.CDLL:
+        code = ctypes.CDLL(str(self.path))
+        code.minibert_layer.argtypes = [POINTER, POINTER, POINTER, POINTER, *[ctypes.c_int] * 3]
+        return code
+
+    @cached_property
+    def panel(self) -> int:
+        """Outputs that are computed at once."""
+        return int(self._code.minibert_panel())
+
+    def compute(self, layer: Layer, x: Tensor, y: Tensor, lengths: np.ndarray, *, first: bool) -> None:
+        """Compute a layer into y, on as many threads as torch uses. Raise MemoryError."""
+        arguments = x.data_ptr(), y.data_ptr(), lengths.ctypes.data, len(lengths), first, torch.get_num_threads()
+        if not self._code.minibert_layer(ctypes.addressof(layer), *arguments):
+            raise MemoryError("a compiled layer could not get memory for its states")
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        """Pickle the path. Where there is no such file any more, the stack computes."""
+        return restore, (self.path,)
+
+
+def restore(path: Path) -> Library | None:
+    """Return the library of a file; None if it is gone."""
+    return Library(path) if path.is_file() else None
+
+
+class CompiledLinear:
+    """Weights (O, I) as panels of so many outputs, input by input; and biases (O,)."""
+
+    def __init__(self, panel: int, arithmetic: str, weight: Tensor, bias: Tensor) -> None:
+        (out, into), group = weight.shape, GROUPS[arithmetic]
+        self.scale: Tensor | None = None
+        self.shift: Tensor | None = None
+        if arithmetic == "int8":
+            weight, self.scale, self.shift = quantize_rows(weight, bias)
+        elif arithmetic == "bfloat16":
+            weight = weight.bfloat16()
+        fill = partial(functional.pad, pad=(0, -out % panel))
+        weight = functional.pad(weight, (0, -into % group, 0, -out % panel))
+        self.weight = weight.view(-1, panel, weight.shape[1] // group, group).permute(0, 2, 1, 3).contiguous()
+        self.bias = fill(bias).contiguous()
+        if self.scale is not None and self.shift is not None:
+            self.scale, self.shift = fill(self.scale), fill(self.shift)
+        pointers = (None if x is None else x.data_ptr() for x in (self.weight, self.bias, self.scale, self.shift))
+        self.product = Product(*pointers, out, into)
+
+
+class CompiledLayer(FastLayer):
+    """The same layer, computed by a library."""
+
+    by = "compiled"
+
+    def __init__(self, library: Library, arithmetic: str, layer: EncoderLayer) -> None:
+        pack: Any = partial(CompiledLinear, library.panel, arithmetic)
+        super().__init__(layer, pack)
+        self.library, self.name = library, arithmetic
+        self.key[0] = library, arithmetic  # of arithmetics, every `partial` is another
+
+    def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
+        """Compute all tokens. (T, D) -> (T, D), without filler"""
+        return self._compute(x, texts, texts.count, first=False)
+
+    def first(self, x: Tensor, texts: PackedTokens) -> Tensor:
+        """Compute each text's first token only. (T, D) -> (B, D)"""
+        return self._compute(x, texts, texts.shape[0], first=True)
+
+    def _compute(self, x: Tensor, texts: PackedTokens, rows: int, *, first: bool) -> Tensor:
+        x = x.float().contiguous()
+        y = torch.empty(rows, x.shape[1], dtype=torch.float32)
+        # Norms are read live, as in the stack, and kept until the call is over.
+        norms = [x.contiguous() for norm in (self.attention_norm, self.feed_forward_norm) for x in norm[1:3]]
+        pointers = [norm.data_ptr() for norm in norms]
+        layer = self._first if first else self._all
+        layer = Layer.from_buffer_copy(layer)
+        layer.attention_norm = Norm(*pointers[:2], self.attention_norm[3])
+        layer.feed_forward_norm = Norm(*pointers[2:], self.feed_forward_norm[3])
+        self.library.compute(layer, x, y, np.ascontiguousarray(texts.lengths, np.int32), first=first)
+        return y
+
+    @cached_property
+    def _all(self) -> Layer:
+        return self._describe(qkv=self._qkv)
+
+    @cached_property
+    def _first(self) -> Layer:
+        return self._describe(query=self._query, key_value=self._key_value)
+
+    def _describe(self, **products: Any) -> Layer:
+        """Return the library's description of this layer, but for its norms."""
+        products |= {"out": self._out, "up": self._up, "down": self._down}
+        layer = Layer(**{name: packed.product for name, packed in products.items()})
+        layer.heads, layer.head_size = layer.out.into // self.head_size, self.head_size
+        layer.activation, layer.arithmetic = ACTIVATIONS[self.activation], [*GROUPS].index(self.name)
+        return layer
+
+
+def layer_maker(library: Library, arithmetic: str) -> Callable[[Any], FastLayer]:
+    """Return what makes a compiled layer of the page's, or the stack's own of one that the library lacks."""
+
+    def make(layer: EncoderLayer) -> FastLayer:
+        fast = FastLayer(layer, ARITHMETICS[arithmetic])
+        suits = fast.activation in ACTIVATIONS and fast.head_size % 2 == 0 and fast.weights[0].dtype is torch.float32
+        return CompiledLayer(library, arithmetic, layer) if suits else fast
+
+    return make
