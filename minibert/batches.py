@@ -218,31 +218,39 @@ class SingleBatch:
 
     torch splits every product among its threads and waits for the last of them. If that one has to share its core, all
     wait, many times a forward, and a call takes ten times as long. It shows in the processor time that this process
-    gets. After several crowded calls, the next ones run on one core, and then all cores are tried again.
+    gets. The system counts a running thread's time at its ticks, some milliseconds apart, so calls are judged
+    together. After two crowded windows, the next calls run on one core, and then all cores are tried again.
     """
 
-    FREE = 0.82  # of the cores' time: idle cores give more in nine calls of ten, a shared core gives less
-    TRIAL = 4  # crowded calls in a row; the first calls of a shape are crowded too, while oneDNN compiles
-    FIRST, MOST = 8, 128  # calls on one core before the next trial; twice as many after each crowded trial
+    FREE = 0.78  # of the cores' time: idle cores give more, a shared core gives less (measured on two cores)
+    WINDOW = 0.04  # seconds of calls that are judged together
+    TRIAL = 2  # crowded windows in a row; the first calls of a shape are crowded too, while oneDNN compiles
+    FIRST, MOST = 0.2, 6.4  # seconds of calls on one core before the next trial; twice as many after each crowded one
 
     def __init__(self) -> None:
+        self.wall = self.busy = 0.0  # of the window, in seconds; busy is the mean of the cores
         self.crowded = 0
-        self.on_one = 0
+        self.on_one = 0.0
         self.patience = self.FIRST
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Return the work's result."""
-        if self.on_one > 0:
-            self.on_one -= 1
-            return on_one_core(work)
-        wall, busy = time.perf_counter(), time.process_time()
-        result = work()
-        self.learn(time.perf_counter() - wall, time.process_time() - busy, torch.get_num_threads())
+        wall, busy, alone = time.perf_counter(), time.process_time(), self.on_one > 0
+        result = on_one_core(work) if alone else work()
+        wall = time.perf_counter() - wall
+        if alone:
+            self.on_one -= wall
+        else:
+            self.learn(wall, time.process_time() - busy, torch.get_num_threads())
         return result
 
     def learn(self, wall: float, busy: float, threads: int) -> None:
         """Learn from a call: the seconds it took, and the seconds it got of all cores."""
-        if busy > self.FREE * threads * wall:
+        self.wall, self.busy = self.wall + wall, self.busy + busy / threads
+        if self.wall < self.WINDOW:
+            return
+        free, self.wall, self.busy = self.busy > self.FREE * self.wall, 0.0, 0.0
+        if free:
             self.crowded, self.patience = 0, self.FIRST
             return
         self.crowded += 1

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..checkpoint.atomic import naming
+from . import compile as compile_verb
 from . import embed, evaluate, inspect, pretrain, similarity, train, view
 from .options import read_toml
 
@@ -26,6 +27,7 @@ examples:
   minibert similarity --input texts.txt --top 10              the most similar pairs
   minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
   minibert inspect ./my-model                                 config, parameters, pooling, load report
+  minibert compile -o ./compiled                              machine code for this processor, beside a model
   minibert train run.toml --output runs/first                 train a model of your own
   minibert evaluate sts sts-dev.csv --model runs/first/model  and measure it
   minibert pretrain text.txt --output runs/domain             adapt a model to another kind of text
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="minibert", description=text, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (embed, similarity, view, inspect, train, pretrain, evaluate):
+    for verb in (embed, similarity, view, inspect, compile_verb, train, pretrain, evaluate):
         name, examples = verb.__name__.rpartition(".")[2], getattr(verb, "EXAMPLES", None)
         command = commands.add_parser(name, help=verb.HELP, description=verb.__doc__, epilog=examples)
         command.formatter_class = raw if examples else argparse.HelpFormatter  # examples keep their lines

@@ -29,6 +29,8 @@ def add_encoder(parser: ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
+    text = "run a folder's machine code whoever compiled it (default: if you did, here), or never"
+    parser.add_argument("--compiled", action=BooleanOptionalAction, help=text)
     text = "for a text that is too long: truncate and report, refuse, or truncate silently (default: %(default)s)"
     parser.add_argument("--truncation", default="report", choices=("report", "error", "silent"), help=text)
 
@@ -51,7 +53,7 @@ def load_encoder(options: Namespace) -> SentenceEncoder:
     """Load the encoder of `add_encoder`'s flags."""
     from ..encoder import SentenceEncoder
 
-    names = ("revision", "local_files_only", "device", "dtype", "pooling", "truncation")
+    names = ("revision", "local_files_only", "device", "dtype", "pooling", "truncation", "compiled")
     return SentenceEncoder.from_pretrained(options.model, **keywords(options, *names))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -68,7 +68,8 @@ class Library:
 
     def compute(self, layer: Layer, x: Tensor, y: Tensor, lengths: np.ndarray, *, first: bool) -> None:
         """Compute a layer into y, on as many threads as torch uses. Raise MemoryError."""
-        arguments = x.data_ptr(), y.data_ptr(), lengths.ctypes.data, len(lengths), first, torch.get_num_threads()
+        place = lengths.__array_interface__["data"][0]  # sooner than `ctypes.data`
+        arguments = x.data_ptr(), y.data_ptr(), place, len(lengths), first, torch.get_num_threads()
         if not self._code.minibert_layer(ctypes.addressof(layer), *arguments):
             raise MemoryError("a compiled layer could not get memory for its states")
 
@@ -112,6 +113,7 @@ class CompiledLayer(FastLayer):
         pack: Any = partial(CompiledLinear, library.panel, arithmetic)
         super().__init__(layer, pack)
         self.library, self.name = library, arithmetic
+        self._described: dict[bool, tuple[list[int], Layer]] = {}
         self.key[0] = library, arithmetic  # of arithmetics, every `partial` is another
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
@@ -123,33 +125,31 @@ class CompiledLayer(FastLayer):
         return self._compute(x, texts, texts.shape[0], first=True)
 
     def _compute(self, x: Tensor, texts: PackedTokens, rows: int, *, first: bool) -> Tensor:
-        x = x.float().contiguous()
+        if x.dtype is not torch.float32 or not x.is_contiguous():
+            x = x.float().contiguous()
         y = torch.empty(rows, x.shape[1], dtype=torch.float32)
-        # Norms are read live, as in the stack, and kept until the call is over.
-        norms = [x.contiguous() for norm in (self.attention_norm, self.feed_forward_norm) for x in norm[1:3]]
-        pointers = [norm.data_ptr() for norm in norms]
-        layer = self._first if first else self._all
-        layer = Layer.from_buffer_copy(layer)
-        layer.attention_norm = Norm(*pointers[:2], self.attention_norm[3])
-        layer.feed_forward_norm = Norm(*pointers[2:], self.feed_forward_norm[3])
-        self.library.compute(layer, x, y, np.ascontiguousarray(texts.lengths, np.int32), first=first)
+        norms = *self.attention_norm[1:3], *self.feed_forward_norm[1:3]
+        places = [norm.data_ptr() for norm in norms]  # norms are read live, as in the stack
+        described = self._described.get(first)
+        if described is None or described[0] != places:
+            described = self._described[first] = places, self._describe(first, places)
+        self.library.compute(described[1], x, y, texts.lengths, first=first)
         return y
 
-    @cached_property
-    def _all(self) -> Layer:
-        return self._describe(qkv=self._qkv)
-
-    @cached_property
-    def _first(self) -> Layer:
-        return self._describe(query=self._query, key_value=self._key_value)
-
-    def _describe(self, **products: Any) -> Layer:
-        """Return the library's description of this layer, but for its norms."""
-        products |= {"out": self._out, "up": self._up, "down": self._down}
-        layer = Layer(**{name: packed.product for name, packed in products.items()})
-        layer.heads, layer.head_size = layer.out.into // self.head_size, self.head_size
-        layer.activation, layer.arithmetic = ACTIVATIONS[self.activation], [*GROUPS].index(self.name)
-        return layer
+    def _describe(self, first: bool, places: list[int]) -> Layer:
+        """Return the library's description of this layer, whose norms are in these places."""
+        packed = {"query": self._query, "key_value": self._key_value} if first else {"qkv": self._qkv}
+        packed |= {"out": self._out, "up": self._up, "down": self._down}
+        products: dict[str, Any] = {name: linear.product for name, linear in cast("dict[str, Any]", packed).items()}
+        return Layer(
+            **products,
+            attention_norm=Norm(*places[:2], self.attention_norm[3]),
+            feed_forward_norm=Norm(*places[2:], self.feed_forward_norm[3]),
+            heads=products["out"].into // self.head_size,
+            head_size=self.head_size,
+            activation=ACTIVATIONS[self.activation],
+            arithmetic=[*GROUPS].index(self.name),
+        )
 
 
 def layer_maker(library: Library, arithmetic: str) -> Callable[[Any], FastLayer]:
@@ -157,7 +157,8 @@ def layer_maker(library: Library, arithmetic: str) -> Callable[[Any], FastLayer]
 
     def make(layer: EncoderLayer) -> FastLayer:
         fast = FastLayer(layer, ARITHMETICS[arithmetic])
-        suits = fast.activation in ACTIVATIONS and fast.head_size % 2 == 0 and fast.weights[0].dtype is torch.float32
+        suits = fast.activation in ACTIVATIONS and fast.head_size % 2 == 0
+        suits = suits and all(weight.dtype is torch.float32 and weight.is_contiguous() for weight in fast.weights)
         return CompiledLayer(library, arithmetic, layer) if suits else fast
 
     return make

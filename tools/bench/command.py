@@ -76,7 +76,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--plot", type=Path, metavar="FILE", help="draw the table, as .png or .svg")
     add("--read", type=Path, metavar="FILE", help="race nothing; print and draw what --json wrote")
     options = parser.parse_args(arguments)
-    options.engines = matching((e for e in ENGINES if not options.against or not ENGINES[e].is_peer), options.only)
+    options.engines = matching(
+        (e for e in ENGINES if not options.against or not (ENGINES[e].is_peer or ENGINES[e].needs)), options.only
+    )
     options.workloads = matching(WORKLOADS, options.workloads)
     if not options.engines or not options.workloads:
         parser.error(f"nothing matches; engines: {', '.join(ENGINES)}; workloads: {', '.join(WORKLOADS)}")

@@ -18,13 +18,14 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 class Minibert(Runner):
-    """minibert as a user has it, without settings."""
+    """minibert as a user has it, without settings; or the folder that `encoder.compile` wrote."""
 
     def __init__(self, model: Model, threads: int, batch_invariant: bool = False, **options: Any) -> None:
         super().__init__(model, threads)
         from minibert import SentenceEncoder
 
-        self.encoder = SentenceEncoder.from_pretrained(model.folder, device="cpu", truncation="silent", **options)
+        folder = Path(model.work) / "compiled" if options.get("compiled") else model.folder
+        self.encoder = SentenceEncoder.from_pretrained(folder, device="cpu", truncation="silent", **options)
         self.batch_invariant = batch_invariant
 
     def encode(self, texts: list[str], limit: int, setting: Setting) -> np.ndarray:
@@ -56,6 +57,11 @@ def _padded(name: str, precision: str, open_session: Callable[..., Session], nee
     return Engine(name, precision, partial(Padded, open_session=open_session), options, needs, environments)
 
 
+def _compiled(precision: str) -> Engine:
+    name = " ".join(["minibert compiled", precision]).removesuffix(" float32")
+    return Engine(name, precision, Minibert, {"dtype": precision, "compiled": True}, "compiled")
+
+
 def _ctranslate2_environments() -> tuple[dict[str, str], ...]:
     """Return its two matrix libraries; AVX-512 is switched on where present, since it doesn't do so by itself."""
     processor = Path("/proc/cpuinfo")
@@ -74,14 +80,17 @@ ENGINES = {
         _padded("ctranslate2", "float32", ctranslate2, "ctranslate2"),
         Engine("minibert", "float32", Minibert),
         Engine("minibert batch-invariant", "float32", Minibert, {"batch_invariant": True}),
+        _compiled("float32"),
         _padded("transformers bfloat16", "bfloat16", transformers, dtype="bfloat16"),
         Engine("sentence-transformers bfloat16", "bfloat16", SentenceTransformers, {"dtype": "bfloat16"}),
         _padded("openvino bfloat16", "bfloat16", openvino, "openvino", dtype="bf16"),
         _padded("ctranslate2 bfloat16", "bfloat16", ctranslate2, "ctranslate2", dtype="bfloat16"),
         Engine("minibert bfloat16", "bfloat16", Minibert, {"dtype": "bfloat16"}),
+        _compiled("bfloat16"),
         _padded("onnxruntime int8", "int8", onnxruntime, "onnx", file="int8.onnx"),
         _padded("ctranslate2 int8", "int8", ctranslate2, "ctranslate2", dtype="int8"),
         _padded("ctranslate2 int8_bfloat16", "int8", ctranslate2, "ctranslate2", dtype="int8_bfloat16"),
         Engine("minibert int8", "int8", Minibert, {"dtype": "int8"}),
+        _compiled("int8"),
     )
 }

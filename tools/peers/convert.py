@@ -136,6 +136,13 @@ def to_ctranslate2(model: Model) -> None:
     TransformersConverter(model.folder).convert(str(target / "int8"), quantization="int8")
 
 
+def to_compiled(model: Model) -> None:
+    """Write compiled/, the checkpoint with minibert's layers as machine code."""
+    from minibert import SentenceEncoder
+
+    SentenceEncoder.from_pretrained(model.folder, device="cpu").compile(Path(model.work) / "compiled")
+
+
 def float64_vectors(model: Model, texts: Sequence[str]) -> np.ndarray:
     """Return the vectors of transformers and its tokenizer in float64, one text after another: nothing is padded."""
     from transformers import AutoTokenizer
@@ -154,6 +161,7 @@ KINDS: dict[str, Callable[[Model], None]] = {
     "onnx": to_onnx,
     "openvino": to_openvino,
     "ctranslate2": to_ctranslate2,
+    "compiled": to_compiled,
 }
 
 

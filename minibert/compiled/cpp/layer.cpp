@@ -47,7 +47,7 @@ class Memory {  // of one thread, kept from call to call
 thread_local Memory states, panels;
 
 template <class A>
-bool compute(const Layer& layer, const float* x, float* y, const int32_t* lengths, int texts, bool first_only,
+bool compute(const Layer& layer, const float* x, float* y, const int64_t* lengths, int texts, bool first_only,
              int threads) {
     using Value = typename A::Attention::Input;
     const int K = layer.head_size, parts = first_only ? 2 : 3;
@@ -57,14 +57,15 @@ bool compute(const Layer& layer, const float* x, float* y, const int32_t* length
     const int64_t N = first_only ? texts : T, tile = TILE, widest = F > W ? F : W;
     const int64_t stride = round_up(parts * W, PANEL), q_stride = first_only ? round_up(W, PANEL) : stride;
     const int64_t sizes = T * stride + N * (W + D + q_stride) + tile * (D_wide + D + F + round_up(widest, PANEL) + D + 2);
-    if (!states.reserve(sizes + texts + 16 * 10)) return false;
+    if (!states.reserve(sizes + 2 * texts + 16 * 10)) return false;
     auto* values = states.take<Value>(T * stride);  // queries, keys and values, or keys and values
     auto* queries = first_only ? states.take<Value>(N * q_stride) : values;
-    auto* starts = states.take<int32_t>(texts);
+    auto* starts = states.take<int64_t>(2 * texts);
     float *attended = states.take(N * W), *first = states.take(first_only ? N * D : 0);
     float *added = states.take(tile * D_wide), *normed = states.take(tile * D), *raised = states.take(tile * F);
     const Space space = {states.take(tile * (round_up(widest, PANEL) + D)), states.take(tile), states.take(tile)};
-    for (int text = 0, start = 0; text < texts; start += lengths[text++]) {
+    int64_t start = 0;
+    for (int text = 0; text < texts; start += lengths[text++]) {
         starts[text] = start;
         if (first_only && lengths[text]) std::memcpy(first + text * D, x + start * D, D * sizeof *x);
         if (first_only && !lengths[text]) {  // no tokens: any numbers do, that are finite
@@ -125,7 +126,7 @@ extern "C" {
 int minibert_panel() { return PANEL; }
 
 // x (T, D) -> y (T, D), or (texts, D) of each text's first token. Returns 0 where memory ran out.
-int minibert_layer(const Layer* layer, const float* x, float* y, const int32_t* lengths, int texts, int first_only,
+int minibert_layer(const Layer* layer, const float* x, float* y, const int64_t* lengths, int texts, int first_only,
                    int threads) {
     const auto with = layer->arithmetic == 0 ? compute<Float32> : layer->arithmetic == 1 ? compute<BFloat16> : compute<Int8>;
     return with(*layer, x, y, lengths, texts, first_only, threads);
