@@ -100,6 +100,7 @@ def _unusable(library: Library, facts: dict[str, Any], wanted: bool | None, arit
 
 def _wrong(library: Library, arithmetic: str) -> str:
     """Say how far the library is from the page, if too far. Raise OSError if it can't be loaded."""
+    library.load()  # outside of what `difference` catches
     apart = difference(partial(CompiledLayer, library, arithmetic), torch.float32, "gelu")
     if apart < TOLERANCES[arithmetic]:
         return ""

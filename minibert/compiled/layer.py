@@ -61,6 +61,10 @@ class Library:
         code.minibert_layer.argtypes = [POINTER, POINTER, POINTER, POINTER, *[ctypes.c_int] * 3]
         return code
 
+    def load(self) -> None:
+        """Raise OSError if it can't be loaded."""
+        _ = self._code
+
     @cached_property
     def panel(self) -> int:
         """Outputs that are computed at once."""
