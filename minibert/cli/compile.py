@@ -17,7 +17,7 @@ HELP = "machine code for this processor, beside a model"
 EXAMPLES = """\
 examples:
   minibert compile -o ./compiled                              the built-in model
-  minibert compile sentence-transformers/all-MiniLM-L6-v2 -o ./minilm
+  minibert compile sentence-transformers/bert-base-nli-cls-token -o ./bert
   minibert embed --model ./compiled --dtype int8 "A man is eating food.\""""
 
 

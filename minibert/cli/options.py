@@ -53,8 +53,9 @@ def load_encoder(options: Namespace) -> SentenceEncoder:
     """Load the encoder of `add_encoder`'s flags."""
     from ..encoder import SentenceEncoder
 
-    names = ("revision", "local_files_only", "device", "dtype", "pooling", "truncation", "compiled")
-    return SentenceEncoder.from_pretrained(options.model, **keywords(options, *names))
+    names = ("revision", "local_files_only", "device", "dtype", "pooling", "truncation")
+    compiled = getattr(options, "compiled", None)  # `train` lacks the flag
+    return SentenceEncoder.from_pretrained(options.model, compiled=compiled, **keywords(options, *names))
 
 
 def keywords(options: Namespace, *names: str) -> dict[str, Any]:
