@@ -228,10 +228,8 @@ class SingleBatch:
     FIRST, MOST = 0.2, 6.4  # seconds of calls on one core before the next trial; twice as many after each crowded one
 
     def __init__(self) -> None:
-        self.wall = self.busy = 0.0  # of the window, in seconds; busy is the mean of the cores
-        self.crowded = 0
-        self.on_one = 0.0
-        self.patience = self.FIRST
+        self.wall = self.busy = self.on_one = 0.0  # seconds: of the window, of a core in it, and to go on one core
+        self.crowded, self.patience = 0, self.FIRST
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Return the work's result."""
@@ -249,12 +247,11 @@ class SingleBatch:
         self.wall, self.busy = self.wall + wall, self.busy + busy / threads
         if self.wall < self.WINDOW:
             return
-        free, self.wall, self.busy = self.busy > self.FREE * self.wall, 0.0, 0.0
-        if free:
-            self.crowded, self.patience = 0, self.FIRST
-            return
-        self.crowded += 1
-        if self.crowded == self.TRIAL:
+        self.crowded = 0 if self.busy > self.FREE * self.wall else self.crowded + 1
+        self.wall = self.busy = 0.0
+        if not self.crowded:
+            self.patience = self.FIRST
+        elif self.crowded == self.TRIAL:
             self.on_one, self.crowded, self.patience = self.patience, 0, min(2 * self.patience, self.MOST)
 
 
