@@ -1,8 +1,7 @@
 """Which texts are computed together, on which core, and back in which place.
 
 Texts of near-equal length share a batch, so that padding hardly exists. Whole batches run side by side on the CPU, each
-on a core of its own. torch would split every matrix product among all cores and wait for the slowest at each: no
-faster for batches of this size, and far slower when another process keeps a core busy.
+on a core of its own: torch would split every product among all cores, and wait for the slowest at each.
 """
 
 from __future__ import annotations
@@ -216,10 +215,10 @@ def side_by_side(
 class SingleBatch:
     """Compute a batch without others beside it: on all cores, or on one while another process keeps some busy.
 
-    torch splits every product among its threads and waits for the last of them. If that one has to share its core, all
-    wait, many times a forward, and a call takes ten times as long. It shows in the processor time that this process
-    gets. The system counts a running thread's time at its ticks, some milliseconds apart, so calls are judged
-    together. After two crowded windows, the next calls run on one core, and then all cores are tried again.
+    torch splits every product among its threads and waits for the last of them. If that one shares its core, all wait,
+    many times a forward, and a call takes ten times as long. It shows in the processor time that this process gets:
+    over many calls, for the system counts it at ticks, milliseconds apart. After two crowded windows, the next calls
+    run on one core, and then all cores are tried again.
     """
 
     FREE = 0.78  # of the cores' time: idle cores give more, a shared core gives less (measured on two cores)
@@ -236,9 +235,8 @@ class SingleBatch:
         wall, busy, alone = time.perf_counter(), time.process_time(), self.on_one > 0
         result = on_one_core(work) if alone else work()
         wall = time.perf_counter() - wall
-        if alone:
-            self.on_one -= wall
-        else:
+        self.on_one -= wall if alone else 0.0
+        if not alone:
             self.learn(wall, time.process_time() - busy, torch.get_num_threads())
         return result
 
