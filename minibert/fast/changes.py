@@ -27,8 +27,8 @@ FORWARDS = [vars(kind) for kind in (nn.Linear, nn.Embedding, nn.Dropout, nn.Iden
 DATA: Any = Tensor.data  # torch's own descriptor
 _forward, _code, _dtype = itemgetter("forward"), attrgetter("__code__"), attrgetter("dtype")
 _NEW = nn.Parameter.__new__.__code__
-# Change with a tracked parameter's values, unless memory is shared; `torch.utils.swap_tensors` changes `_cdata` only.
-version, _version = attrgetter("_version", "_cdata", "taken"), attrgetter("_version", "_cdata")
+# Change with a tracked parameter's values, unless memory is shared. `torch.utils.swap_tensors` exchanges attributes.
+version, _version, _taken = attrgetter("_version", "taken"), attrgetter("_version"), attrgetter("taken")
 
 
 class Snapshot:
@@ -50,6 +50,7 @@ class Snapshot:
         self._weights = list(weights)
         self._others = [] if self._weights else list(root.parameters())  # without a stack only dtypes count
         self._seen, self._versions = self._look(), list(map(_version, self._weights))
+        self._taken = list(map(_taken, self._weights))
         self._sizes = list(map(len, own))  # a `forward` set on a part is one entry more
         self._accesses = TrackedParameter.accesses
 
@@ -60,13 +61,14 @@ class Snapshot:
         if TrackedParameter.accesses != self._accesses or list(map(_version, self._weights)) != self._versions:
             return False
         now = self._look()
-        return len(now) == len(self._seen) and all(map(is_, now, self._seen))
+        same = len(now) == len(self._seen) and all(map(is_, now, self._seen))
+        return same and list(map(_taken, self._weights)) == self._taken
 
     def _look(self) -> list[object]:
         tables = chain.from_iterable(map(dict.values, self._filled))
         settings = [own.get(name) for own, name in self._settings]
-        dtypes = map(_dtype, self._others)
-        return [*tables, *map(type, self._parts), *settings, *dtypes, bool(_has_any_global_hook())]
+        kinds, dtypes = map(type, chain(self._parts, self._weights)), map(_dtype, self._others)
+        return [*tables, *kinds, *settings, *dtypes, bool(_has_any_global_hook())]
 
 
 def modules_in(module: nn.Module) -> Iterator[nn.Module]:
@@ -100,7 +102,7 @@ class Code:
 class TrackedParameter(nn.Parameter):
     """Count how often `.data` was taken: the one way to write to a parameter that torch itself does not count."""
 
-    taken = 0
+    taken = 0  # another number in each, also before `.data` was taken
     accesses = 0  # to any of them
     _numbers = count(1)
 
@@ -131,6 +133,8 @@ def track(part: nn.Module) -> list[nn.Parameter]:
     for weight in part.parameters():
         if type(weight) is nn.Parameter:
             weight.__class__ = TrackedParameter
+        if isinstance(weight, TrackedParameter):
+            weight.__dict__.setdefault("taken", next(TrackedParameter._numbers))
     return [weight for weight in part.parameters() if isinstance(weight, TrackedParameter)]
 
 

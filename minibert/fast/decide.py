@@ -54,12 +54,8 @@ class Decision:
         """Return a table: part, who computes it, and why."""
         if self.stack is None:
             return table([("all", "page", self.reasons[""])], left=(0, 1, 2))
-        parts = {"embeddings": FastLayer.by} | {f"layers.{i}": x.by for i, x in enumerate(self.stack.layers) if x}
-        names = ["embeddings", *(f"layers.{i}" for i in range(len(self.stack.layers)))]
-        rows = [
-            (name, parts[name], "") if name not in self.reasons else (name, "page", self.reasons[name])
-            for name in names
-        ]
+        parts = {"embeddings": FastLayer.by, **{f"layers.{i}": x and x.by for i, x in enumerate(self.stack.layers)}}
+        rows = [(name, "page" if (why := self.reasons.get(name)) else by, why or "") for name, by in parts.items()]
         return table([("part", "computed by", f"(products in {self.arithmetic})"), *rows], left=(0, 1, 2))
 
 

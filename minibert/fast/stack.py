@@ -52,7 +52,7 @@ class FastEmbeddings:
 class FastLayer:
     """Attention, then feed-forward; each adds to its input and the sum is normalised. Weights are packed when used."""
 
-    by = "fast"  # the name of what computes
+    by = "fast"
 
     def __init__(self, layer: EncoderLayer, arithmetic: Arithmetic) -> None:
         self.layer, self.arithmetic = layer, arithmetic
