@@ -70,8 +70,7 @@ def decide(
     """Decide for all calls until something changes.
 
     ``root`` holds all that computes, ``model`` is a Bert or has one as `bert`, ``readers`` read the last states,
-    ``before`` is the decision that no longer holds (weights that did not change stay packed), and ``make`` makes a
-    layer of the stack from one of the page (None: that of the arithmetic).
+    ``before`` no longer holds (weights that did not change stay packed), ``make`` makes the stack's layers.
     """
     code = Code({kind for part in root.modules() for kind in type(part).__mro__ if kind in PAGE})
     bert: Any = getattr(model, "bert", model)
@@ -155,13 +154,16 @@ def _stack(
     return None
 
 
-@cache
 def _fresh(kind: Any) -> Any:
     """Return a part of the page as it is made, without numbers; None for other classes. Fused parts count as such."""
-    page = next((page for page, part in FUSED.items() if part is kind), kind)
+    return _fresh_parts().get(next((page for page, part in FUSED.items() if part is kind), kind))
+
+
+@cache
+def _fresh_parts() -> dict[type, nn.Module]:
     with on_meta():
         model = BertForSequenceClassification(ClassifierConfig(num_hidden_layers=1))
-    return next((part for part in (*model.modules(), Pooling()) if type(part) is page), None)
+    return {type(part): part for part in reversed((*model.modules(), Pooling()))}
 
 
 def _departure(owner: nn.Module, name: str, kind: Any, *, deep: bool = True) -> str | None:
