@@ -1,4 +1,4 @@
-// Attention of one head in one text. Keys and values are packed as panels, so that it is two products and a softmax.
+// Attention of one head in one text: keys and values are packed as panels, so it is two products and a softmax.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace {
 
-template <int STEP = LANES / 2> inline void transpose(Words (&rows)[LANES]) {  // blocks change places, then their halves
+template <int STEP = LANES / 2> inline void transpose(Words (&rows)[LANES]) {  // blocks change places, then halves
     Words upper, lower;
     for (uint32_t i = 0; i < LANES; ++i) {
         upper[i] = i & STEP ? i - STEP + LANES : i;
@@ -99,7 +99,8 @@ void attend(const typename A::Input* q, int64_t q_stride, int Q, const typename 
                 float both[PANEL];
                 store(both, left * inverse[r]);
                 store(both + LANES, right * inverse[r]);
-                std::memcpy(y + (begin + r) * y_stride + panel, both, (K - panel < PANEL ? K - panel : PANEL) * sizeof *y);
+                const int64_t count = K - panel < PANEL ? K - panel : PANEL;
+                std::memcpy(y + (begin + r) * y_stride + panel, both, count * sizeof *y);
             });
     }
 }

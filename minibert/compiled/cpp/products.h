@@ -8,11 +8,12 @@ namespace {
 
 // A panel has the weights of PANEL outputs, input by input, so that it is read once from front to back.
 constexpr int PANEL = 2 * LANES;
-constexpr int AHEAD = 64 * PANEL * 4;  // bytes that are fetched before they are needed: the processor stops at pages
+constexpr int AHEAD = 64 * PANEL * 4;  // bytes that are fetched early: the processor itself stops at pages
 
 // R rows times one panel, `depth` groups of inputs deep. `take` gets each row's two vectors of sums.
 template <class A, int R, class Take>
-inline void multiply(const typename A::Input* x, int64_t stride, const typename A::Weight* w, int64_t depth, Take take) {
+inline void multiply(const typename A::Input* x, int64_t stride, const typename A::Weight* w, int64_t depth,
+                     Take take) {
     typename A::Sum sums[R][2] = {};
     for (int64_t i = 0; i < depth; ++i, x += A::GROUP, w += PANEL * A::GROUP) {
         __builtin_prefetch(reinterpret_cast<const char*>(w) + AHEAD);
@@ -84,7 +85,7 @@ void linear(const Product& p, const Inputs<A>& in, int rows, Out* y, int64_t y_s
     }
 }
 
-// ---- passes over rows ------------------------------------------------------------------------------------------------
+// ---- passes over rows -----------------------------------------------------------------------------------------------
 
 struct Space {  // for a tile's rows as factors
     void* x;
@@ -126,7 +127,7 @@ template <class A> Inputs<A> factors(const float* x, int64_t stride, int rows, i
     return {to, width, space.step, space.lowest};
 }
 
-template <> Inputs<Float32> factors(const float* x, int64_t stride, int, int64_t, const Space&) {
+template <> inline Inputs<Float32> factors(const float* x, int64_t stride, int, int64_t, const Space&) {
     return {x, stride, nullptr, nullptr};
 }
 

@@ -46,7 +46,7 @@ inline void store(uint16_t* to, Floats v) {  // as bfloat16, rounded to even; Na
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// ---- functions -------------------------------------------------------------------------------------------------------
+// ---- functions ------------------------------------------------------------------------------------------------------
 
 inline Floats exponential(Floats x) {  // to 1e-7, between -87 and 87
     x = x < -87.f ? Floats{} - 87.f : x > 87.f ? Floats{} + 87.f : x;
@@ -72,7 +72,7 @@ inline Floats activate(Floats x, Activation name) {
     return name == GELU ? gelu(x) : name == GELU_TANH ? gelu_tanh(x) : name == RELU ? (x < 0.f ? Floats{} : x) : x;
 }
 
-// ---- arithmetics -----------------------------------------------------------------------------------------------------
+// ---- arithmetics ----------------------------------------------------------------------------------------------------
 // `add` takes GROUP inputs (four bytes) and the weights of LANES outputs into LANES sums. Attention is never in int8.
 
 struct Float32 {
