@@ -16,6 +16,7 @@ ROOMS = {
     "config": set(),
     "pooling": {"torch"},
     "display": {"huggingface_hub"},
+    "tables": {"pyarrow"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
     "model": {"torch"},
     "heads": {"torch"},
