@@ -37,14 +37,10 @@ def place_of(file: str, line: int, form: str) -> str:
 Row: TypeAlias = "tuple[int, list[Any] | BadRow]"  # the number of its first line, and its cells
 
 
-def ending(path: Path) -> str:
-    """Return the ending of a file's name in lower case, without the dot and without .gz or .zst."""
-    return Path(path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix.removeprefix(".")
-
-
 def form_of(path: Path) -> str:
-    """Return the form that a file's name says it has: one of FORMS, or else the ending itself."""
-    return {"ndjson": "jsonl", "pq": "parquet"}.get(ending(path), ending(path))
+    """Return the form that a file's name says it has: one of FORMS, or else its ending, without .gz or .zst."""
+    ending = Path(path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix.removeprefix(".")
+    return {"ndjson": "jsonl", "pq": "parquet"}.get(ending, ending)
 
 
 def read_rows(file: BinaryIO, name: str, form: str, columns: Sequence[Column] = ()) -> Iterator[Row]:

@@ -32,6 +32,7 @@ ROOMS = {
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
+    "bulk": {"torch", "numpy", "pyarrow"},
     "cli": {"numpy", "torch"},
     "__main__": set(),
 }
@@ -167,6 +168,8 @@ def test_importing_minibert_imports_neither_torch_nor_the_network():
     [
         [],
         ["embed"],
+        ["embed-corpus"],
+        ["search"],
         ["similarity"],
         ["view"],
         ["inspect"],
