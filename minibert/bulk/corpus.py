@@ -61,16 +61,7 @@ def embed_corpus(
     with open_job(place, _describe(encoder, chosen, found)) as state:
         before = state.rows
         if not state.complete:
-            with (
-                Rejects(place, state, skip=on_error == "skip") as rejects,
-                closing(Reader(found, chosen.columns, state.position, rejects)) as reader,
-                progress_bar(reader.total >> 10, "kB", show_progress_bar) as bar,
-            ):
-                run = _Run(encoder, reader, chosen, place, state, bar)
-                while run.add_shard():
-                    state.rejects = rejects.flush()
-                    save_state(place, state)
-                rejects.flush()
+            _go_on(encoder, found, chosen, place, state, on_error, show_progress_bar)
             finish(place, state)
     seconds = perf_counter() - start
     return CorpusReport(
@@ -81,6 +72,27 @@ def embed_corpus(
         seconds=seconds,
         texts_per_second=(state.rows - before) / seconds,
     )
+
+
+def _go_on(
+    encoder: SentenceEncoder,
+    sources: list[Source],
+    chosen: CorpusOptions,
+    folder: Path,
+    state: State,
+    on_error: str,
+    shown: bool,
+) -> None:
+    with (
+        Rejects(folder, state, skip=on_error == "skip") as rejects,
+        closing(Reader(sources, chosen.columns, state.position, rejects)) as reader,
+        progress_bar(reader.total >> 10, "kB", shown) as bar,
+    ):
+        run = _Run(encoder, reader, chosen, folder, state, bar)
+        while run.add_shard():
+            state.rejects = rejects.flush()
+            save_state(folder, state)
+        rejects.flush()
 
 
 def _describe(encoder: SentenceEncoder, chosen: CorpusOptions, sources: list[Source]) -> dict[str, Any]:

@@ -121,9 +121,8 @@ def community_detection(
     n = len(embeddings)
     with progress_bar(n, "vectors", show_progress_bar) as bar:
         for first, some in chunks(embeddings, min(batch_size, max(1, SCORES // ROWS))):
-            found += [
-                (first + i, near) for i, near in _near(some, embeddings, threshold) if len(near) >= min_community_size
-            ]
+            groups = enumerate(_near(some, embeddings, threshold), first)
+            found += [(center, near) for center, near in groups if len(near) >= min_community_size]
             bar.update(len(some))
     taken, communities = np.zeros(n, dtype=bool), []
     for center, near in sorted(found, key=lambda each: len(each[1]), reverse=True):

@@ -201,15 +201,16 @@ class Index:
                 yield shard * self._shard_rows + start, codes[start : start + ROWS]
 
     def _open(self, ending: str) -> list[np.ndarray]:
-        shards = []
+        shards: list[np.ndarray] = []
         for shard in range(self.manifest["shards"]):
-            path = self.folder / name_of(shard, ending)
+            path, rows = self.folder / name_of(shard, ending), len(self) - shard * self._shard_rows
             try:  # copy-on-write: torch takes no array that can't be written
-                shards.append(np.load(path, mmap_mode="c"))
-            except ValueError as error:
+                codes = np.load(path, mmap_mode="c")
+            except (ValueError, EOFError, OverflowError) as error:
                 raise FileError(f"{path}: not an array of numpy, or damaged ({error})") from None
-        if (rows := sum(map(len, shards))) != len(self):
-            raise FileError(f"{self.folder}: the shards have {rows} vectors, the manifest says {len(self)}")
+            if codes.ndim != 2 or len(codes) != min(rows, self._shard_rows):
+                raise FileError(f"{path}: {codes.shape}, and the manifest says {min(rows, self._shard_rows)} vectors")
+            shards.append(codes)
         return shards
 
 

@@ -30,7 +30,7 @@ def store(vectors: np.ndarray, precision: str, ranges: np.ndarray | None) -> np.
 
 
 def restore(codes: np.ndarray, precision: str, width: int, ranges: np.ndarray | None) -> torch.Tensor:
-    """Convert what was stored to vectors (n, D) in float32: bits to -1 and 1, int8 to the lower end of its step."""
+    """Convert what was stored to vectors (n, D) in float32: bits to -1 and 1, int8 to the middle of its step."""
     if precision == "ubinary":
         bits = np.unpackbits(np.ascontiguousarray(codes), axis=-1, count=width)
         return torch.from_numpy(bits).float() * 2 - 1
@@ -41,7 +41,7 @@ def restore(codes: np.ndarray, precision: str, width: int, ranges: np.ndarray | 
     low, high = torch.from_numpy(ranges)
     steps = (high - low) / 255
     steps[steps == 0] = 1
-    return (vectors.float() + 128) * steps + low
+    return (vectors.float() + 128.5) * steps + low
 
 
 def write_shard(
