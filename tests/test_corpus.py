@@ -1,5 +1,6 @@
 """Files in, shards out: every form of source and sink, bad rows, the report, the command."""
 
+import copy
 import gzip
 import json
 import subprocess
@@ -237,7 +238,7 @@ def test_windows_are_bounded_in_letters(encoder, tmp_path, monkeypatch):
     encode = SentenceEncoder.encode
     monkeypatch.setattr(SentenceEncoder, "encode", lambda *a, **o: seen.append(len(a[1])) or encode(*a, **o))
     embed_corpus(encoder, write(tmp_path / "x.txt", "hello\n" * 7), tmp_path / "out", shard_rows=5)
-    assert seen == [0, 2, 2, 1, 2]
+    assert seen == [0, 2, 2, 1, 2, 0]
 
 
 def test_a_text_that_the_model_refuses_is_said_by_its_row(model, tmp_path):
@@ -245,6 +246,21 @@ def test_a_text_that_the_model_refuses_is_said_by_its_row(model, tmp_path):
     path = write(tmp_path / "x.txt", "hello\n" + "the cat " * 50)
     with pytest.raises(ValueError, match=r"among .*x\.txt:1 to .*x\.txt:2: texts longer than 40 tokens"):
         embed_corpus(strict, path, tmp_path / "out")
+
+
+def test_several_processes_keep_the_order(encoder, tmp_path):
+    path = write(tmp_path / "x.txt", "".join(f"the cat {i}\n" for i in range(50)))
+    reports = [
+        embed_corpus(encoder, path, tmp_path / str(n), shard_rows=4, processes=n, keep_texts=True) for n in (1, 2)
+    ]
+    assert reports[0].tokens == reports[1].tokens
+    for file in (tmp_path / "1").glob("shard-*"):
+        assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes()
+    assert len(list((tmp_path / "2").iterdir())) == len(list((tmp_path / "1").iterdir())) == 27
+    with pytest.raises(ValueError, match=r"among .*x\.txt:1 to .*x\.txt:4: texts longer than 40 tokens"):
+        strict = copy.copy(encoder)
+        strict.truncation = "error"
+        embed_corpus(strict, write(path, "the cat " * 50 + "\na" * 9), tmp_path / "3", shard_rows=4, processes=2)
 
 
 # --- The command

@@ -14,19 +14,17 @@ import numpy as np
 
 from .. import __version__
 from ..checkpoint.atomic import naming, replacing, replacing_all
-from ..display import ProgressBar, progress_bar
+from ..display import progress_bar
+from ..truncation import TruncationReport
 from ..vectors import find_ranges, write_npy
 from .job import Rejects, State, describe_model, finish, open_job, save_state
 from .settings import CorpusOptions, CorpusReport
 from .shards import RANGES, store, write_shard
-from .sources import Reader, Source, find_sources
+from .sources import Position, Reader, Source, Window, find_sources
+from .windows import encode_window, encoded
 
 if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
-
-WINDOW = 8192  # texts that are encoded together, at most
-# A call of few texts may be one batch, which takes one core or all, as the others are busy: with other last bits.
-FEW = 256
 
 
 def embed_corpus(
@@ -61,7 +59,7 @@ def embed_corpus(
     with open_job(place, _describe(encoder, chosen, found)) as state:
         before = state.rows
         if not state.complete:
-            _go_on(encoder, found, chosen, place, state, on_error, show_progress_bar)
+            _Run(chosen, place, state)(encoder, found, on_error, show_progress_bar)
             finish(place, state)
     seconds = perf_counter() - start
     return CorpusReport(
@@ -74,102 +72,72 @@ def embed_corpus(
     )
 
 
-def _go_on(
-    encoder: SentenceEncoder,
-    sources: list[Source],
-    chosen: CorpusOptions,
-    folder: Path,
-    state: State,
-    on_error: str,
-    shown: bool,
-) -> None:
-    with (
-        Rejects(folder, state, skip=on_error == "skip") as rejects,
-        closing(Reader(sources, chosen.columns, state.position, rejects)) as reader,
-        progress_bar(reader.total >> 10, "kB", shown) as bar,
-    ):
-        run = _Run(encoder, reader, chosen, folder, state, bar)
-        while run.add_shard():
-            state.rejects = rejects.flush()
-            save_state(folder, state)
-        rejects.flush()
-
-
 def _describe(encoder: SentenceEncoder, chosen: CorpusOptions, sources: list[Source]) -> dict[str, Any]:
     """Return the manifest. A wrong option of `encode` is refused here."""
+    vectors, _ = encode_window(encoder, Window([], [], Position()), chosen.encoding)
     return {
         "format": 1,
         "minibert": __version__,
         "model": describe_model(encoder),
-        "width": _encode(encoder, [], chosen).shape[1],
+        "width": vectors.shape[1],
         "options": asdict(chosen),
         "sources": {source.path: source.fingerprint() for source in sources},
     }
 
 
-def _encode(encoder: SentenceEncoder, texts: list[str], chosen: CorpusOptions) -> np.ndarray:
-    """Return the vectors of a window, (n, D) in float32."""
-    vectors: np.ndarray = encoder.encode_document(texts, batch_invariant=len(texts) < FEW, **chosen.encoding)
-    return vectors.astype(np.float32, copy=False)
-
-
 class _Run:
-    """The work of one run: texts are read, encoded in windows, and written a shard at a time."""
+    """The work that is left of a job: its texts are read, encoded in windows, and written a shard at a time."""
 
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        reader: Reader,
-        chosen: CorpusOptions,
-        folder: Path,
-        state: State,
-        bar: ProgressBar,
-    ) -> None:
-        self.encoder, self.reader, self.chosen, self.folder, self.state = encoder, reader, chosen, folder, state
-        self.bar, self.shown, self.first, self.start = bar, 0, state.rows, perf_counter()
+    def __init__(self, chosen: CorpusOptions, folder: Path, state: State) -> None:
+        self.chosen, self.folder, self.state = chosen, folder, state
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.vectors: list[np.ndarray] = []
 
-    def add_shard(self) -> bool:
-        """Write the next shard. Return False if nothing is left for one."""
-        ids: list[str] = []
-        texts: list[str] = []
-        parts: list[np.ndarray] = []
-        while len(ids) < self.chosen.shard_rows:
-            names, window = self.reader.take(min(WINDOW, self.chosen.shard_rows - len(ids)))
-            if not names:
-                break
-            try:
-                parts.append(_encode(self.encoder, window, self.chosen))
-            except ValueError as error:
-                raise ValueError(f"among {names[0]} to {names[-1]}: {error}") from error
-            ids += names
-            texts += window if self.chosen.keep_texts else []
-            self._count(len(names))
-        if not ids:
-            return False
-        vectors = np.concatenate(parts)
-        stored = {"embedding": store(vectors, self.chosen.precision, self._ranges(vectors))}
-        if self.chosen.copy:
-            stored[self.chosen.copy] = vectors.astype(self.chosen.copy)
-        with naming(self.folder), replacing_all(self.folder) as new:
-            kept = texts if self.chosen.keep_texts else None
-            write_shard(new, self.state.shards, self.chosen.output_format, stored, ids, kept)
-        self.state.shards += 1
-        return True
+    def __call__(self, encoder: SentenceEncoder, sources: list[Source], on_error: str, shown: bool) -> None:
+        state, first, start = self.state, self.state.rows, perf_counter()
+        with closing(Rejects(self.folder, state, skip=on_error == "skip")) as rejects:
+            reader = Reader(sources, self.chosen.columns, state.position, rejects)
+            windows = reader.windows(self.chosen.shard_rows)
+            with progress_bar(reader.total >> 10, "kB", shown) as bar, closing(windows):
+                done = 0
+                for window, (vectors, report) in encoded(encoder, windows, self.chosen.encoding, self.chosen.processes):
+                    self.add(window, vectors, report)
+                    bar.update((reader.done >> 10) - done)
+                    done = reader.done >> 10
+                    rate = round((state.rows - first) / (perf_counter() - start))
+                    counts = {"truncated": state.truncated, "rejected": window.position.rejected}
+                    bar.set_postfix(**{"texts": state.rows, "texts/s": rate, **counts})
 
-    def _count(self, rows: int) -> None:
-        report, state = self.encoder.truncation_report, self.state
-        state.rows += rows
+    def add(self, window: Window, vectors: np.ndarray, report: TruncationReport) -> None:
+        """Add a window to the shard. If it is full, or the window is the last one, which is empty, write the shard."""
+        state = self.state
+        self.ids += window.ids
+        self.texts += window.texts if self.chosen.keep_texts else []
+        self.vectors.append(vectors)
+        state.rows += len(window.ids)
         state.tokens += report.kept
         state.truncated += report.texts
         state.cut += report.tokens
-        done = self.reader.done >> 10
-        self.bar.update(done - self.shown)
-        self.shown = done
-        rate = (state.rows - self.first) / (perf_counter() - self.start)
-        counts = {"truncated": state.truncated, "rejected": state.position.rejected}
-        self.bar.set_postfix(**{"texts": state.rows, "texts/s": round(rate), **counts})
+        state.position = window.position
+        if len(self.ids) == self.chosen.shard_rows or (self.ids and not window.ids):
+            self.write()
+            state.shards += 1
+            save_state(self.folder, state)
+            self.ids, self.texts, self.vectors = [], [], []
 
-    def _ranges(self, vectors: np.ndarray) -> np.ndarray | None:
+    def write(self) -> None:
+        """Write the shard, all of its files or none."""
+        vectors, columns = np.concatenate(self.vectors), {"id": self.ids}
+        if self.chosen.keep_texts:
+            columns["text"] = self.texts
+        stored = {"embedding": store(vectors, self.chosen.precision, self.ranges(vectors))}
+        if self.chosen.copy:
+            stored[self.chosen.copy] = vectors.astype(self.chosen.copy)
+        with naming(self.folder), replacing_all(self.folder) as new:
+            write_shard(new, self.state.shards, self.chosen.output_format, stored, columns)
+
+    def ranges(self, vectors: np.ndarray) -> np.ndarray | None:
         """Return the ranges of int8: those of the first shard, for all."""
         if self.chosen.precision != "int8":
             return None

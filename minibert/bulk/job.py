@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..checkpoint.atomic import PREFIX, locked, naming, recover, write_text
 from ..config import FileError, read_json
@@ -42,18 +44,18 @@ class State:
     tokens: int = 0
     truncated: int = 0  # texts
     cut: int = 0  # tokens, of their ends
-    rejects: int = 0  # bytes of the file of rejects
     position: Position = field(default_factory=Position)
 
 
 def describe_model(encoder: SentenceEncoder) -> dict[str, Any]:
     """Return the model's name, a hash of all that makes a vector of a text, and how it computes."""
-    digest = hashlib.sha256(repr((encoder.pooling, encoder.head, encoder.max_seq_length)).encode())
-    digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
+    settings = encoder.pooling, encoder.head, encoder.max_seq_length, encoder.prompts
+    pieces = sorted(encoder.tokenizer.get_vocab().items()), dict(encoder.tokenizer("Är, 中"))  # case, accents, Chinese
+    digest = hashlib.sha256(repr((settings, pieces)).encode())
     for name, tensor in encoder.state_dict().items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(flat.view(_bytes()).numpy()))
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
     return {
         "name": encoder.report.source if encoder.report else "",
         "sha256": digest.hexdigest(),
@@ -61,12 +63,6 @@ def describe_model(encoder: SentenceEncoder) -> dict[str, Any]:
         "device": encoder.device.type,
         "similarity": encoder.similarity_fn_name,
     }
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 @contextmanager
@@ -113,40 +109,27 @@ def save_state(folder: Path, state: State) -> None:
 
 
 class Rejects:
-    """What is done with bad rows. Calling it with one adds it to the file, from where the state says on, or raises it.
-
-    As a context, it closes the file.
-    """
+    """What is done with bad rows. A call adds a row to the file, from where the state says on, or raises it."""
 
     def __init__(self, folder: Path, state: State, *, skip: bool) -> None:
         self._path = folder / REJECTS
-        self._file = self._path.open("ab") if skip else None
+        self._file = self._path.open("ab", buffering=0) if skip else None
         if self._file:
-            self._file.truncate(state.rejects)
+            self._file.truncate(state.position.rejects)
 
-    def __call__(self, bad: BadRow) -> None:
-        """Add a row, or raise it."""
+    def __call__(self, bad: BadRow) -> int:
+        """Add a row, and return the bytes of the file; or raise it."""
         if self._file is None:
             raise bad
         line = {"file": bad.file, "line": bad.line, "reason": bad.reason}
         with naming(self._path):
             self._file.write(json.dumps(line).encode() + b"\n")
-
-    def flush(self) -> int:
-        """Write what waits to be written, and return the bytes of the file."""
-        if self._file is None:
-            return 0
-        with naming(self._path):
-            self._file.flush()
         return self._file.tell()
 
-    def __enter__(self) -> Rejects:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what can't be written is done again
-            if self._file:
-                self._file.close()
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
 
 
 def finish(folder: Path, state: State) -> None:

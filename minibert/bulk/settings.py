@@ -26,6 +26,7 @@ class CorpusOptions:
         keep_texts: Write the texts beside the ids, for a search to show.
         shard_rows: Vectors of a shard. What a crash costs is the time of one.
         truncate_dim, normalize_embeddings, prompt, prompt_name, batch_size: As in `encode_document`.
+        processes: That encode side by side on this machine, each on its share of the cores, or on a GPU.
 
     Raises:
         ValueError: a value is wrong.
@@ -44,9 +45,11 @@ class CorpusOptions:
     prompt: str | None = None
     prompt_name: str | None = None
     batch_size: int | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         check_count("shard_rows", self.shard_rows)
+        check_count("processes", self.processes)
         choices = {"output_format": FORMATS, "precision": PRECISIONS, "copy": (None, "float32", "float16")}
         for name, known in choices.items():
             if getattr(self, name) not in known:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..checkpoint.save import write_tensors
 from ..vectors import numbers, quantize_embeddings, write_npy
-from .settings import FORMATS
 
 RANGES = "ranges.npy"  # of int8
 
@@ -45,54 +42,35 @@ def restore(codes: np.ndarray, precision: str, width: int, ranges: np.ndarray | 
 
 
 def write_shard(
-    folder: Path,
-    shard: int,
-    form: str,
-    vectors: Mapping[str, np.ndarray],
-    ids: Sequence[str],
-    texts: Sequence[str] | None,
+    folder: Path, shard: int, form: str, vectors: dict[str, np.ndarray], columns: dict[str, list[str]]
 ) -> None:
     """Write the files of a shard.
 
     Args:
         folder: The folder.
         shard: Its number, from 0.
-        form: One of FORMATS.
+        form: One of `settings.FORMATS`.
         vectors: "embedding": the vectors as they are stored; and for "npy" a copy by its precision.
-        ids, texts: Of the vectors. None: texts are not kept.
+        columns: "id", and "text" if texts are kept.
     """
-    columns = {"id": list(ids), **({} if texts is None else {"text": list(texts)})}
-    WRITERS[form](folder, shard, vectors, columns)
-
-
-def _npy(folder: Path, shard: int, vectors: Mapping[str, np.ndarray], columns: dict[str, list[str]]) -> None:
-    for name, array in vectors.items():
-        with (folder / name_of(shard, "npy" if name == "embedding" else f"{name}.npy")).open("wb") as file:
-            write_npy(file, array)
-    (folder / name_of(shard, "json")).write_text(json.dumps(columns), encoding="utf-8")
-
-
-def _safetensors(folder: Path, shard: int, vectors: Mapping[str, np.ndarray], columns: dict[str, list[str]]) -> None:
-    tensors = {name: torch.from_numpy(array) for name, array in vectors.items()}
-    write_tensors(tensors, folder / name_of(shard, "safetensors"))
-    (folder / name_of(shard, "json")).write_text(json.dumps(columns), encoding="utf-8")
-
-
-def _jsonl(folder: Path, shard: int, vectors: Mapping[str, np.ndarray], columns: dict[str, list[str]]) -> None:
-    with (folder / name_of(shard, "jsonl")).open("w", encoding="utf-8", newline="\n") as file:
-        for *row, vector in zip(*columns.values(), vectors["embedding"], strict=True):
-            line = {**dict(zip(columns, row, strict=True)), "embedding": numbers(vector)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _parquet(folder: Path, shard: int, vectors: Mapping[str, np.ndarray], columns: dict[str, list[str]]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
     array = vectors["embedding"]
-    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(array.reshape(-1)), array.shape[1])
-    with (folder / name_of(shard, "parquet")).open("wb") as file:
-        parquet.write_table(pyarrow.table({**columns, "embedding": lists}), file)
+    if form in ("npy", "safetensors"):
+        (folder / name_of(shard, "json")).write_text(json.dumps(columns), encoding="utf-8")
+    if form == "npy":
+        for name, values in vectors.items():
+            with (folder / name_of(shard, "npy" if name == "embedding" else f"{name}.npy")).open("wb") as file:
+                write_npy(file, values)
+    elif form == "safetensors":
+        write_tensors({"embedding": torch.from_numpy(array)}, folder / name_of(shard, form))
+    elif form == "jsonl":
+        with (folder / name_of(shard, form)).open("w", encoding="utf-8", newline="\n") as lines:
+            for *row, vector in zip(*columns.values(), array, strict=True):
+                line = {**dict(zip(columns, row, strict=True)), "embedding": numbers(vector)}
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    else:
+        import pyarrow
+        from pyarrow import parquet
 
-
-WRITERS: dict[str, Callable[..., Any]] = dict(zip(FORMATS, (_npy, _parquet, _safetensors, _jsonl), strict=True))
+        lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(array.reshape(-1)), array.shape[1])
+        with (folder / name_of(shard, form)).open("wb") as file:
+            parquet.write_table(pyarrow.table({**columns, "embedding": lists}), file)

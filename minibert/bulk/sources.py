@@ -8,15 +8,15 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ..tables import FORMS, LONGEST, BadRow, Column, form_of, read_rows
 
-LETTERS = 2**23  # of the texts in memory at once
+ROWS, LETTERS = 8192, 2**23  # of a window, at most: what is encoded together
 WHOLE = 2**26  # bytes of a file that is hashed as a whole; of a longer one, SAMPLES parts of PART bytes
 SAMPLES, PART = 64, 2**20
 
@@ -107,37 +107,51 @@ class Position:
     row: int = 0  # rows of it that were read, rejected ones too
     digest: str = ""  # of these rows, where the source can't be read twice
     rejected: int = 0  # rows of all sources
+    rejects: int = 0  # bytes of the file of rejects
+
+
+class Window(NamedTuple):
+    """Texts to encode together, and the position after them."""
+
+    ids: list[str]
+    texts: list[str]
+    position: Position
 
 
 class Reader:
-    """The rows of all sources from a position on. ``position`` follows what `take` has returned.
+    """The rows of all sources from a position on.
 
-    ``on_bad`` is called for each bad row: it raises, or the row is left out.
+    ``on_bad`` is called with each bad row. It raises, or returns the bytes of the file that it has added the row to.
     """
 
     def __init__(
-        self, sources: Sequence[Source], columns: Sequence[Column], position: Position, on_bad: Callable[[BadRow], None]
+        self, sources: Sequence[Source], columns: Sequence[Column], position: Position, on_bad: Callable[[BadRow], int]
     ) -> None:
-        self.position = position
+        self._at = replace(position)
         self._sources, self._columns, self._on_bad = sources, columns, on_bad
         self._sizes = [source.size or 0 for source in sources]
         self._file: Any = None
-        self._rows = self._read()
 
-    def take(self, most: int) -> tuple[list[str], list[str]]:
-        """Return ids and texts of the next rows, at most so many, and LETTERS in all; none at the end.
+    def windows(self, shard_rows: int) -> Generator[Window, None, None]:
+        """Yield windows of at most ROWS texts and LETTERS, none of which is in two shards. The last one is empty.
 
         Raises:
             BadRow: what ``on_bad`` raises. ValueError: a file is damaged, or stdin is not what it was at first.
         """
-        ids, texts, letters = [], [], 0
-        for name, text in islice(self._rows, most):
-            ids.append(name)
-            texts.append(text)
-            letters += len(text)
-            if letters >= LETTERS:
-                break
-        return ids, texts
+        rows = 0
+        with closing(self._read()) as texts:
+            while True:
+                window, letters = Window([], [], self._at), 0
+                for name, text in islice(texts, min(ROWS, shard_rows - rows % shard_rows)):
+                    window.ids.append(name)
+                    window.texts.append(text)
+                    letters += len(text)
+                    if letters >= LETTERS:
+                        break
+                yield window._replace(position=replace(self._at))
+                rows += len(window.ids)
+                if not window.ids:
+                    return
 
     @property
     def total(self) -> int:
@@ -147,17 +161,13 @@ class Reader:
     @property
     def done(self) -> int:
         """Bytes that were read, roughly."""
-        source, file = self.position.source, self._file
+        before, file = sum(self._sizes[: self._at.source]), self._file
         if file is None or (not file.closed and not file.seekable()):
-            return sum(self._sizes[:source])
-        return sum(self._sizes[: source + 1]) if file.closed else sum(self._sizes[:source]) + file.tell()
-
-    def close(self) -> None:
-        """Close the file that is being read."""
-        self._rows.close()
+            return before
+        return before + (self._sizes[self._at.source] if file.closed else file.tell())
 
     def _read(self) -> Generator[tuple[str, str], None, None]:
-        first, before, expected = self.position.source, self.position.row, self.position.digest
+        first, before, expected = self._at.source, self._at.row, self._at.digest
         for index in range(first, len(self._sources)):
             source, row, digest = self._sources[index], 0, hashlib.sha256()
             hashed = source.size is None
@@ -170,11 +180,11 @@ class Reader:
                         if row == before and hashed and digest.hexdigest() != expected:
                             raise ValueError(f"{source.name}: the first {row} rows are not those of the last run")
                         continue
-                    self.position.source, self.position.row = index, row
-                    self.position.digest = digest.hexdigest() if hashed else ""
+                    self._at.source, self._at.row = index, row
+                    self._at.digest = digest.hexdigest() if hashed else ""
                     if isinstance(found, BadRow):
-                        self._on_bad(found)
-                        self.position.rejected += 1
+                        self._at.rejects = self._on_bad(found)
+                        self._at.rejected += 1
                     else:
                         yield found
             if index == first and row < before:

@@ -53,6 +53,8 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="WORDS", help="put this before each text")
     parser.add_argument("--prompt-name", metavar="NAME", help="put the checkpoint's prompt before each text")
     parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
+    text = "that encode side by side, each on its share of the cores, or a GPU (default: %(default)s)"
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help=text)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
