@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -84,13 +85,26 @@ class Lines:
 
     def __init__(self, file: Iterable[bytes], *, start: int = 1) -> None:
         self._lines = iter(file)
+        self._row: list[bytes] = []  # lines of the row that is being read
+        self._again: deque[bytes] = deque()
         self.number = start - 1  # of the latest line
+
+    def begin_row(self) -> int:
+        """Return the number of the next line, which begins a row."""
+        self._row.clear()
+        return self.number + 1
+
+    def give_back(self) -> None:
+        """Let all lines of the row but its first come again."""
+        self.number -= len(self._row) - 1
+        self._again.extendleft(self._row[:0:-1])
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._row.append(line)
         self.number += 1
         if len(line) > LONGEST:
             raise ValueError(f"longer than {LONGEST} bytes")
@@ -151,13 +165,14 @@ def _pyarrow(name: str, form: str) -> Any:
 def _each(cells: Iterator[Any], lines: Lines, name: str) -> Iterator[tuple[int, Any]]:
     """Yield each item of ``cells``, which takes it from ``lines``, with its first line's number; or the BadRow."""
     while True:
-        number = lines.number + 1
+        number = lines.begin_row()
         try:
             row = next(cells)
         except StopIteration:
             return
         except csv.Error as error:
             row = BadRow(name, number, f"not CSV ({error})")
+            lines.give_back()  # all that a quote too many has taken for a part of this row
         except ValueError as error:
             row = BadRow(name, number, str(error))
         yield number, row

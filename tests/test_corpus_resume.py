@@ -1,5 +1,6 @@
 """A corpus that is killed, whenever that is, and goes on, has the bytes of one that was not."""
 
+import io
 import json
 import os
 import subprocess
@@ -165,8 +166,6 @@ def test_a_stop_at_a_bad_row_goes_on_with_skip(encoder, tmp_path):
 
 def test_stdin_must_begin_as_before(encoder, tmp_path, monkeypatch):
     def run(text):
-        import io
-
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         return embed_corpus(encoder, "-", tmp_path / "out", shard_rows=2)
 

@@ -98,7 +98,7 @@ def open_job(folder: Path, manifest: Mapping[str, Any]) -> Iterator[State]:
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a job's manifest. Raises OSError if there is none, FileError if it is damaged."""
     manifest = read_json(Path(folder) / MANIFEST)
-    if manifest.get("format") != 1:
+    if manifest.get("format") != 1 or not {"model", "width", "options", "sources", "complete"} <= manifest.keys():
         raise FileError(f"{folder}/{MANIFEST}: not a manifest that this version of minibert reads")
     return manifest
 

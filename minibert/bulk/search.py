@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -105,6 +105,7 @@ class Index:
         self.measure = str(self.manifest["model"]["similarity"])
         self._shard_rows = int(options["shard_rows"])
         self._ranges = np.load(self.folder / RANGES) if self.precision == "int8" else None
+        self._columns = lru_cache(64)(lambda shard: read_json(self.folder / name_of(shard, "json")))
         self._codes = self._open("npy")
         self._copy = self._open(f"{options['copy']}.npy") if options["copy"] else None
 
@@ -156,8 +157,7 @@ class Index:
     def row(self, place: int) -> dict[str, str]:
         """Return the id of the vector at a place, and its text if texts were kept."""
         shard, i = divmod(place, self._shard_rows)
-        columns = read_json(self.folder / name_of(shard, "json"))
-        return {name: values[i] for name, values in columns.items()}
+        return {name: values[i] for name, values in self._columns(shard).items()}
 
     def _compare(self, queries: Tensor, top_k: int) -> Iterator[Best]:
         if self.measure == "cosine":
