@@ -1,6 +1,6 @@
 """Embed a corpus in forked processes that are killed, and compare the folder with that of one that was not.
 
-A process of its own, in which nothing was encoded yet: what a fork lacks (threads) is not there to be missed.
+A process of its own, without other threads, which a fork would lack.
 """
 
 import os
@@ -13,6 +13,8 @@ from ast import literal_eval
 from functools import partial
 from itertools import count
 from pathlib import Path
+
+import torch
 
 from minibert import SentenceEncoder
 from minibert.bulk import embed_corpus
@@ -55,7 +57,7 @@ def content(folder):
 
 
 def at_each_write(embed, place):
-    assert not forked(lambda: embed(place / "whole"))
+    embed(place / "whole")
     number = killed = 1
     while killed:
         folder = place / f"killed-{number}"
@@ -65,7 +67,7 @@ def at_each_write(embed, place):
             embed(folder)
 
         killed = forked(work)
-        assert not forked(lambda folder=folder: embed(folder))
+        embed(folder)
         assert content(folder) == content(place / "whole"), number
         number += 1
     return number - 2
@@ -73,7 +75,7 @@ def at_each_write(embed, place):
 
 def at_random_times(embed, place):
     start = time.perf_counter()
-    assert not forked(lambda: embed(place / "whole"))
+    embed(place / "whole")
     seconds, kills = time.perf_counter() - start, 0
     for seed in range(2):
         folder, draw = place / f"killed-{seed}", random.Random(seed)
@@ -83,12 +85,14 @@ def at_random_times(embed, place):
 
         for _ in range(6):
             kills += forked(work, delay=draw.uniform(0, seconds / 3))
-        assert not forked(work)
+        embed(folder)
         assert content(folder) == content(place / "whole"), seed
     return kills
 
 
 if __name__ == "__main__":
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of few vectors, for the ranges of int8
     way, model, texts, place, options = sys.argv[1:]
     ways = {"write": at_each_write, "time": at_random_times}
