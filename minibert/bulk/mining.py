@@ -37,7 +37,8 @@ def paraphrase_mining(
 
     ``show_progress_bar``, ``batch_size`` and ``options`` are of `encode`, the rest of `paraphrase_mining_embeddings`.
     """
-    vectors = model.encode(sentences, show_progress_bar=show_progress_bar, batch_size=batch_size, **options)
+    options |= {"show_progress_bar": show_progress_bar, "batch_size": batch_size, "convert_to_tensor": True}
+    vectors = model.encode(sentences, **options)
     return paraphrase_mining_embeddings(
         vectors, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function=score_function
     )
@@ -75,9 +76,10 @@ def paraphrase_mining_embeddings(
             for start, rows in chunks(embeddings, width)
         )
         values, places = merge(parts, some, top_k)
-        rows = torch.arange(first, first + len(some))[:, None].expand_as(places)
-        new = torch.stack([torch.minimum(rows, places), torch.maximum(rows, places)], -1)[values > -torch.inf]
-        scores = np.concatenate([scores, values[values > -torch.inf].double().cpu().numpy()])
+        rows = torch.arange(first, first + len(some), device=places.device)[:, None].expand_as(places)
+        good = values > (scores[-1] if len(scores) == max_pairs else -torch.inf)
+        new = torch.stack([torch.minimum(rows, places), torch.maximum(rows, places)], -1)[good]
+        scores = np.concatenate([scores, values[good].double().cpu().numpy()])
         pairs = np.concatenate([pairs, new.cpu().numpy()])
         _, once = np.unique(pairs[:, 0] * n + pairs[:, 1], return_index=True)
         order = once[np.argsort(-scores[once], kind="stable")][:max_pairs]
@@ -90,7 +92,6 @@ def _others(scores: Tensor, first: int, start: int) -> Tensor:
     rows = torch.arange(len(scores), device=scores.device)
     places = rows + first - start
     inside = (places >= 0) & (places < scores.shape[1])
-    scores = scores.clone() if scores.requires_grad else scores
     scores[rows[inside], places[inside]] = -torch.inf
     return scores
 

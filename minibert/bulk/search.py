@@ -61,7 +61,7 @@ def semantic_search(
 def chunks(vectors: Any, size: int) -> Iterator[tuple[int, Tensor]]:
     """Yield vectors a block at a time, (rows, D), each with the place of its first."""
     for start in range(0, len(vectors), size):
-        yield start, as_matrix(vectors[start : start + size])
+        yield start, as_matrix(vectors[start : start + size]).detach()
 
 
 def best_of(scores: Tensor, start: int, top_k: int) -> Best:

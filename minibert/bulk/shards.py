@@ -63,7 +63,8 @@ def write_shard(
     elif form == "safetensors":
         write_tensors({"embedding": torch.from_numpy(array)}, folder / name_of(shard, form))
     elif form == "jsonl":
-        with (folder / name_of(shard, form)).open("w", encoding="utf-8", newline="\n") as lines:
+        path = folder / name_of(shard, form)
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as lines:  # JSON's own escapes
             for *row, vector in zip(*columns.values(), array, strict=True):
                 line = {**dict(zip(columns, row, strict=True)), "embedding": numbers(vector)}
                 lines.write(json.dumps(line, ensure_ascii=False) + "\n")

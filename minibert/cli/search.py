@@ -39,7 +39,8 @@ def run(options: Namespace) -> None:
     options.dtype = options.dtype or model["arithmetic"]
     encoder = load_encoder(options)
     if describe_model(encoder)["sha256"] != model["sha256"]:
-        raise ValueError(f"{options.index}: the vectors are of another model than {options.model} is now")
+        advice = "give the --model and --pooling that embed-corpus had"
+        raise ValueError(f"{options.index}: the vectors are of another model than {options.model} is now: {advice}")
     vectors = encoder.encode_query(options.queries, truncate_dim=index.width, prompt=options.prompt)
     report_truncation(encoder.truncation_report, options.truncation)
     found = index.search(vectors, options.top, rescore_multiplier=options.rescore_multiplier)
