@@ -180,3 +180,8 @@ def test_stdin_must_begin_as_before(encoder, tmp_path, monkeypatch):
     report = run("a\nb\nc\nd\ne\n")
     assert (report.texts, report.resumed) == (5, 4)
     assert json.loads((tmp_path / "out" / "shard-000002.json").read_text()) == {"id": ["stdin:5"]}
+    assert run("a\nb\nc\nd\ne\n").resumed == 5
+    with pytest.raises(ValueError, match="stdin: the first 5 rows are not those"):
+        run("a\nb\nc\nd\nx\n")
+    with pytest.raises(ValueError, match="complete, and the input now has more rows"):
+        run("a\nb\nc\nd\ne\nf\n")

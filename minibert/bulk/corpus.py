@@ -17,7 +17,7 @@ from ..checkpoint.atomic import naming, replacing, replacing_all
 from ..display import progress_bar
 from ..truncation import TruncationReport
 from ..vectors import find_ranges, write_npy
-from .job import Rejects, State, describe_model, finish, open_job, save_state
+from .job import JobError, Rejects, State, describe_model, finish, open_job, save_state
 from .settings import CorpusOptions, CorpusReport
 from .shards import RANGES, store, write_shard
 from .sources import Position, Reader, Source, Window, find_sources
@@ -61,6 +61,10 @@ def embed_corpus(
         if not state.complete:
             _Run(chosen, place, state)(encoder, found, on_error, show_progress_bar)
             finish(place, state)
+        elif any(source.size is None for source in found):  # what has no fingerprint is compared row by row
+            with closing(Reader(found, chosen.columns, state.position, lambda bad: 0).windows(1)) as rest:
+                if next(rest).ids:
+                    raise JobError(f"{folder}: complete, and the input now has more rows: give another folder")
     seconds = perf_counter() - start
     return CorpusReport(
         texts=state.rows,

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 MANIFEST, PROGRESS, REJECTS = "manifest.json", "progress.json", "rejects.jsonl"
 FREE = "minibert", "model.name"  # of a manifest: what may differ when a job goes on
-COUNTS = "complete", "shards", "rows", "tokens", "truncated", "cut"
 
 
 class JobError(FileError):
@@ -89,10 +88,10 @@ def open_job(folder: Path, manifest: Mapping[str, Any]) -> Iterator[State]:
             raise JobError(f"{folder} holds the vectors of another job ({advice}):\n  " + "\n  ".join(changes))
         if before["complete"]:
             (folder / PROGRESS).unlink(missing_ok=True)
-            counts = {name: before[name] for name in COUNTS}
-            yield State(**counts, position=Position(rejected=before["rejected"]))
+            yield _state(before, folder / MANIFEST)
         else:
-            yield _read_state(folder / PROGRESS)
+            path = folder / PROGRESS
+            yield _state(read_json(path), path) if path.exists() else State()
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -135,8 +134,7 @@ class Rejects:
 def finish(folder: Path, state: State) -> None:
     """Note that all shards are written."""
     state.complete = True
-    counts = {name: getattr(state, name) for name in COUNTS}
-    _write(folder / MANIFEST, {**read_manifest(folder), **counts, "rejected": state.position.rejected})
+    _write(folder / MANIFEST, {**read_manifest(folder), **asdict(state), "rejected": state.position.rejected})
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
@@ -153,14 +151,13 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: {json.dumps(before):.200}, and now {json.dumps(now):.200}"
 
 
-def _read_state(path: Path) -> State:
-    if not path.exists():
-        return State()
-    values = read_json(path)
+def _state(values: dict[str, Any], path: Path) -> State:
     try:
-        return State(**{**values, "position": Position(**values["position"])})
+        found = State(**{name: values[name] for name in State.__dataclass_fields__})
+        found.position = Position(**values["position"])
     except (KeyError, TypeError):
         raise FileError(f"{path}: not the progress of a job") from None
+    return found
 
 
 def _write(path: Path, values: Any) -> None:
