@@ -55,7 +55,7 @@ class TextModel(nn.Module):
         self.fast: bool | None = None
         self.max_seq_length = settings.max_seq_length or tokenizer.max_length or config.max_position_embeddings
         self._do_lower_case = settings.do_lower_case
-        self.arithmetic = "float32"
+        self._arithmetic = "float32"
         self._decision: Decision | None = None
 
     @property
@@ -86,7 +86,7 @@ class TextModel(nn.Module):
         if arithmetic != "float32":
             notes = [*notes, f"the linear layers compute in {arithmetic}"]
         self.report = self.model.report.with_notes(*notes)
-        self.arithmetic, self.fast = arithmetic, fast
+        self._arithmetic, self.fast = arithmetic, fast
         self.eval()
         if next(self.model.parameters()).dtype == torch.float64:
             self.double()
@@ -249,7 +249,7 @@ class TextModel(nn.Module):
         """
         decision = self._decision
         if decision is None or not known:
-            decision = self._decision = decide(self, self.model, self._readers(), self.arithmetic, decision)
+            decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):

@@ -279,7 +279,7 @@ def test_values_of_another_width_are_the_pages_error(encoder):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_a_changed_layer_among_layers_of_fewer_bits_gets_float32(encoder, dtype):
-    encoder.arithmetic, encoder._decision = dtype, None
+    encoder._arithmetic, encoder._decision = dtype, None
     encoder.model.layers[0].attention.core = ValuesCore()
     with fast_layers(encoder) as calls:
         found = encoder.encode(TEXTS)
@@ -570,7 +570,7 @@ def test_a_model_of_half_precision_is_the_pages(encoder, dtype):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_fewer_bits_are_of_float32_weights_only(encoder, dtype):
-    encoder.arithmetic, encoder._decision = dtype, None
+    encoder._arithmetic, encoder._decision = dtype, None
     encoder.double()
     with fast_layers(encoder) as calls:
         assert apart(encoder) < 1e-10

@@ -58,7 +58,8 @@ def describe_model(encoder: SentenceEncoder) -> dict[str, Any]:
     return {
         "name": encoder.report.source if encoder.report else "",
         "sha256": digest.hexdigest(),
-        "arithmetic": encoder.arithmetic,
+        "arithmetic": encoder._arithmetic,
+        "computed": encoder.explain().split("\n"),  # the page, the stack and its kinds differ in the last bits
         "device": encoder.device.type,
         "similarity": encoder.similarity_fn_name,
     }
