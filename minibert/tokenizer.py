@@ -195,7 +195,8 @@ class Tokenizer:
                     types.extend(np.array(encoding.type_ids)[kept].tolist())
                 starts.append(len(ids))
         kinds = np.asarray(types) if types else np.zeros(len(ids), np.int8)
-        tokens = Tokens(np.asarray(ids), kinds, np.array(starts, dtype=np.int64), TruncationReport(limit, lost))
+        report = TruncationReport(limit, lost, len(ids))
+        tokens = Tokens(np.asarray(ids), kinds, np.array(starts, dtype=np.int64), report)
         self.check_known(tokens)
         return tokens
 

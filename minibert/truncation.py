@@ -27,6 +27,7 @@ class TruncationReport:
 
     limit: int | None = None  # in tokens, special ones included; None: no limit
     lost: dict[int, int] = field(default_factory=dict)  # index of each text that was cut -> its dropped tokens
+    kept: int = field(default=0, compare=False)  # tokens of all texts, special ones included
 
     @property
     def texts(self) -> int:

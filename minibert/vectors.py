@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -59,14 +60,14 @@ def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
     """Check both, and return them in one dtype and on one device. (n, D), (m, D)"""
     if measure not in SIMILARITIES:
         raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {measure!r}")
-    first, second = _matrix(a), _matrix(b)
+    first, second = as_matrix(a), as_matrix(b)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"the vectors are of different widths: {first.shape[1]} and {second.shape[1]}")
     dtype = torch.promote_types(first.dtype, second.dtype)
     return first.to(dtype), second.to(device=first.device, dtype=dtype)
 
 
-def _matrix(vectors: Vectors) -> Tensor:
+def as_matrix(vectors: Vectors) -> Tensor:
     """Return vectors of any usual form as a floating-point tensor (n, D); a single vector becomes (1, D)."""
     codes = getattr(vectors if hasattr(vectors, "dtype") else next(iter(vectors), None), "dtype", None)
     if str(codes).removeprefix("torch.") in ("int8", "uint8"):
@@ -142,6 +143,16 @@ def find_ranges(embeddings: np.ndarray, precision: str) -> np.ndarray:
             stacklevel=4,
         )
     return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)])
+
+
+def write_npy(file: Any, array: np.ndarray) -> None:
+    """Write an array to an open file, whatever that is. numpy's own writing hides a real file's errors."""
+    np.save(cast(Any, SimpleNamespace(write=file.write)), array)
+
+
+def numbers(vector: np.ndarray) -> list[float] | list[int]:
+    """Return a vector's numbers for JSON: floats by as few digits as tell them from their neighbours."""
+    return [float(str(number)) if vector.dtype.kind == "f" else int(number) for number in vector]
 
 
 def check_precision(precision: str, ranges: np.ndarray | None = None) -> None:

@@ -50,6 +50,7 @@ def folder(tmp_path_factory):
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     for name in MODELS:
         write_encoder(folder / name, ("Pooling", MEAN))
+    assert main(["embed-corpus", str(folder / "texts.txt"), "-o", str(folder / "index"), "--keep-texts"]) == 0
     return folder
 
 

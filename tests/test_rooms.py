@@ -16,6 +16,7 @@ ROOMS = {
     "config": set(),
     "pooling": {"torch"},
     "display": {"huggingface_hub"},
+    "tables": {"pyarrow"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
     "model": {"torch"},
     "heads": {"torch"},
@@ -33,6 +34,7 @@ ROOMS = {
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
+    "bulk": {"torch", "numpy", "pyarrow"},
     "cli": {"numpy", "torch"},
     "__main__": set(),
 }
@@ -168,6 +170,8 @@ def test_importing_minibert_imports_neither_torch_nor_the_network():
     [
         [],
         ["embed"],
+        ["embed-corpus"],
+        ["search"],
         ["similarity"],
         ["view"],
         ["inspect"],

@@ -14,9 +14,8 @@ import pytest
 from terminal import MINIBERT, on_terminal
 from tiny_folder import MEAN, write_encoder
 
-from minibert import SentenceEncoder
 from minibert.checkpoint.atomic import replacing
-from minibert.cli import main, similarity
+from minibert.cli import main
 
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
@@ -312,19 +311,6 @@ def test_an_interrupt_anywhere_is_one_line(monkeypatch, capsys):
 
 
 # --- The closest pairs
-
-
-def test_the_closest_pairs_are_those_of_the_whole_matrix(monkeypatch):
-    vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
-    encoder = SentenceEncoder.from_pretrained()
-    scores = encoder.similarity(vectors, vectors).numpy()
-    pairs = sorted(((scores[i, j], i, j) for i in range(30) for j in range(i + 1, 30)), reverse=True)
-    for most in (1, 100, 10_000):  # numbers in memory at once
-        monkeypatch.setattr(similarity, "SCORES", most)
-        found = similarity.most_similar(encoder, vectors, 12)
-        assert [pair[1:] for pair in found] == [pair[1:] for pair in pairs[:12]]
-        assert np.allclose([pair[0] for pair in found], [pair[0] for pair in pairs[:12]], atol=1e-6)
-    assert len(similarity.most_similar(encoder, vectors, 10_000)) == len(pairs)
 
 
 def test_many_texts_give_pairs_and_few_a_matrix(model, tmp_path, capsys):

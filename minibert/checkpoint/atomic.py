@@ -83,7 +83,7 @@ def temporary_folder(place: Path) -> Iterator[Path]:
     recover(place)
     made = tempfile.mkdtemp(prefix=f"{PREFIX}made.", dir=place)
     temporary = place / f"{PREFIX}{made[-8:]}"
-    with _locked(Path(made)):
+    with locked(Path(made)):
         os.rename(made, temporary)  # only now: without its lock, another process would take it for a dead one's
         try:
             yield temporary
@@ -94,7 +94,7 @@ def temporary_folder(place: Path) -> Iterator[Path]:
 def recover(place: Path) -> None:
     """Undo what killed processes left half done in a folder: restore the files from before, remove the new ones."""
     for temporary in place.glob(f"{PREFIX}????????"):
-        with suppress(OSError), _locked(temporary) as dead:
+        with suppress(OSError), locked(temporary) as dead:
             if dead and os.lstat(temporary).st_uid == os.geteuid():  # others may plant one in a shared folder
                 _undo(temporary, place)
 
@@ -127,8 +127,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder for the block, or until the process dies. Yield False if another has, or no lock exists."""
+def locked(folder: Path) -> Iterator[bool | None]:
+    """Lock a folder for the block, or until the process dies. Yield False if another has; None if no lock exists."""
     with ExitStack() as stack:
         try:
             import fcntl
@@ -136,7 +136,9 @@ def _locked(folder: Path) -> Iterator[bool]:
             handle = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, OSError):
+        except BlockingIOError:
             yield False
+        except (ImportError, OSError):
+            yield None
         else:
             yield True

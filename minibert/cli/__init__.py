@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from .. import __version__
 from ..checkpoint.atomic import naming
 from . import compile as compile_verb
-from . import embed, evaluate, inspect, pretrain, similarity, train, view
+from . import embed, embed_corpus, evaluate, inspect, pretrain, search, similarity, train, view
 from .options import read_toml
 
 EXAMPLES = """\
@@ -25,6 +25,8 @@ examples:
   minibert embed --model sentence-transformers/bert-base-nli-cls-token "A man is eating food."
   minibert similarity "A man eats." "Someone has lunch." "The sky is blue."
   minibert similarity --input texts.txt --top 10              the most similar pairs
+  minibert embed-corpus "*.txt" -o vectors                    whole corpora: resumed after a crash
+  minibert search "Is lunch ready?" --index index -k 5        the most similar texts of such a corpus
   minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
   minibert inspect ./my-model                                 config, parameters, pooling, load report
   minibert compile -o ./compiled                              machine code for this processor, beside a model
@@ -85,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="minibert", description=text, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (embed, similarity, view, inspect, compile_verb, train, pretrain, evaluate):
-        name, examples = verb.__name__.rpartition(".")[2], getattr(verb, "EXAMPLES", None)
+    for verb in (embed, embed_corpus, search, similarity, view, inspect, compile_verb, train, pretrain, evaluate):
+        name, examples = verb.__name__.rpartition(".")[2].replace("_", "-"), getattr(verb, "EXAMPLES", None)
         command = commands.add_parser(name, help=verb.HELP, description=verb.__doc__, epilog=examples)
         command.formatter_class = raw if examples else argparse.HelpFormatter  # examples keep their lines
         verb.add_flags(command)

@@ -8,8 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..display import shorten, table
 from .options import (
@@ -90,18 +89,16 @@ def _form(options: Namespace) -> str:
 
 
 def _write(file: Any, form: str, texts: Sequence[str], vectors: np.ndarray) -> None:
-    if form == "npy":
-        import numpy as np
+    from ..vectors import numbers, write_npy
 
-        # Given a real file, numpy's own writing hides the system's errors, and takes no pipe.
-        np.save(cast(Any, SimpleNamespace(write=file.write)), vectors)
+    if form == "npy":
+        write_npy(file, vectors)
         return
     if form == "table":
         print(_vector_table(texts, vectors))
         return
     for text, vector in zip(texts, vectors, strict=True):
-        numbers = [float(str(number)) if vector.dtype.kind == "f" else int(number) for number in vector]
-        file.write(json.dumps({"text": text, "embedding": numbers}, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps({"text": text, "embedding": numbers(vector)}, ensure_ascii=False).encode() + b"\n")
 
 
 def _vector_table(texts: Sequence[str], vectors: np.ndarray) -> str:

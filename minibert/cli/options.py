@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.hub import DEFAULT_MODEL
+from ..tables import FORMS, decoded_lines, form_of
 from ..training.settings import AUTOCASTS, Settings
 
 if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
     from ..truncation import TruncationReport
-
-
-TABLES = ("tsv", "csv", "jsonl", "parquet")
 
 
 def add_encoder(parser: ArgumentParser) -> None:
@@ -109,7 +107,7 @@ def add_texts(parser: ArgumentParser) -> None:
     parser.add_argument("-i", "--input", metavar="FILE", help="one text per line, UTF-8, or a table; - is stdin")
     text = "of a table, the column of the texts: a name from its first line, or a number for a table without one"
     parser.add_argument("--texts", dest="column", type=column, metavar="COLUMN", help=text)
-    parser.add_argument("--input-format", choices=TABLES, help="of the table (default: from its name)")
+    parser.add_argument("--input-format", choices=FORMS, help="of the table (default: from its name)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
 
 
@@ -118,7 +116,7 @@ def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[
 
     Raises ValueError if there are none, a line is not UTF-8, or FILE is a table and its column is not given.
     """
-    from ..training.reading import FORMS, decoded_lines, ending, read_examples
+    from ..training.reading import read_examples
 
     if options.texts and options.input:
         raise ValueError("give texts or --input, not both")
@@ -134,7 +132,7 @@ def read_texts(options: Namespace, *, piecewise: bool = False) -> Iterator[list[
     if options.column is not None:
         yield list(read_examples(path, texts=[options.column], form=options.input_format).columns[0])
         return
-    if options.input_format or ending(path) in {*FORMS, "ndjson", "pq", "json"}:
+    if options.input_format or form_of(path) in {*FORMS, "json"}:
         raise ValueError(f"{path} is a table: --texts COLUMN says which column holds the texts")
     count = 0
     with nullcontext(sys.stdin.buffer) if name == "-" else path.open("rb") as file:
@@ -182,7 +180,7 @@ def add_columns(parser: _ActionsContainer, prefix: str = "", more: str = "") -> 
     text = f"columns of the texts, as 1,2 or question,answer{more}"
     parser.add_argument(f"--{prefix}texts", type=Several(column), metavar="COLUMNS", help=text)
     parser.add_argument(f"--{prefix}label", type=column, metavar="COLUMN", help="column of the score or the class")
-    parser.add_argument(f"--{prefix}format", choices=TABLES, help="of the file (default: from its name)")
+    parser.add_argument(f"--{prefix}format", choices=FORMS, help="of the file (default: from its name)")
 
 
 def add_settings(group: _ActionsContainer) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..tables import decoded_lines
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import TruncationReport
-from .reading import decoded_lines
 
 IGNORED = -100  # the label of a token that was not chosen: torch's cross-entropy ignores it
 MASKED, REPLACED = 0.8, 0.1  # what becomes of a chosen token; the rest stays

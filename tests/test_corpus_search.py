@@ -1,0 +1,164 @@
+"""Search over the shards of a corpus: exact in every precision, in blocks, and rescored as it says."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_folder import MEAN, write_encoder
+
+from minibert import SentenceEncoder, quantize_embeddings
+from minibert.bulk import Index, embed_corpus, paraphrase_mining_embeddings, semantic_search
+from minibert.bulk import search as search_module
+from minibert.checkpoint.save import write_json
+from minibert.cli import main
+from minibert.vectors import SIMILARITIES
+
+WORDS = ["the", "cat", "dog", "sat", "on", "mat", "hello", "world", "man", "eats", "food", "who", "is"]
+DRAW = np.random.default_rng(0)
+TEXTS = [" ".join(DRAW.choice(WORDS, 6)) for _ in range(250)]
+QUERIES = ["the cat sat", "who eats food"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("model"), ("Pooling", MEAN))
+
+
+@pytest.fixture(scope="module")
+def encoder(model):
+    return SentenceEncoder.from_pretrained(model)
+
+
+@pytest.fixture
+def corpus(encoder, tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("\n".join(TEXTS))
+
+    def embed(name="index", **options):
+        embed_corpus(encoder, path, tmp_path / name, shard_rows=110, **options)
+        return Index(tmp_path / name)
+
+    return embed
+
+
+def places(found):
+    return [[hit["corpus_id"] for hit in hits] for hits in found]
+
+
+def best(scores, k):
+    return np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :k].tolist()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_floats_are_searched_exactly(encoder, corpus, monkeypatch, precision):
+    monkeypatch.setattr(search_module, "ROWS", 30)
+    index = corpus(precision=precision, keep_texts=True)
+    queries = encoder.encode(QUERIES)
+    found = index.search(queries, 5)
+    scores = SIMILARITIES["cosine"](torch.tensor(queries), index[:])
+    assert places(found) == best(scores, 5)
+    assert np.allclose([hit["score"] for hit in found[1]], np.sort(scores[1])[::-1][:5], atol=1e-6)
+    hit = found[0][0]
+    assert hit["text"] == TEXTS[hit["corpus_id"]]
+    assert hit["id"].endswith(f"x.txt:{hit['corpus_id'] + 1}")
+    assert index.search(queries[0], 5)[0] == index.search(queries[:1], 5)[0]
+    assert len(index.search(queries, 1000)[0]) == len(index) == 250
+
+
+@pytest.mark.parametrize("measure", ["dot", "euclidean", "manhattan"])
+def test_the_measure_is_the_models(encoder, corpus, measure):
+    index = corpus()
+    index.measure = measure
+    queries = torch.tensor(encoder.encode(QUERIES))
+    assert places(index.search(queries, 5)) == best(SIMILARITIES[measure](queries, index[:]), 5)
+
+
+def test_codes_are_compared_as_the_vectors_they_stand_for(encoder, corpus):
+    index = corpus(precision="int8")
+    queries, exact = encoder.encode(QUERIES), encoder.encode(TEXTS, batch_invariant=True)
+    step = np.ptp(np.load(index.folder / "ranges.npy"), axis=0) / 255
+    inside = (exact[:110] >= exact[:110].min(0)) & (exact[:110] <= exact[:110].max(0))
+    assert (np.abs(index[:110].numpy() - exact[:110]) <= step / 2 + 1e-5)[inside].all()
+    assert places(index.search(queries, 5)) == best(SIMILARITIES["cosine"](torch.tensor(queries), index[:]), 5)
+
+
+def differing(queries, vectors):
+    a, b = (np.unpackbits(quantize_embeddings(x, "ubinary"), axis=1).astype(int) for x in (queries, vectors))
+    return np.abs(a[:, None] - b[None]).sum(-1)
+
+
+@pytest.mark.parametrize("copy", [None, "float16", "float32"])
+@pytest.mark.parametrize("precision", ["ubinary", "int8"])
+def test_the_best_are_scored_again_by_the_copy(encoder, corpus, precision, copy):
+    index = corpus(precision=precision, copy=copy)
+    queries, exact = encoder.encode(QUERIES), encoder.encode(TEXTS, batch_invariant=True)
+    found = index.search(queries, 5, rescore_multiplier=50)  # all of them
+    other = index[:].numpy() if copy is None else exact.astype(copy).astype(np.float32)
+    scores = SIMILARITIES["cosine"](torch.tensor(queries), torch.tensor(other)).numpy()
+    assert [[hit["score"] for hit in hits] for hits in found] == [
+        pytest.approx(scores[i, row], abs=1e-6) for i, row in enumerate(places(found))
+    ]
+    assert np.allclose([hits[4]["score"] for hits in found], -np.sort(-scores, axis=1)[:, 4], atol=1e-6)
+    if precision == "ubinary":
+        few = index.search(queries, 5, rescore_multiplier=2)
+        distances = differing(queries, exact)
+        for i, row in enumerate(places(few)):
+            assert max(distances[i, row]) <= np.sort(distances[i])[9]
+
+
+def test_an_index_stands_for_its_vectors_in_blocks(encoder, corpus):
+    index = corpus()
+    vectors = np.concatenate([np.load(path) for path in sorted(index.folder.glob("*.npy"))])
+    for rows in (slice(0, 3), slice(100, 230), slice(109, 111), slice(240, 999), slice(5, 5)):
+        assert np.array_equal(index[rows], vectors[rows])
+    queries = encoder.encode(QUERIES)
+    assert semantic_search(queries, index, corpus_chunk_size=64) == semantic_search(
+        queries, vectors, corpus_chunk_size=64
+    )
+    assert paraphrase_mining_embeddings(index, top_k=3) == paraphrase_mining_embeddings(vectors, top_k=3)
+
+
+def test_bits_of_any_width(encoder, corpus):
+    for width in (32, 20, 5):
+        index = corpus(name=f"w{width}", precision="ubinary", truncate_dim=width)
+        queries, exact = encoder.encode(QUERIES)[:, :width], encoder.encode(TEXTS, batch_invariant=True)[:, :width]
+        found = search_module.differing_bits(index._codes[0], quantize_embeddings(queries[0], "ubinary"))
+        assert np.array_equal(found, differing(queries[:1], exact[:110])[0])
+        assert index.search(queries, 3)[0][0]["score"] <= 1.000001
+
+
+def test_what_is_no_index_is_said(encoder, corpus, tmp_path):
+    index = corpus()
+    with pytest.raises(ValueError, match="of width 3, and the corpus is of width 32"):
+        index.search(np.ones((1, 3)))
+    with pytest.raises(FileNotFoundError):
+        Index(tmp_path / "none")
+    with pytest.raises(ValueError, match="the format is jsonl, and a search needs npy"):
+        corpus(name="jsonl", output_format="jsonl")
+    values = json.loads((index.folder / "manifest.json").read_text())
+    write_json({**values, "complete": False}, index.folder / "manifest.json")
+    with pytest.raises(ValueError, match="not all is embedded yet"):
+        Index(index.folder)
+    write_json(values, index.folder / "manifest.json")
+    whole = (index.folder / "shard-000001.npy").read_bytes()
+    for damaged in (b"nothing", whole[:-4], whole[:20], b""):
+        (index.folder / "shard-000001.npy").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"shard-000001\.npy: not an array of numpy, or damaged"):
+            Index(index.folder)
+    write_json({"some": "file"}, index.folder / "manifest.json")
+    with pytest.raises(ValueError, match=r"manifest\.json: not a manifest"):
+        Index(index.folder)
+
+
+def test_the_command(encoder, corpus, model, tmp_path, capsys):
+    index = corpus(keep_texts=True, precision="ubinary", copy="float16")
+    assert main(["search", *QUERIES, "--index", str(index.folder), "-k", "3", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.pop("query") for row in rows] == [QUERIES[0]] * 3 + [QUERIES[1]] * 3
+    assert rows[:3] == index.search(encoder.encode_query(QUERIES), 3)[0]
+    assert main(["search", "the cat", "--index", str(index.folder), "-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    other = write_encoder(tmp_path / "other", ("Pooling", {**MEAN, "pooling_mode_cls_token": True}))
+    assert main(["search", "the cat", "--index", str(index.folder), "-m", str(other)]) == 1
+    assert "the vectors are of another model" in capsys.readouterr().err
