@@ -43,6 +43,8 @@ _TYPES = re.compile(
     r"|torch (b?float|u?int|bool)\w*|torch\._utils _rebuild_(parameter(_with_state)?|meta_tensor_no_storage)"
     r"|torch\._utils _rebuild_((sparse_|nested_)?tensor|tensor_v[23])"
 )
+DEEPEST = 20  # tuples in tuples; of a state dict some 4
+MARK, MARKS = -1, (pickletools.markobject, pickletools.stackslice)
 
 
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
@@ -164,8 +166,23 @@ def _check_zip(path: Path) -> Counter[int]:
 
 
 def _check_types(file: BinaryIO, pickles: int) -> None:
-    """Refuse pickles with other types than a state dict's: torch also builds byte arrays, of any size they say."""
+    """Refuse pickles with other types than a state dict's: torch also builds byte arrays, of any size they say.
+
+    Refuse tuples nested too deeply, too: Python hashes them without a bound, and such a key overflows its stack.
+    """
     for _ in range(pickles):
-        for code, name, _ in pickletools.genops(file):
-            if code.name in ("GLOBAL", "INST") and not _TYPES.fullmatch(str(name)):
-                raise pickle.UnpicklingError(f"GLOBAL {str(name)[:99]}")
+        stack: list[int] = []  # the tuples around each other in each value that torch would have on its stack; MARK
+        memo: dict[object, int] = {}
+        for code, value, _ in pickletools.genops(file):
+            if code.name in ("GLOBAL", "INST") and not _TYPES.fullmatch(str(value)):
+                raise pickle.UnpicklingError(f"GLOBAL {str(value)[:99]}")
+            taken = [0]
+            if pickletools.markobject in code.stack_before:
+                taken += iter(stack.pop, MARK)
+            taken += [stack.pop() for kind in code.stack_before if kind not in MARKS]
+            depth = memo.get(value, 0) if "GET" in code.name else max(taken) + code.name.startswith("TUPLE")
+            if depth > DEEPEST:
+                raise ValueError(f"its tuples are nested more than {DEEPEST} deep")
+            stack += [MARK if kind is pickletools.markobject else depth for kind in code.stack_after]
+            if "PUT" in code.name:
+                memo[value] = stack[-1]
