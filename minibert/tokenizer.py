@@ -194,8 +194,8 @@ class Tokenizer:
                 if typed:
                     types.extend(np.array(encoding.type_ids)[kept].tolist())
                 starts.append(len(ids))
-        kinds = np.asarray(types) if types else np.zeros(len(ids), np.int8)
-        tokens = Tokens(np.asarray(ids), kinds, np.array(starts, dtype=np.int64), TruncationReport(limit, lost))
+        kinds = np.asarray(types) if types else np.broadcast_to(np.int8(0), len(ids))  # takes no memory
+        tokens = Tokens(np.asarray(ids), kinds, np.asarray(starts), TruncationReport(limit, lost))
         self.check_known(tokens)
         return tokens
 
