@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -38,6 +38,7 @@ GPU_TOKENS = 32768
 LEAST_TOKENS = 128
 # Each worker holds the values of one batch. With many cores, fewer workers get several threads each.
 MOST_WORKERS = 8
+AHEAD = 8  # batches that wait or are done, for each worker: with fewer, one may wait for a slower one
 
 
 def cpu_tokens(config: BertConfig) -> int:
@@ -121,9 +122,9 @@ def plan_even(lengths: np.ndarray, *, count: int, max_texts: int | None = None) 
         max_texts: Texts a batch, at most; None: no bound.
     """
     order = np.argsort(-lengths, kind="stable")
-    until = np.cumsum(lengths[order])
-    targets = lengths.sum() * np.arange(1, count) / count
-    cuts = np.searchsorted(until - lengths[order] / 2, targets)  # a text is in the part where its middle is
+    middles = np.cumsum(lengths[order], dtype=np.float64)
+    middles -= lengths[order] / 2  # in place: of a million texts each such array takes 8 MB
+    cuts = np.searchsorted(middles, lengths.sum() * np.arange(1, count) / count)  # a text is where its middle is
     plan: list[np.ndarray] = []
     for part in np.split(order, cuts):
         for group in _cut_where_padded(part, lengths):
@@ -198,14 +199,13 @@ def side_by_side(
         yield from ((item, single.compute(partial(work, item))) for item in items)
         return
     pool = _the_pool(workers, max(1, torch.get_num_threads() // workers))
+    futures: deque[Future[Result]] = deque()
     try:
-        futures = deque(pool.submit(copy_context().run, work, item) for item in items)
-    except RuntimeError:  # the interpreter is ending, and starts no more work in other threads
-        yield from ((item, work(item)) for item in items)
-        return
-    try:
-        for item in items:
-            yield item, futures.popleft().result()  # and its memory is free
+        for i, item in enumerate(items):
+            with suppress(RuntimeError):  # the interpreter is ending, and starts no more work in other threads
+                while len(futures) < AHEAD * workers and i + len(futures) < len(items):
+                    futures.append(pool.submit(copy_context().run, work, items[i + len(futures)]))
+            yield item, futures.popleft().result() if futures else work(item)  # and its memory is free
     finally:
         for future in futures:
             future.cancel()

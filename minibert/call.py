@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from .config import check_count
 from .vectors import deliver, find_ranges
+
+MANY = 2**16  # texts of a call that leave megabytes free
 
 
 class CallOptions(TypedDict, total=False):
@@ -95,7 +98,16 @@ def check_iterable(texts: object, *, lines: bool = False) -> None:
 def as_list(texts: str | Iterable[str]) -> list[Any]:
     """Make a list of one text or many; the tokenizer names what is not a text. Raises as `check_iterable`."""
     check_iterable(texts)
+    if isinstance(texts, list):  # a copy of a million takes 8 MB
+        return texts
     return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
+
+
+def check_options(method: str, options: Mapping[str, object]) -> None:
+    """Raise TypeError for a keyword of a method that is not one of ``CallOptions``."""
+    if unknown := sorted(options.keys() - CallOptions.__annotations__.keys()):
+        advice = "; move the encoder with encoder.to(device)" if "device" in unknown else ""
+        raise TypeError(f"{method} got an unexpected keyword argument: {', '.join(unknown)}{advice}")
 
 
 def check_texts(texts: Sequence[object]) -> None:
@@ -145,6 +157,14 @@ def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str |
 def by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
     """Split a batch into each text's states, without padding, and its result."""
     return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
+
+
+def release_freed_memory(texts: int) -> None:
+    """Give the system what tokenizing many texts and planning their batches left free between what is in use."""
+    if texts < MANY:
+        return
+    with suppress(TypeError, AttributeError, OSError):  # not glibc's malloc, which keeps it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class CrossEncoder(TextModel):
     `config.id2label` names the L labels; a reranker has one. `predict` may be called from several threads at once.
     """
 
-    unit = "pairs"
+    unit, verb = "pairs", "predict"
 
     def __init__(
         self,
@@ -179,13 +179,9 @@ class CrossEncoder(TextModel):
             TooLongError (a ValueError): see ``truncation``.
         """
         firsts, seconds, single = _pairs(inputs)
-        _, scores = self._run(
-            firsts,
-            seconds,
-            device=self.device if convert_to_tensor else "cpu",
-            reading={"activation": activation_fn or self.activation_fn, "softmax": apply_softmax},
-            **options,
-        )
+        reading = {"activation": activation_fn or self.activation_fn, "softmax": apply_softmax}
+        device = self.device if convert_to_tensor else "cpu"
+        _, scores = self._run(firsts, seconds, reading, device, False, **options)
         scores = self._no_scores() if scores is None else scores
         scores = scores.squeeze(-1) if scores.shape[1] == 1 else scores
         return deliver(scores, "float32", None, convert_to_numpy, convert_to_tensor, single=single)

@@ -190,18 +190,14 @@ class SentenceEncoder(TextModel):
         if output_value not in OUTPUTS:
             raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
         check_precision(precision, ranges)
-        if output_value != "sentence_embedding" and precision != "float32":
+        per_token = output_value != "sentence_embedding"
+        if per_token and precision != "float32":
             raise ValueError(f"precision={precision!r} is for sentence vectors, not for output_value={output_value!r}")
         single, keep = isinstance(sentences, str), self.truncate_dim if truncate_dim is None else truncate_dim
         check_count("truncate_dim", keep, optional=True)
-        tokens, results = self._run(
-            as_list(sentences),
-            device=self.device if convert_to_tensor else "cpu",
-            per_token=output_value != "sentence_embedding",
-            reading={"keep": keep, "normalize": normalize_embeddings},
-            **options,
-        )
-        if output_value != "sentence_embedding":
+        reading, device = {"keep": keep, "normalize": normalize_embeddings}, self.device if convert_to_tensor else "cpu"
+        tokens, results = self._run(as_list(sentences), None, reading, device, per_token, **options)
+        if per_token:
             pairs = enumerate(results or [])
             parts = [self._all_of(tokens, i, x, y) if output_value is None else x for i, (x, y) in pairs]
             return parts[0] if single else parts

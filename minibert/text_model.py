@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import plan, put, side_by_side, workers_for
-from .call import Batch, CallOptions, by_text, choose_prompt, evaluating, in_batch
+from .call import Batch, by_text, check_options, choose_prompt, evaluating, in_batch, release_freed_memory
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
@@ -41,6 +41,7 @@ class TextModel(nn.Module):
     """
 
     unit: ClassVar[str] = "texts"
+    verb: ClassVar[str] = "encode"
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
@@ -127,7 +128,11 @@ class TextModel(nn.Module):
     def _run(
         self,
         texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
+        pairs: Sequence[str] | None,
+        reading: Mapping[str, Any],
+        device: torch.device | str,
+        per_token: bool,
+        /,  # so that the user's own options, whatever their names, are refused below
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -136,16 +141,10 @@ class TextModel(nn.Module):
     ) -> tuple[Tokens, Any]:
         """Tokenize texts, or pairs of texts, and compute them: all of `encode` and `predict` but the results' form.
 
-        Args:
-            texts, pairs: The texts, and the second texts of pairs.
-            prompt_name, prompt, truncation: See ``CallOptions``.
-            options: Of `_compute`.
-
-        Returns:
-            The tokens; and the results in the order of the texts, None where there are no texts.
+        Those after per_token are the user's, see ``CallOptions``. Return the tokens; and the results in the order of
+        the texts, None where there are no texts.
         """
-        if unknown := options.keys() - {*CallOptions.__annotations__, "device", "reading", "per_token"}:
-            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument: {', '.join(sorted(unknown))}")
+        check_options(f"{type(self).__name__}.{self.verb}", options)
         mode = check_mode(truncation or self.truncation)
         words = self.choose_prompt(prompt, prompt_name)
         if words:
@@ -155,16 +154,16 @@ class TextModel(nn.Module):
         announce(tokens.truncation, mode, stacklevel=4)
         if (report := getattr(self.model, "report", None)) is not None:
             report.check_files(self.model)
-        return tokens, self._compute(tokens, prompt_length=self._prompt_tokens(words) if words else 0, **options)
+        prompt_length = self._prompt_tokens(words) if words else 0
+        return tokens, self._compute(tokens, prompt_length, reading, device, per_token, **options)
 
     def _compute(
         self,
         tokens: Tokens,
-        *,
         prompt_length: int,
-        device: torch.device | str,
         reading: Mapping[str, Any],
-        per_token: bool = False,
+        device: torch.device | str,
+        per_token: bool,
         batch_size: int | None = None,
         batch_invariant: bool = False,
         show_progress_bar: bool | None = None,
@@ -174,7 +173,7 @@ class TextModel(nn.Module):
 
         Args:
             prompt_length: Tokens at the beginning of each text that are not read.
-            device, reading: Of the result; and the call's own options, for `_read`.
+            reading, device: The call's own options, for `_read`; and of the result.
             per_token: Return a list of (states, result) for each text, and not rows of one tensor.
             batch_size: This and all that follow are described in ``CallOptions``.
         """
@@ -201,6 +200,7 @@ class TextModel(nn.Module):
 
             padding, config = decision.padding, self.model.config
             batches = plan(lengths, config, batch_size, workers, padding=padding, alone=batch_invariant)
+            release_freed_memory(count)
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 result, done = put(result, count, rows, values, device), done + len(rows)
                 if show_progress_bar:

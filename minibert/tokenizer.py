@@ -194,9 +194,9 @@ class Tokenizer:
                 if typed:
                     types.extend(np.array(encoding.type_ids)[kept].tolist())
                 starts.append(len(ids))
-        kinds = np.asarray(types) if types else np.zeros(len(ids), np.int8)
+        kinds = np.asarray(types) if types else np.broadcast_to(np.int8(0), len(ids))  # takes no memory
         report = TruncationReport(limit, lost, len(ids))
-        tokens = Tokens(np.asarray(ids), kinds, np.array(starts, dtype=np.int64), report)
+        tokens = Tokens(np.asarray(ids), kinds, np.asarray(starts), report)
         self.check_known(tokens)
         return tokens
 

@@ -358,3 +358,11 @@ def test_a_replaced_part_is_not_half_saved(tmp_path, encoder):
     with pytest.raises(CheckpointError, match=r"no published form: classifier\.weight, classifier\.bias"):
         encoder.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["device", "reading", "per_token", "pairs"])
+def test_a_keyword_that_only_our_own_code_knows_is_refused_by_its_name(folder, name):
+    encoder = CrossEncoder.from_pretrained(folder, device="cpu")
+    for call in (lambda **more: encoder.predict([("a", "b")], **more), lambda **more: encoder.rank("a", ["b"], **more)):
+        with pytest.raises(TypeError, match=f"CrossEncoder.predict got an unexpected keyword argument: {name}"):
+            call(**{name: "cpu"})

@@ -361,6 +361,22 @@ def test_code_in_a_pickle_is_not_run(folder: Path, tmp_path: Path, save: Callabl
     assert witness.exists()  # it would have
 
 
+@pytest.mark.parametrize("within", [b"%s", b"%sK\x01s", b"%sQ"], ids=["value", "key", "name of a storage"])
+@pytest.mark.parametrize("deeper", [b"\x85" * 3000, b"\x85q\x01h\x01\x86" * 40], ids=["deep", "unfolding"])
+@pytest.mark.parametrize("save", ["zip", "legacy"])
+def test_tuples_without_end_in_a_pickle_are_refused_before_python_hashes_them(
+    folder: Path, save: str, deeper: bytes, within: bytes
+) -> None:
+    deep = b")" + deeper  # a million of the first overflow the stack; the second unfold to 2**40
+    data = b"\x80\x02}" + within % deep + b"."
+    good = torch_saved({}, _use_new_zipfile_serialization=save == "zip")
+    empty = b"\x80\x02}q\x00."
+    use_pickle(
+        folder, zip_again(good, zipfile.ZIP_STORED, data_pkl=data) if save == "zip" else good.replace(empty, data)
+    )
+    refused(folder, str(folder / PICKLE), "a tuple unfolds to more than 200 tuples")
+
+
 def zip_again(good: bytes, method: int, **replaced: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(buffer, "w", method) as target:

@@ -645,6 +645,22 @@ def test_an_unknown_device_is_refused(folder, name):
         SentenceEncoder.from_pretrained(folder, device=name)
 
 
+@pytest.mark.parametrize("name", ["meta", "hpu", "xla", "lazy", "xpu:77", "", 7.5, torch.device("meta")])
+def test_a_device_that_can_not_hold_numbers_here_is_refused(folder, name):
+    for load in (SentenceEncoder.from_pretrained, Bert.from_pretrained):
+        with pytest.raises(ValueError, match="unknown or can't be used: cpu, cuda") as caught:
+            load(folder, device=name)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["device", "reading", "per_token", "prompt_length", "texts", "pairs", "tokens"])
+def test_a_keyword_that_only_our_own_code_knows_is_refused_by_its_name(shared, name):
+    for call in (shared.encode, shared.encode_query, lambda *given, **more: next(shared.encode_stream(given, **more))):
+        with pytest.raises(TypeError, match=f"SentenceEncoder.encode got an unexpected keyword argument: {name}") as e:
+            call("a", **{name: "cpu"})
+        assert ("encoder.to(device)" in str(e.value)) == (name == "device")
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -222,7 +222,8 @@ def test_by_dtype_the_weights_stay_float32(folder, name):
 
 
 @pytest.mark.parametrize("options", [{"fast": False}, {"device": "meta"}], ids=str)
-def test_int8_elsewhere_is_refused(folder, options):
+def test_int8_elsewhere_is_refused(folder, options, monkeypatch):
+    monkeypatch.setattr("minibert.encoder.find_device", lambda name: torch.device(name or "cpu"))  # meta for a GPU
     with pytest.raises(ValueError, match="int8 needs the fast stack on the CPU"):
         SentenceEncoder.from_pretrained(folder, dtype="int8", **options)
 

@@ -211,6 +211,7 @@ def test_rows_are_rounded_up_by_a_sixteenth_at_most():
         assert count <= round_up(count) <= max(count + 1, count * 17 / 16)
         assert round_up(round_up(count)) == round_up(count)
     assert round_up(0) == 0
+    assert {round_up(count, 8) for count in range(128, 257)} == {128, 160, 192, 224, 256}  # few programs to keep
 
 
 # --- attention

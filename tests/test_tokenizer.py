@@ -16,6 +16,7 @@ from helpers import MINILM
 from tiny_folder import SPECIAL, VOCABULARY, write_json, write_vocabulary
 
 from minibert import ConfigError, HubError, Tokenizer
+from minibert.call import as_list
 from minibert.tokenizer import Batch
 from minibert.truncation import TooLongError, TruncationReport
 
@@ -701,3 +702,12 @@ def test_a_template_that_repeats_a_text_can_not_be_cut(tmp_path):
     twice = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(backend)))
     with pytest.raises(ValueError, match="a text has 11 tokens that its template adds, above the limit of 9"):
         twice.encode(["the cat " * 5], ["the"], limit=9)
+
+
+def test_what_many_texts_have_in_common_takes_no_memory(minilm):
+    tokens = minilm.encode(["one", "two three"] * 5000)
+    assert tokens.types.strides == (0,)  # one 0 for all
+    assert (tokens.types.shape, tokens.types.dtype, tokens.starts.dtype) == (tokens.ids.shape, np.int8, np.int64)
+    assert tokens.starts.base is not None  # not a copy
+    texts = ["one"]
+    assert as_list(texts) is texts

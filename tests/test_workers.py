@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 from minibert import SentenceEncoder
 from minibert import batches as workers
 from minibert.batches import side_by_side, workers_for
-from minibert.call import evaluating
+from minibert.call import evaluating, release_freed_memory
 from minibert.text_model import TextModel
 
 
@@ -300,3 +301,53 @@ def test_ctrl_c_while_dropout_is_turned_off_leaves_training_mode():
         pass
     assert all(part.training for part in model.modules())
     assert id(model) not in evaluating.inside
+
+
+def test_few_batches_wait_or_are_done_ahead_of_those_that_are_read(monkeypatch):
+    list(side_by_side(int, range(4), 2))  # the workers are there
+    submitted = []
+    submit = workers.ThreadPoolExecutor.submit
+    monkeypatch.setattr(workers.ThreadPoolExecutor, "submit", lambda *given: submitted.append(given) or submit(*given))
+    results = side_by_side(int, range(1000), 2)
+    next(results)
+    assert len(submitted) == 2 * workers.AHEAD
+    assert [item for item, _ in results] == list(range(1, 1000))
+    assert len(submitted) == 1000
+
+
+def test_where_no_more_work_is_started_in_threads_the_caller_does_the_rest(monkeypatch):
+    list(side_by_side(int, range(4), 2))
+    submit = workers.ThreadPoolExecutor.submit
+    left = list(range(20))
+
+    def ending(*given):  # as when the interpreter ends in the middle of a call
+        if not left:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        left.pop()
+        return submit(*given)
+
+    monkeypatch.setattr(workers.ThreadPoolExecutor, "submit", ending)
+    found = list(side_by_side(lambda item: (item, threading.current_thread().name), range(50), 2))
+    assert [item for item, _ in found] == [made[0] for _, made in found] == list(range(50))
+    assert [made[1] == "MainThread" for _, made in found] == [False] * 20 + [True] * 30
+
+
+def test_a_large_call_gives_back_what_tokenizing_left_before_it_computes(encoder, monkeypatch):
+    seen = []
+    forward = TextModel._forward
+    monkeypatch.setattr("minibert.text_model.release_freed_memory", seen.append)
+    monkeypatch.setattr(TextModel, "_forward", lambda *given, **more: seen.append(None) or forward(*given, **more))
+    encoder.encode(TEXTS)
+    assert seen[0] == len(TEXTS)
+    assert set(seen[1:]) == {None}
+
+
+def test_only_what_a_large_call_left_is_given_back(monkeypatch):
+    called = []
+    monkeypatch.setattr("minibert.call.ctypes.CDLL", lambda _: SimpleNamespace(malloc_trim=called.append))
+    release_freed_memory(1000)
+    assert not called
+    release_freed_memory(10**6)
+    assert called == [0]
+    monkeypatch.setattr("minibert.call.ctypes.CDLL", lambda _: SimpleNamespace())  # another malloc
+    release_freed_memory(10**6)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BertConfig, read_json
-from .hub import OWNER, CheckpointFiles, HubOptions, open_files
+from .hub import OWNER, CheckpointFiles, HubOptions, first_line, open_files
 from .names import (
     DECODER,
     NEEDED,
@@ -76,7 +76,9 @@ def load_bert(
         HubError: the model can't be had. ConfigError: config.json is damaged or describes another architecture.
         CheckpointError: a file is damaged, or its tensors differ from config.json (the message lists all of them).
     """
-    return load_files(open_files(name, owner=OWNER, **hub), into=into, dtype=dtype).to(device or "cpu")
+    return load_files(open_files(name, owner=OWNER, **hub), into=into, dtype=dtype).to(
+        find_device("cpu" if device is None else device)
+    )
 
 
 @torch.inference_mode(False)
@@ -174,14 +176,17 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """Return the device of that name, for None a GPU if there is one, else the CPU. Raise ValueError if absent."""
+    """Return the device of that name, for None a GPU if there is one, else the CPU. Raise ValueError if unusable."""
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return torch.device(next(name for name in usable if usable[name]))
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown: cpu, cuda, cuda:1, mps ({error})") from None
+        if usable.get(found.type, True):
+            torch.zeros(1, device=found).item()  # which meta can't, nor cuda:99, nor what this torch was built without
+    except Exception as error:  # torch raises nearly any
+        text = f"device {device!r:.80} is unknown or can't be used: cpu, cuda, cuda:1, mps"
+        raise ValueError(f"{text} ({first_line(error):.200})") from None
     if not usable.get(found.type, True):
         raise ValueError(f"device {device!r}: this machine has no {found.type} that torch can use")
     return found

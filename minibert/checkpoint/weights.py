@@ -43,6 +43,8 @@ _TYPES = re.compile(
     r"|torch (b?float|u?int|bool)\w*|torch\._utils _rebuild_(parameter(_with_state)?|meta_tensor_no_storage)"
     r"|torch\._utils _rebuild_((sparse_|nested_)?tensor|tensor_v[23])"
 )
+LARGEST = 200  # tuples in a tuple, counted as often as they are there; a state dict's have fewer than 10
+MARK, MARKS = -1, (pickletools.markobject, pickletools.stackslice)
 
 
 def open_weights(files: CheckpointFiles, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, LazyTensor]:
@@ -164,8 +166,24 @@ def _check_zip(path: Path) -> Counter[int]:
 
 
 def _check_types(file: BinaryIO, pickles: int) -> None:
-    """Refuse pickles with other types than a state dict's: torch also builds byte arrays, of any size they say."""
+    """Refuse pickles with other types than a state dict's: torch also builds byte arrays, of any size they say.
+
+    Refuse tuples that unfold to many values, too. Python hashes them without a bound: such a key overflows its stack,
+    or takes for ever where a tuple has another one several times.
+    """
     for _ in range(pickles):
-        for code, name, _ in pickletools.genops(file):
-            if code.name in ("GLOBAL", "INST") and not _TYPES.fullmatch(str(name)):
-                raise pickle.UnpicklingError(f"GLOBAL {str(name)[:99]}")
+        stack: list[int] = []  # to how many tuples each value unfolds that torch would have on its stack, or MARK
+        memo: dict[object, int] = {}
+        for code, value, _ in pickletools.genops(file):
+            if code.name in ("GLOBAL", "INST") and not _TYPES.fullmatch(str(value)):
+                raise pickle.UnpicklingError(f"GLOBAL {str(value)[:99]}")
+            taken = [0]
+            if pickletools.markobject in code.stack_before:
+                taken += iter(stack.pop, MARK)
+            taken += [stack.pop() for kind in code.stack_before if kind not in MARKS]
+            size = memo.get(value, 0) if "GET" in code.name else max(taken)
+            if code.name.startswith("TUPLE") and (size := 1 + sum(taken)) > LARGEST:
+                raise ValueError(f"a tuple unfolds to more than {LARGEST} tuples")
+            stack += [MARK if kind is pickletools.markobject else size for kind in code.stack_after]
+            if "PUT" in code.name:
+                memo[value] = stack[-1]

@@ -172,7 +172,7 @@ def training_device(options: Namespace) -> str | torch.device | None:
     """Return the device: as the flag says, else the process's own under torchrun, else None."""
     from ..training.parallel import local_device
 
-    return options.device or (local_device() if "LOCAL_RANK" in os.environ else None)
+    return local_device() if options.device is None and "LOCAL_RANK" in os.environ else options.device
 
 
 def new_run(options: Namespace) -> Settings:

@@ -96,12 +96,12 @@ def _filled(values: np.ndarray, filler: int) -> Tensor:
     return torch.from_numpy(np.concatenate([values, np.repeat(values[:1], filler)]) if filler else values)
 
 
-def round_up(count: int) -> int:
-    """Return the number of rows that products are made of, at most 1/16 more.
+def round_up(count: int, parts: int = 32) -> int:
+    """Return the number of rows that products are made of, at most 2/parts more.
 
     oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
     """
-    return count + -count % max(2, (1 << count.bit_length()) // 32)
+    return count + -count % max(2, (1 << count.bit_length()) // parts)
 
 
 def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
