@@ -432,6 +432,16 @@ def test_the_shell_says_what_was_compiled(folder, tmp_path, capsys):
     assert main(["embed", "--model", str(tmp_path / "new"), "--compiled", "the cat"]) == 0
 
 
+def test_the_shell_keeps_the_classifier_of_a_cross_encoder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plain = write_cross_encoder(tmp_path / "plain")
+    for old, new in (("plain", "with modules"), ("with modules", "new")):  # `save_pretrained` writes a modules.json
+        assert main(["compile", str(tmp_path / old), "-o", str(tmp_path / new)]) == 0
+        assert "use it: CrossEncoder.from_pretrained" in capsys.readouterr().out
+    old, new = (CrossEncoder.from_pretrained(path, device="cpu") for path in (plain, tmp_path / "new"))
+    assert abs(new.predict([("the cat", "the dog")]) - old.predict([("the cat", "the dog")])).max() < 1e-5
+
+
 def test_loading_needs_no_compiler(folder):
     code = (
         f"from minibert import SentenceEncoder as S; print(S.from_pretrained({str(folder)!r}, device='cpu').explain())"

@@ -1,4 +1,4 @@
-"""Save a model with its layers as machine code for this processor, for calls of one text and for long texts.
+"""Save a model with its layers as machine code for this processor: fastest where a call has one text, or long ones.
 
 The folder is a checkpoint as any other, and loads without a compiler. Compiling needs Linux and GNU C++, and takes some
 seconds. On a processor that lacks an instruction the code is not used, and `explain()` says so.
@@ -30,15 +30,22 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Compile, and print what it is for and how fast it is."""
+    from ..checkpoint.hub import open_files
+    from ..checkpoint.sentence_transformers import read_entries
     from ..compiled.build import FOLDER, MANIFEST
     from ..config import read_json
+    from ..cross_encoder import CrossEncoder
     from ..encoder import SentenceEncoder
 
     source = keywords(options, "revision", "local_files_only")
-    SentenceEncoder.from_pretrained(options.model, device="cpu", **source).compile(options.output)
+    files = open_files(options.model, **source)
+    scores = "BertForSequenceClassification" in (files.read_object("config.json").get("architectures") or [])
+    modules = files.get("modules.json", quiet=True)
+    kind = CrossEncoder if scores and (modules is None or len(read_entries(modules)) == 1) else SentenceEncoder
+    kind.from_pretrained(options.model, device="cpu", **source).compile(options.output)
     facts = read_json(options.output / FOLDER / MANIFEST)
     speeds = [(name, *(f"{times:.1f} x" for times in speed)) for name, speed in facts["speed"].items()]
     print(f"compiled by {facts['compiler']}")
     print(f"for {facts['machine']} with {', '.join(facts['features']) or 'any processor'}")
     print(table([("a layer's speed, of the stack's", "one short text", "32 texts"), *speeds]))
-    print(f'use it: SentenceEncoder.from_pretrained("{options.output}", device="cpu")')
+    print(f'use it: {kind.__name__}.from_pretrained("{options.output}", device="cpu")')
