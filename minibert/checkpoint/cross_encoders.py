@@ -56,6 +56,13 @@ def read_cross_modules(files: CheckpointFiles, *, activation: bool = True) -> Cr
     return found
 
 
+def is_cross_encoder(files: CheckpointFiles) -> bool:
+    """Return True for a checkpoint with a classifier and no pooling."""
+    path = files.get("modules.json", quiet=True)
+    alone = path is None or len(read_entries(path)) == 1
+    return alone and "BertForSequenceClassification" in (files.read_object("config.json").get("architectures") or [])
+
+
 def _activation(files: CheckpointFiles, transformer: str, *, modules: bool) -> str | None:
     """Return the activation from the newest of its three places, in sentence-transformers' order."""
     config = files.below(transformer).read_object("config.json")

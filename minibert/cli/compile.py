@@ -30,18 +30,15 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Compile, and print what it is for and how fast it is."""
+    from ..checkpoint.cross_encoders import is_cross_encoder
     from ..checkpoint.hub import open_files
-    from ..checkpoint.sentence_transformers import read_entries
     from ..compiled.build import FOLDER, MANIFEST
     from ..config import read_json
     from ..cross_encoder import CrossEncoder
     from ..encoder import SentenceEncoder
 
     source = keywords(options, "revision", "local_files_only")
-    files = open_files(options.model, **source)
-    scores = "BertForSequenceClassification" in (files.read_object("config.json").get("architectures") or [])
-    modules = files.get("modules.json", quiet=True)
-    kind = CrossEncoder if scores and (modules is None or len(read_entries(modules)) == 1) else SentenceEncoder
+    kind = CrossEncoder if is_cross_encoder(open_files(options.model, **source)) else SentenceEncoder
     kind.from_pretrained(options.model, device="cpu", **source).compile(options.output)
     facts = read_json(options.output / FOLDER / MANIFEST)
     speeds = [(name, *(f"{times:.1f} x" for times in speed)) for name, speed in facts["speed"].items()]
