@@ -62,7 +62,7 @@ def draw_race(found: Mapping[str, Any], target: Path) -> None:
                 axis.set_title(title, fontsize=9, loc="left", fontweight="bold")
         about = f"texts per second, and times {BASE} in float32  ·  {found['machine']}  ·  {found['date']}"
         figure.supxlabel(about, fontsize=8, color="#57606a")
-        figure.savefig(target, dpi=200, facecolor="white")
+        figure.savefig(target, dpi=170, facecolor="white")
         pyplot.close(figure)
 
 
