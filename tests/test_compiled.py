@@ -55,7 +55,7 @@ def libraries(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(build, "FLAGS", FLAGS)
                 build.build(folder, SETS[name])
-            made[name] = Library(folder / LIBRARY)
+            made[name] = Library(folder / LIBRARY, name)
         return made[name]
 
     return get
@@ -194,7 +194,7 @@ def test_real_weights_give_the_vectors_of_the_stack(folder, dtype):
 # --- What it is made for, and what it is not
 
 
-@pytest.mark.parametrize("change", ["float64", "silu", "odd heads", "strided norm"])
+@pytest.mark.parametrize("change", ["float64", "silu", "odd heads", "strided norm", "norm without bias"])
 def test_the_stack_computes_what_the_code_lacks(libraries, change):
     sizes = {"silu": {"hidden_act": "silu"}, "odd heads": {"hidden_size": 10, "num_attention_heads": 2}}.get(change, {})
     bert = widen(Bert(dataclasses.replace(TINY, **sizes))).eval()
@@ -203,6 +203,11 @@ def test_the_stack_computes_what_the_code_lacks(libraries, change):
     if change == "strided norm":
         norm = bert.layers[0].attention_norm
         norm.weight = nn.Parameter(torch.randn(2 * len(norm.weight))[::2])
+    if change == "norm without bias":
+        assert layer_maker(libraries(), "float32")(bert.layers[0]).by == "compiled"
+        bert.layers[0].attention_norm.bias = None
+        assert layer_maker(libraries(), "float32")(bert.layers[0]).by == "fast"
+        return
     tokens = random_tokens((9, 5))
     decision = decide(bert, bert, [], "float32", None, layer_maker(libraries(), "float32"))
     assert decision.stack.layers[0].by == "fast"
@@ -300,7 +305,7 @@ def test_the_folder_is_a_checkpoint_as_any_other(folder):
 def test_code_from_elsewhere_runs_only_where_it_was_asked_for(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     loads = []
-    monkeypatch.setattr(find.Library, "_code", property(lambda self: loads.append(self)))
+    monkeypatch.setattr(Library, "_code", property(lambda self: loads.append(self)))
     encoder = load(folder)
     assert computed_by(encoder) == ["fast"] * TINY.num_hidden_layers
     assert "not compiled by this user on this machine" in encoder.explain()
@@ -337,6 +342,10 @@ FAULTS = {
     "no library": (lambda folder: (folder / "compiled" / LIBRARY).unlink(), "can't be read"),
     "half a manifest": (cut(MANIFEST), "not a JSON file"),
     "slower": (spoil(speed={"float32": [1.5, 0.5]}), "slower than the stack in float32"),
+    **{
+        f"speed {speed!r}": (spoil(speed=speed), "does not say how fast it is")
+        for speed in (None, True, "x", [], {"float32": 5}, {"float32": ["a", 1]}, {"float32": [None]}, {"float32": []})
+    },
 }
 
 
@@ -362,6 +371,60 @@ def test_a_library_that_cant_be_loaded_is_not_used(folder):
     assert "can't be loaded" in load(folder).explain()
 
 
+def test_a_library_without_our_function_is_not_used(folder):
+    path = folder / "compiled" / LIBRARY
+    path.unlink()
+    (folder / "empty.c").write_text("int nothing;")
+    subprocess.run(["gcc", "-shared", "-fPIC", str(folder / "empty.c"), "-o", str(path)], check=True)
+    spoil(sha256=build.hashlib.sha256(path.read_bytes()).hexdigest())(folder)
+    with pytest.raises(CompileError, match="is not a library of minibert"):
+        load(folder, compiled=True)
+
+
+@pytest.mark.parametrize("other", ["another", "none", "not a library"])
+def test_what_was_pickled_runs_only_the_file_that_it_knew(folder, other, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    encoder = load("copy")  # a relative path
+    expected, pickled = encoder.encode(TEXTS), pickle.dumps(encoder)
+    monkeypatch.chdir("/")
+    assert computed_by(pickle.loads(pickled)) == ["compiled"] * TINY.num_hidden_layers
+    path = folder / "compiled" / LIBRARY
+    content = path.read_bytes()
+    path.unlink()
+    if other != "none":
+        path.write_bytes(content + b"\0" if other == "another" else b"text")
+    loaded = pickle.loads(pickled)
+    assert computed_by(loaded) == ["fast"] * TINY.num_hidden_layers
+    assert np.abs(loaded.encode(TEXTS) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("cache", ["relative", "~/.cache"])
+def test_a_cache_that_is_another_one_in_each_place_vouches_for_nothing(folder, tmp_path, monkeypatch, cache):
+    monkeypatch.chdir(tmp_path)
+    digest = json.loads((folder / "compiled" / MANIFEST).read_text())["sha256"]
+    mark = tmp_path / cache / "minibert" / "compiled" / digest
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert "not compiled by this user" in load(folder).explain()
+
+
+def test_a_cache_that_cant_be_written_is_said(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    encoder = load(folder, compiled=False)
+    with pytest.warns(UserWarning, match="not noted as compiled by you .*: load it with compiled=True"):
+        encoder.compile(tmp_path / "new")
+    assert computed_by(encoder) == ["compiled"] * TINY.num_hidden_layers
+    assert computed_by(load(tmp_path / "new", compiled=True)) == ["compiled"] * TINY.num_hidden_layers
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_act": "silu"}, {"hidden_size": 20, "num_attention_heads": 4}])
+def test_a_model_of_which_the_code_has_nothing_is_refused(libraries, sizes):
+    with pytest.raises(CompileError, match=r"the code has no layers with a (silu|gelu) and heads of (16|8|5)"):
+        MEASURE(libraries(), dataclasses.replace(TINY, **sizes))
+
+
 def test_a_library_that_computes_other_numbers_is_not_used(folder, monkeypatch):
     monkeypatch.setattr(find, "difference", lambda *_: 0.25)
     assert "its numbers in float32 differ from the page's by 2e-01" in load(folder).explain()
@@ -383,6 +446,8 @@ def test_asked_for_in_vain(tmp_path, options, message):
         ("no-such-compiler", "there is no compiler 'no-such-compiler': install"),
         ("false", r"false failed \(1\): without a message"),
         ("g++ -DROWS=", r"g\+\+ failed \(1\): .*error"),
+        ("'", "the variable CXX is not a command"),
+        ("true", "true ended without an error, and wrote no library"),
     ],
 )
 def test_a_compiler_that_is_not_there_or_fails_writes_nothing(folder, monkeypatch, tmp_path, compiler, message):

@@ -162,3 +162,51 @@ def test_the_command(encoder, corpus, model, tmp_path, capsys):
     other = write_encoder(tmp_path / "other", ("Pooling", {**MEAN, "pooling_mode_cls_token": True}))
     assert main(["search", "the cat", "--index", str(index.folder), "-m", str(other)]) == 1
     assert "the vectors are of another model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "ubinary"])
+def test_no_queries_find_nothing(corpus, precision):
+    index = corpus(precision=precision)
+    assert index.search(np.empty((0, index.width))) == []
+
+
+def test_queries_of_another_dtype_or_width(encoder, corpus):
+    vectors = encoder.encode(TEXTS[:20])
+    found = semantic_search(vectors[:2].astype(np.float64), vectors)
+    assert places(found) == places(semantic_search(vectors[:2], vectors))
+    with pytest.raises(ValueError, match="the queries are of width 31, and the corpus is of width 32"):
+        semantic_search(vectors[:2, :31], vectors)
+    index = corpus()
+    for rows in (3, slice(0, 6, 2)):
+        with pytest.raises(TypeError, match=r"index\[start:stop\]"):
+            index[rows]
+    with pytest.raises(IndexError, match="no place -1"):
+        index.row(-1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"options": value} for value in (None, {}, {"precision": "float32"})),
+        *({"model": value} for value in (3, {}, {"similarity": "zz"})),
+        {"rows": None},
+        {"rows": -1},
+        {"shards": "a"},
+        {"shards": -1},
+        {"width": "x"},
+    ],
+    ids=str,
+)
+def test_a_damaged_manifest_is_named(corpus, values):
+    folder = corpus().folder
+    path = folder / "manifest.json"
+    write_json({**json.loads(path.read_text()), **values}, path)
+    with pytest.raises(ValueError, match=r"manifest\.json: damaged, or of another version"):
+        Index(folder)
+
+
+def test_ids_that_are_missing_are_named(encoder, corpus):
+    index = corpus()
+    (index.folder / "shard-000000.json").write_text('{"id": ["only one"]}')
+    with pytest.raises(ValueError, match=r"shard-000000\.json: damaged"):
+        index.search(encoder.encode(QUERIES), 250)

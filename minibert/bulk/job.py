@@ -59,10 +59,16 @@ def describe_model(encoder: SentenceEncoder) -> dict[str, Any]:
         "name": encoder.report.source if encoder.report else "",
         "sha256": digest.hexdigest(),
         "arithmetic": encoder._arithmetic,
-        "computed": encoder.explain().split("\n"),  # the page, the stack and its kinds differ in the last bits
+        "computed": _computed(encoder),
         "device": encoder.device.type,
         "similarity": encoder.similarity_fn_name,
     }
+
+
+def _computed(encoder: SentenceEncoder) -> dict[str, str]:
+    """Return what computes each part: the page, the stack and machine code differ in the last bits."""
+    rows = (line.split(maxsplit=2)[:2] for line in encoder.explain().splitlines())
+    return {part: by for part, by in rows if part in ("all", "embeddings") or part.startswith("layers.")}
 
 
 @contextmanager

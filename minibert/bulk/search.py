@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 from ..batches import MOST_WORKERS, side_by_side
 from ..config import FileError, check_count, read_json
 from ..vectors import SIMILARITIES, Vectors, as_matrix, cosine, quantize_embeddings
-from .job import JobError, read_manifest
+from .job import MANIFEST, JobError, read_manifest
+from .settings import PRECISIONS
 from .shards import RANGES, name_of, restore
 
 ROWS = 2**16  # in a block
@@ -52,7 +53,7 @@ def semantic_search(
         check_count(name, count)
     check_count("top_k", top_k)
     for some in queries.split(query_chunk_size):
-        blocks = chunks(corpus_embeddings, corpus_chunk_size)
+        blocks = _alike(some, chunks(corpus_embeddings, corpus_chunk_size))
         parts = (best_of(score_function(some, rows), start, top_k) for start, rows in blocks)
         found += _hits(*merge(parts, some, top_k))
     return found
@@ -62,6 +63,14 @@ def chunks(vectors: Any, size: int) -> Iterator[tuple[int, Tensor]]:
     """Yield vectors a block at a time, (rows, D), each with the place of its first."""
     for start in range(0, len(vectors), size):
         yield start, as_matrix(vectors[start : start + size]).detach()
+
+
+def _alike(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """Yield blocks in the queries' dtype. Raise ValueError if they are of another width."""
+    for start, rows in blocks:
+        if rows.shape[1] != queries.shape[1]:
+            raise ValueError(f"the queries are of width {queries.shape[1]}, and the corpus is of width {rows.shape[1]}")
+        yield start, rows.to(queries.dtype)
 
 
 def best_of(scores: Tensor, start: int, top_k: int) -> Best:
@@ -96,23 +105,34 @@ class Index:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder, self.manifest = Path(folder), read_manifest(folder)
-        options = self.manifest["options"]
+        try:
+            options = self.manifest["options"]
+            form, copy = str(options["output_format"]), options["copy"]
+            self.precision, self.width = str(options["precision"]), int(self.manifest["width"])
+            self.measure = str(self.manifest["model"]["similarity"])
+            self._shard_rows = int(options["shard_rows"])
+            known = self.precision in PRECISIONS and self.measure in SIMILARITIES and self._shard_rows > 0
+            if self.manifest["complete"]:
+                known = known and int(self.manifest["rows"]) >= 0 and int(self.manifest["shards"]) >= 0
+        except (KeyError, TypeError, ValueError):
+            known = False
+        if not known:
+            raise FileError(f"{folder}/{MANIFEST}: damaged, or of another version of minibert")
         if not self.manifest["complete"]:
             raise JobError(f"{folder}: not all is embedded yet: run the same embed-corpus again")
-        if options["output_format"] != "npy":
-            raise JobError(f"{folder}: the format is {options['output_format']}, and a search needs npy")
-        self.precision, self.width = str(options["precision"]), int(self.manifest["width"])
-        self.measure = str(self.manifest["model"]["similarity"])
-        self._shard_rows = int(options["shard_rows"])
+        if form != "npy":
+            raise JobError(f"{folder}: the format is {form}, and a search needs npy")
         self._ranges = np.load(self.folder / RANGES) if self.precision == "int8" else None
         self._columns = lru_cache(64)(lambda shard: read_json(self.folder / name_of(shard, "json")))
         self._codes = self._open("npy")
-        self._copy = self._open(f"{options['copy']}.npy") if options["copy"] else None
+        self._copy = self._open(f"{copy}.npy") if copy else None
 
     def __len__(self) -> int:
         return int(self.manifest["rows"])
 
     def __getitem__(self, rows: slice) -> Tensor:
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise TypeError("an index gives its vectors as index[start:stop]")
         start, stop, _ = rows.indices(len(self))
         parts = [torch.empty(0, self.width)]
         while start < stop:
@@ -144,6 +164,8 @@ class Index:
         vectors = as_matrix(queries).float().cpu()
         if vectors.shape[1] != self.width:
             raise ValueError(f"the queries are of width {vectors.shape[1]}, and the corpus is of width {self.width}")
+        if not len(vectors):
+            return []
         rescored = self.precision == "ubinary" or (self.precision == "int8" and self._copy is not None)
         most = top_k * rescore_multiplier if rescored else top_k
         parts = self._compare_bits(vectors, most) if self.precision == "ubinary" else self._compare(vectors, most)
@@ -156,8 +178,14 @@ class Index:
 
     def row(self, place: int) -> dict[str, str]:
         """Return the id of the vector at a place, and its text if texts were kept."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"{self.folder} has {len(self)} vectors, and no place {place}")
         shard, i = divmod(place, self._shard_rows)
-        return {name: values[i] for name, values in self._columns(shard).items()}
+        try:
+            return {name: values[i] for name, values in self._columns(shard).items()}
+        except (IndexError, KeyError, TypeError):
+            path = self.folder / name_of(shard, "json")
+            raise FileError(f"{path}: damaged: the vectors of the shard have no such ids") from None
 
     def _compare(self, queries: Tensor, top_k: int) -> Iterator[Best]:
         if self.measure == "cosine":

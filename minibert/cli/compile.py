@@ -1,7 +1,8 @@
 """Save a model with its layers as machine code for this processor: fastest where a call has one text, or long ones.
 
 The folder is a checkpoint as any other, and loads without a compiler. Compiling needs Linux and GNU C++, and takes some
-seconds. On a processor that lacks an instruction the code is not used, and `explain()` says so.
+seconds. On a processor that lacks an instruction the code is not used, and `explain()` says so. A file in the user's
+cache notes who compiled it: elsewhere the code runs with --compiled only.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.save import write_json
 from ..config import ConfigError
@@ -41,6 +42,7 @@ FLAGS = [
     "-Wno-psabi",
     "-mtune=native",
 ]
+MOST = 2**24  # bytes of a library
 PATIENCE = 600  # seconds for the compiler
 
 
@@ -85,6 +87,8 @@ def build(folder: Path, features: list[str] | None = None) -> str:
     library, compiled = folder / LIBRARY, folder / "layer.o"
     _run([*compiler, *flags, "-c", str(SOURCES / "layer.cpp"), "-o", str(compiled)])
     _run([*compiler, "-shared", str(compiled), "-o", str(library)])  # without -fopenmp: it would bring another OpenMP
+    if not library.is_file():
+        raise CompileError(f"{compiler[0]} ended without an error, and wrote no library")
     compiled.unlink()
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
     version = _run([*compiler, "--version"]).partition("\n")[0]
@@ -95,7 +99,10 @@ def build(folder: Path, features: list[str] | None = None) -> str:
 
 def _compiler() -> list[str]:
     """Return the command of a GNU C++ compiler: that of the variable CXX, or g++."""
-    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    try:
+        command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    except ValueError as error:
+        raise CompileError(f"the variable CXX is not a command ({error})") from None
     if platform.system() != "Linux":
         raise CompileError(f"compiling needs Linux and GNU C++, and this is {platform.system()}")
     if shutil.which(command[0]) is None:
@@ -119,7 +126,30 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def record(digest: str) -> Path:
-    """Return the file that tells that this user compiled the library of a digest on this machine."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "minibert" / "compiled" / digest
+def record(digest: str) -> Path | None:
+    """Return the file that tells that this user compiled the library of a digest on this machine.
+
+    None where the user has no folder for caches: a relative path would be another one in each place.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return cache / "minibert" / "compiled" / digest if cache.is_absolute() else None
+
+
+def why_not_here(library: Path, facts: dict[str, Any]) -> str:
+    """Say why a library can't be used here, by its manifest; "" where it can. It is read, and not loaded."""
+    again = "compile it again (minibert compile)"
+    if facts.get("machine") != machine():
+        return f"it was compiled for {str(facts.get('machine'))[:50]}, and this is {machine()}"
+    needed = facts.get("features")
+    if not isinstance(needed, list):
+        return again
+    if missing := [str(name)[:20] for name in needed if name not in processor_features()]:
+        return f"it was compiled for a processor with {', '.join(missing[:9])}"
+    if facts.get("sources") != sources_digest():
+        return f"it was compiled by another version of minibert: {again}"
+    try:
+        with library.open("rb") as file:
+            digest = hashlib.sha256(file.read(MOST)).hexdigest()
+    except OSError as error:
+        return f"{library.name} can't be read ({error.strerror}): {again}"
+    return "" if digest == facts.get("sha256") else f"{library.name} is not the file that was compiled: {again}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,22 +23,11 @@ from ..fast.tokens import PackedTokens
 from ..model import EncoderLayer
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
-from .build import (
-    FOLDER,
-    LIBRARY,
-    MANIFEST,
-    CompileError,
-    build,
-    machine,
-    processor_features,
-    record,
-    sources_digest,
-)
-from .layer import CompiledLayer, Library
+from .build import FOLDER, LIBRARY, MANIFEST, CompileError, build, record, why_not_here
+from .layer import CompiledLayer, Library, layer_maker
 
 # How far a small random BERT may be from the page, whose states are of size 1.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
-MOST = 2**24  # bytes of a library
 SLOW = 0.9  # times the stack's speed: code that is slower is not used
 
 
@@ -60,42 +49,36 @@ def find(files: CheckpointFiles, wanted: bool | None, arithmetic: str) -> tuple[
         if wanted:
             raise CompileError(f"{files.name} has no compiled code: minibert compile {files.name} -o FOLDER makes it")
         return None, ""
-    library = Library(folder / LIBRARY)
+    path = folder / LIBRARY
     try:
-        why = _unusable(library, read_json(folder / MANIFEST), wanted, arithmetic)
+        facts = read_json(folder / MANIFEST)
+        why = why_not_here(path, facts) or _untrusted(facts, wanted) or _slow(facts, arithmetic)
+        library = Library(path, str(facts.get("sha256")))
+        why = why or _wrong(library, arithmetic)
     except ConfigError as error:
         why = str(error)
+    except OSError as error:  # another system library than that of the machine that compiled it
+        why = f"it can't be loaded ({str(error)[:200]}): compile it again (minibert compile)"
     if why and wanted:
         raise CompileError(f"{folder}: {why}")
     return (None, f"the folder's compiled code is not used: {why}") if why else (library, "")
 
 
-def _unusable(library: Library, facts: dict[str, Any], wanted: bool | None, arithmetic: str) -> str:
-    """Say why a library can't be used here; "" where it can. It is read, and loaded only if all else is right."""
-    again = "compile it again (minibert compile)"
-    if facts.get("machine") != machine():
-        return f"it was compiled for {str(facts.get('machine'))[:50]}, and this is {machine()}"
-    needed = facts.get("features")
-    if not isinstance(needed, list) or (missing := [str(x)[:20] for x in needed if x not in processor_features()]):
-        return f"it was compiled for a processor with {', '.join(missing[:9])}" if isinstance(needed, list) else again
-    if facts.get("sources") != sources_digest():
-        return f"it was compiled by another version of minibert: {again}"
-    try:
-        with library.path.open("rb") as file:
-            digest = hashlib.sha256(file.read(MOST)).hexdigest()
-    except OSError as error:
-        return f"{library.path.name} can't be read ({error.strerror}): {again}"
-    if digest != facts.get("sha256"):
-        return f"{library.path.name} is not the file that was compiled: {again}"
-    if not wanted and not record(digest).exists():
-        return "it was not compiled by this user on this machine. If you trust it: from_pretrained(..., compiled=True)"
-    speed = facts.get("speed", {}).get(arithmetic, [])  # whose digest is known, or which was asked for: well-formed
-    if min(speed, default=1) < SLOW:
-        return f"it is slower than the stack in {arithmetic} ({', '.join(map(str, speed))} times its speed)"
-    try:
-        return _wrong(library, arithmetic)
-    except OSError as error:  # another system library than that of the machine that compiled it
-        return f"it can't be loaded ({str(error)[:200]}): {again}"
+def _untrusted(facts: dict[str, Any], wanted: bool | None) -> str:
+    mark = record(facts["sha256"])
+    if wanted or (mark is not None and mark.exists()):
+        return ""
+    return "it was not compiled by this user on this machine. If you trust it: from_pretrained(..., compiled=True)"
+
+
+def _slow(facts: dict[str, Any], arithmetic: str) -> str:
+    speed = facts.get("speed")
+    ratios = speed.get(arithmetic) if isinstance(speed, dict) else None
+    if not isinstance(ratios, list) or not ratios or not all(isinstance(ratio, (int, float)) for ratio in ratios):
+        return f"its {MANIFEST} does not say how fast it is: compile it again (minibert compile)"
+    if min(ratios) >= SLOW:
+        return ""
+    return f"it is slower than the stack in {arithmetic} ({', '.join(map(str, ratios))} times its speed)"
 
 
 def _wrong(library: Library, arithmetic: str) -> str:
@@ -110,15 +93,17 @@ def _wrong(library: Library, arithmetic: str) -> str:
 def save_compiled(folder: str | os.PathLike[str], save: Callable[[Path], None], config: BertConfig) -> Library:
     """Save a model by ``save``, with code for this processor beside it. Return the code.
 
+    That this user compiled it is noted in the user's folder for caches. Where it can't be, a warning says so.
+
     Raises:
-        CompileError: There is no compiler, it fails, or the code computes other numbers. Nothing is written.
-        OSError: The folder can't be written, and stays as it was.
+        CompileError: There is no compiler, it fails, the code computes other numbers, or it has nothing of this model.
+            Nothing is written. OSError: The folder can't be written, and stays as it was.
     """
     with replacing_model(folder) as new:
         compiled = new / FOLDER
         compiled.mkdir()
         digest = build(compiled)
-        library = Library(compiled / LIBRARY)
+        library = Library(compiled / LIBRARY, digest)
         for arithmetic in ARITHMETICS:
             if why := _wrong(library, arithmetic):
                 raise CompileError(f"the compiler made a wrong library: {why}")
@@ -126,18 +111,29 @@ def save_compiled(folder: str | os.PathLike[str], save: Callable[[Path], None], 
         write_json({**facts, "speed": measure(library, config)}, compiled / MANIFEST)
         save(new)
     mark = record(digest)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    return Library(Path(folder).resolve() / FOLDER / LIBRARY)
+    try:
+        if mark is None:
+            raise OSError("there is no folder for caches")
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        warnings.warn(f"not noted as compiled by you ({error}): load it with compiled=True", stacklevel=3)
+    return Library(Path(folder).resolve() / FOLDER / LIBRARY, digest)
 
 
 def measure(library: Library, config: BertConfig) -> dict[str, list[float]]:
-    """Return, for each arithmetic, the speed of a compiled layer over the stack's: of one short text, and of 32."""
+    """Return, for each arithmetic, the speed of a compiled layer over the stack's: of one short text, and of 32.
+
+    Raise CompileError if a layer of this config can't be compiled.
+    """
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
         layer = EncoderLayer(config).float().eval()
     found = {}
     for arithmetic in ARITHMETICS:
-        layers = CompiledLayer(library, arithmetic, layer), FastLayer(layer, ARITHMETICS[arithmetic])
+        layers = layer_maker(library, arithmetic)(layer), FastLayer(layer, ARITHMETICS[arithmetic])
+        if layers[0].by != CompiledLayer.by:
+            what = f"a {config.hidden_act} and heads of {config.hidden_size // config.num_attention_heads}"
+            raise CompileError(f"the code has no layers with {what}: gelu, gelu_new or relu, and an even size")
         found[arithmetic] = [_ratio(layers, texts, config.hidden_size) for texts in (1, 32)]
     return found
 

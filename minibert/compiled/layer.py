@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..config import ConfigError, read_json
 from ..fast.int8 import quantize_rows
 from ..fast.prepare import ARITHMETICS
 from ..fast.stack import FastLayer
 from ..fast.tokens import PackedTokens
 from ..model import EncoderLayer
+from .build import MANIFEST, why_not_here
 
 GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs of four bytes together; in the order of `Layer.arithmetic`
 ACTIVATIONS = {"gelu": 1, "gelu_new": 2, "relu": 3}  # Activation of vectors.h
@@ -54,10 +56,13 @@ class Library:
     """Machine code of layer.cpp, loaded into this process."""
 
     path: Path
+    digest: str
 
     @cached_property
     def _code(self) -> ctypes.CDLL:
         code = ctypes.CDLL(str(self.path))
+        if not hasattr(code, "minibert_layer"):
+            raise OSError(f"{self.path} is not a library of minibert")
         code.minibert_layer.argtypes = [POINTER, POINTER, POINTER, POINTER, *[ctypes.c_int] * 3]
         return code
 
@@ -77,14 +82,19 @@ class Library:
         if not self._code.minibert_layer(ctypes.addressof(layer), *arguments):
             raise MemoryError("a compiled layer could not get memory for its states")
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
-        """Pickle the path. Where there is no such file any more, the stack computes."""
-        return restore, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path, str]]:
+        """Pickle where it is, and its digest. Where there is another file, or none, the stack computes."""
+        return restore, (self.path.absolute(), self.digest)
 
 
-def restore(path: Path) -> Library | None:
-    """Return the library of a file; None if it is gone."""
-    return Library(path) if path.is_file() else None
+def restore(path: Path, digest: str) -> Library | None:
+    """Return the library of a pickled encoder, if its file is the same and fits this processor."""
+    try:
+        facts = read_json(path.with_name(MANIFEST))
+    except (OSError, ConfigError):
+        return None
+    same = facts.get("sha256") == digest and not why_not_here(path, facts)
+    return Library(path, digest) if same else None
 
 
 class CompiledLinear:
@@ -162,6 +172,8 @@ def layer_maker(library: Library, arithmetic: str) -> Callable[[Any], FastLayer]
     def make(layer: EncoderLayer) -> FastLayer:
         fast = FastLayer(layer, ARITHMETICS[arithmetic])
         suits = fast.activation in ACTIVATIONS and fast.head_size % 2 == 0
+        norms = *fast.attention_norm[1:3], *fast.feed_forward_norm[1:3]
+        suits = suits and all(isinstance(norm, Tensor) for norm in norms)
         suits = suits and all(weight.dtype is torch.float32 and weight.is_contiguous() for weight in fast.weights)
         return CompiledLayer(library, arithmetic, layer) if suits else fast
 
