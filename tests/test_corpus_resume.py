@@ -117,7 +117,7 @@ def test_another_model_is_refused(encoder, model, tmp_path, monkeypatch):
     other.model.layers[0].attention.query.bias.data[3] += 1
     with pytest.raises(JobError, match=r"model.sha256: .*, and now "):
         embed_corpus(other, path, tmp_path / "out", shard_rows=3)
-    with pytest.raises(JobError, match=r"model\.computed\.all: null, and now "page""):
+    with pytest.raises(JobError, match=r'model\.computed\.all: null, and now "page"'):
         embed_corpus(SentenceEncoder.from_pretrained(model, fast=False), path, tmp_path / "out", shard_rows=3)
     with pytest.raises(JobError, match=r"model\.sha256"):
         embed_corpus(SentenceEncoder.from_pretrained(model, pooling="cls"), path, tmp_path / "out", shard_rows=3)
