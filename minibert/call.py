@@ -159,9 +159,9 @@ def by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[T
     return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
 
 
-def release_freed_memory(texts: int) -> None:
-    """Give the system what tokenizing many texts and planning their batches left free between what is in use."""
-    if texts < MANY:
+def release_freed_memory(texts: int, done: int, more: int) -> None:
+    """Give the system what tokenizing, planning and batches left free between what is in use; once in MANY texts."""
+    if texts < MANY or done % MANY >= more:
         return
     with suppress(TypeError, AttributeError, OSError):  # not glibc's malloc, which keeps it
         ctypes.CDLL(None).malloc_trim(0)

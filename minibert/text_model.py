@@ -200,8 +200,8 @@ class TextModel(nn.Module):
 
             padding, config = decision.padding, self.model.config
             batches = plan(lengths, config, batch_size, workers, padding=padding, alone=batch_invariant)
-            release_freed_memory(count)
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
+                release_freed_memory(count, done, len(rows))
                 result, done = put(result, count, rows, values, device), done + len(rows)
                 if show_progress_bar:
                     bar.set_description_str(f"{done}/{count} {self.unit}", refresh=False)

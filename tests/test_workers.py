@@ -332,22 +332,22 @@ def test_where_no_more_work_is_started_in_threads_the_caller_does_the_rest(monke
     assert [made[1] == "MainThread" for _, made in found] == [False] * 20 + [True] * 30
 
 
-def test_a_large_call_gives_back_what_tokenizing_left_before_it_computes(encoder, monkeypatch):
+def test_a_large_call_gives_back_what_it_left_now_and_then(encoder, monkeypatch):
     seen = []
-    forward = TextModel._forward
-    monkeypatch.setattr("minibert.text_model.release_freed_memory", seen.append)
-    monkeypatch.setattr(TextModel, "_forward", lambda *given, **more: seen.append(None) or forward(*given, **more))
-    encoder.encode(TEXTS)
-    assert seen[0] == len(TEXTS)
-    assert set(seen[1:]) == {None}
+    monkeypatch.setattr("minibert.text_model.release_freed_memory", lambda *given: seen.append(given))
+    encoder.encode(TEXTS, batch_size=2)
+    assert [done + more for _, done, more in seen][-1] == len(TEXTS)
+    assert [done for _, done, _ in seen] == [0, *(done + more for _, done, more in seen[:-1])]
+    assert {count for count, _, _ in seen} == {len(TEXTS)}
 
 
 def test_only_what_a_large_call_left_is_given_back(monkeypatch):
     called = []
     monkeypatch.setattr("minibert.call.ctypes.CDLL", lambda _: SimpleNamespace(malloc_trim=called.append))
-    release_freed_memory(1000)
+    release_freed_memory(1000, 0, 100)
     assert not called
-    release_freed_memory(10**6)
-    assert called == [0]
+    for done in range(0, 10**6, 100):
+        release_freed_memory(10**6, done, 100)
+    assert called == [0] * 16
     monkeypatch.setattr("minibert.call.ctypes.CDLL", lambda _: SimpleNamespace())  # another malloc
-    release_freed_memory(10**6)
+    release_freed_memory(10**6, 0, 100)
