@@ -119,6 +119,18 @@ def test_an_index_stands_for_its_vectors_in_blocks(encoder, corpus):
     assert paraphrase_mining_embeddings(index, top_k=3) == paraphrase_mining_embeddings(vectors, top_k=3)
 
 
+def test_the_closest_pairs_are_those_of_the_whole_matrix(encoder, monkeypatch):
+    vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    scores = encoder.similarity(vectors, vectors).numpy()
+    pairs = sorted(((scores[i, j], i, j) for i in range(30) for j in range(i + 1, 30)), reverse=True)
+    for most in (1, 100, 10_000):  # numbers in memory at once
+        monkeypatch.setattr("minibert.bulk.mining.SCORES", most)
+        found = paraphrase_mining_embeddings(vectors, max_pairs=12, top_k=12, score_function=encoder.similarity)
+        assert [tuple(pair[1:]) for pair in found] == [pair[1:] for pair in pairs[:12]]
+        assert np.allclose([pair[0] for pair in found], [pair[0] for pair in pairs[:12]], atol=1e-6)
+    assert len(paraphrase_mining_embeddings(vectors)) == len(pairs)
+
+
 def test_bits_of_any_width(encoder, corpus):
     for width in (32, 20, 5):
         index = corpus(name=f"w{width}", precision="ubinary", truncate_dim=width)

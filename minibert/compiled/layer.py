@@ -110,7 +110,7 @@ class CompiledLinear:
             weight = weight.bfloat16()
         fill = partial(functional.pad, pad=(0, -out % panel))
         weight = functional.pad(weight, (0, -into % group, 0, -out % panel))
-        self.weight = weight.view(-1, panel, weight.shape[1] // group, group).permute(0, 2, 1, 3).contiguous()
+        self.weight = weight.reshape(-1, panel, weight.shape[1] // group, group).permute(0, 2, 1, 3).contiguous()
         self.bias = fill(bias).contiguous()
         if self.scale is not None and self.shift is not None:
             self.scale, self.shift = fill(self.scale), fill(self.shift)
@@ -171,10 +171,10 @@ def layer_maker(library: Library, arithmetic: str) -> Callable[[Any], FastLayer]
 
     def make(layer: EncoderLayer) -> FastLayer:
         fast = FastLayer(layer, ARITHMETICS[arithmetic])
-        suits = fast.activation in ACTIVATIONS and fast.head_size % 2 == 0
         norms = *fast.attention_norm[1:3], *fast.feed_forward_norm[1:3]
-        suits = suits and all(isinstance(norm, Tensor) for norm in norms)
-        suits = suits and all(weight.dtype is torch.float32 and weight.is_contiguous() for weight in fast.weights)
+        suits = fast.activation in ACTIVATIONS and fast.head_size % 2 == 0
+        suits = suits and all(weight.dtype is torch.float32 for weight in fast.weights)
+        suits = suits and all(isinstance(norm, Tensor) and norm.is_contiguous() for norm in norms)  # read in place
         return CompiledLayer(library, arithmetic, layer) if suits else fast
 
     return make
