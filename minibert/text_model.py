@@ -24,6 +24,7 @@ from .fast.decide import Decision, decide
 from .fast.prepare import pack_at_loading
 from .fused import fuse
 from .model import EncoderOutput
+from .portable import Portable
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
 
 
-class TextModel(nn.Module):
+class TextModel(Portable):
     """A model, its tokenizer, its prompts, and the loop over batches that `encode` and `predict` share.
 
     ``fast`` says who computes: None, the stack where it can; False, the page; True, the stack or an error.
     """
 
     unit: ClassVar[str] = "texts"
+    _frames: ClassVar[int] = 4  # from a warning of truncation up to the user's call
     verb: ClassVar[str] = "encode"
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
@@ -117,11 +119,9 @@ class TextModel(nn.Module):
         self.eval()
         if next(self.model.parameters()).dtype == torch.float64:
             self.double()
-        if device.type == "cpu" and fast is not False and self.model.report.mapped:
-            decision = self._decide(None, None, known=False)
-            if decision.stack is not None:
-                pack_at_loading(decision.stack, self.model, files.below(transformer), first_only=decision.reads_first)
-        if device.type != "cpu" and fast is not False:
+        if device.type == "cpu":
+            self._pack(files.below(transformer))
+        elif fast is not False:
             fuse(self.model)
         return self.to(device)
 
@@ -151,7 +151,7 @@ class TextModel(nn.Module):
             texts = [words + text if isinstance(text, str) else text for text in texts]
         tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
         self.truncation_report = tokens.truncation
-        announce(tokens.truncation, mode, stacklevel=4)
+        announce(tokens.truncation, mode, stacklevel=self._frames)
         if (report := getattr(self.model, "report", None)) is not None:
             report.check_files(self.model)
         prompt_length = self._prompt_tokens(words) if words else 0
@@ -291,10 +291,8 @@ class TextModel(nn.Module):
             return dict(options)
         return {**options, "prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}
 
-    def __sklearn_clone__(self) -> Self:
-        """Return this very model: to scikit-learn's `clone` it is a setting that no fit changes, not one to copy."""
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
-        return {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
+    def _pack(self, files: CheckpointFiles) -> None:
+        if self.device.type == "cpu" and self.fast is not False and self.model.report.mapped:
+            decision = self._decide(None, None, known=False)
+            if decision.stack is not None:
+                pack_at_loading(decision.stack, self.model, files, first_only=decision.reads_first)

@@ -127,7 +127,7 @@ def _read_decoder(config: AnyConfig, tensors: Tensors, dtype: torch.dtype) -> tu
 
 
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
+    """Yield each parameter that a model has from these files, with its tensor read or mapped anew.
 
     Raise CheckpointError if the files have changed since.
     """
@@ -135,8 +135,12 @@ def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Pa
     tensors = by_canonical_name(open_weights(files))
     _check_unchanged(report)
     for ours, parameter in model.named_parameters():
-        name = canonical_name(published_name(ours))
-        yield parameter, read_tensor(tensors[name], name, parameter.dtype)
+        try:
+            name = canonical_name(published_name(ours))
+        except KeyError:  # a weight of the user's own
+            continue
+        if name in tensors and tensors[name].shape == parameter.shape:
+            yield parameter, read_tensor(tensors[name], name, parameter.dtype)
     _check_unchanged(report)
 
 
