@@ -5,8 +5,6 @@ Keywords and their order are translated into minibert's. Nothing is computed her
 
 from __future__ import annotations
 
-import math
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -16,16 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .call import as_list, check_texts
 from .checkpoint.hub import HubOptions
 from .checkpoint.load import find_device
 from .checkpoint.sentence_transformers import SentenceModules
 from .config import check_count
-from .display import progress_bar
-from .processes import WorkerError, WorkerPool
+from .processes import WorkerPool, in_processes
 from .text_model import TextModel
-from .truncation import TooLongError, TruncationReport, announce, check_mode
-from .vectors import check_precision, deliver
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -33,12 +27,11 @@ if TYPE_CHECKING:
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 # What may follow the texts without a keyword, in this order.
-POSITIONS = (
-    *("prompt_name", "prompt", "batch_size", "show_progress_bar", "output_value", "precision", "convert_to_numpy"),
-    *("convert_to_tensor", "device", "normalize_embeddings", "truncate_dim", "pool", "chunk_size"),
-)
+BOTH = "prompt_name", "prompt", "batch_size", "show_progress_bar"
+FORM = "convert_to_numpy", "convert_to_tensor", "device"
+ENCODE = (*BOTH, "output_value", "precision", *FORM, "normalize_embeddings", "truncate_dim", "pool", "chunk_size")
+PREDICT = (*BOTH, "activation_fn", "apply_softmax", *FORM)
 OTHERS = {"sentences", "inputs", "device", "pool", "chunk_size"}
-FORMS = {"precision": "float32", "ranges": None, "convert_to_numpy": True, "convert_to_tensor": False}
 SETTINGS = "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim"
 ATTENTIONS = None, "eager", "sdpa", "flash_attention_2", "flex_attention"  # the same numbers
 # Its keywords and methods that have another way here.
@@ -194,102 +187,44 @@ def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
         modules.source = "similarity_fn_name"
 
 
-def takes_their_calls(method: Method) -> Method:
-    """Let `encode` and its kind take the texts by two names, keywords by position, a device, and a pool."""
+def takes_their_calls(*positions: str) -> Callable[[Method], Method]:
+    """Let a method take its texts by two names, keywords by position, a device and, if it is among these, a pool."""
 
-    @wraps(method)
-    def call(self: Any, *arguments: Any, **options: Any) -> Any:
-        if len(arguments) == 1 and OTHERS.isdisjoint(options):
-            return method(self, arguments[0], **options)
-        texts, options = _named(method.__name__, arguments, options)
-        device, pool, size = (options.pop(name, None) for name in ("device", "pool", "chunk_size"))
-        check_count("chunk_size", size, optional=True)
-        if isinstance(device, (list, tuple)) and pool is None:
-            with WorkerPool(self, device) as own:
-                return in_processes(self, method, texts, own, size, options)
-        if pool is not None:
-            return in_processes(self, method, texts, pool, size, options)
-        if device is not None:
-            self.to(find_device(device))
-        return method(self, texts, **options)
+    def change(method: Method) -> Method:
+        @wraps(method)
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            if len(arguments) == 1 and OTHERS.isdisjoint(options):
+                return method(self, arguments[0], **options)
+            texts, options = _named(method.__name__, positions, arguments, options)
+            device = options.pop("device", None)
+            pool, size = (options.pop(name, None) if "pool" in positions else None for name in ("pool", "chunk_size"))
+            check_count("chunk_size", size, optional=True)
+            if pool is not None:
+                return in_processes(self, method, texts, pool, size, options)
+            if isinstance(device, (list, tuple)) and "pool" in positions:
+                with WorkerPool(self, device) as own:
+                    return in_processes(self, method, texts, own, size, options)
+            if device is not None:
+                self.to(find_device(device))
+            return method(self, texts, **options)
 
-    return cast(Method, call)
+        return cast(Method, call)
+
+    return change
 
 
-def _named(method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _named(
+    method: str, positions: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """Give each value its name, and return the texts apart. Raise TypeError where one is missing or given twice."""
     names = [name for name in ("sentences", "inputs") if name in options]
     if len(arguments[:1]) + len(names) != 1:
         raise TypeError(f"{method} needs texts, once: as the first argument, as sentences=, or as inputs=")
     rest = arguments[1:]
-    if len(rest) > len(POSITIONS):
-        raise TypeError(f"{method} takes {len(POSITIONS) + 1} arguments without a keyword, not {len(arguments)}")
+    if len(rest) > len(positions):
+        raise TypeError(f"{method} takes {len(positions) + 1} arguments without a keyword, not {len(arguments)}")
     texts = arguments[0] if arguments else options[names[0]]
-    given = dict(zip(POSITIONS, rest, strict=False))
+    given = dict(zip(positions, rest, strict=False))
     if twice := given.keys() & options.keys():
         raise TypeError(f"{method} got two values for {', '.join(sorted(twice))}")
     return texts, {**given, **{name: value for name, value in options.items() if name not in names}}
-
-
-def in_processes(
-    model: Any, method: Callable[..., Any], texts: Any, pool: WorkerPool, size: int | None, options: dict[str, Any]
-) -> Any:
-    """Encode texts in the processes of a pool, in chunks, and return what one process would return.
-
-    Raises:
-        TypeError: this is no pool, or as `encode`. ValueError: as `encode`. WorkerError: a process has ended. Its
-            ``results`` are those of the first texts.
-    """
-    if not isinstance(pool, WorkerPool):
-        raise TypeError(f"pool must come from start_multi_process_pool, not {type(pool).__name__}")
-    form: dict[str, Any] = {**FORMS, **options}
-    check_precision(form["precision"], form["ranges"])
-    rows = as_list(texts)
-    check_texts(rows)
-    if isinstance(texts, str) or not rows:
-        return method(model, texts, **options)
-    mode = check_mode(options.get("truncation") or model.truncation)
-    shown = bool(options.get("show_progress_bar"))
-    given = {**{name: value for name, value in options.items() if name not in FORMS}, "show_progress_bar": False}
-    given["truncation"] = "error" if mode == "error" else "report"
-    size = size or max(1, min(5000, math.ceil(len(rows) / pool.count / 8)))
-    starts = range(0, len(rows), size)
-    parts: list[Any] = []
-    reports: list[TruncationReport] = []
-    try:
-        with progress_bar(len(rows), "texts", shown) as bar:
-            chunks = ((method.__name__, rows[start : start + size], given) for start in starts)
-            for result, report in pool.run(_encode, chunks):
-                parts.append(pickle.loads(result))
-                reports.append(_moved(report, starts[len(reports)]))
-                bar.update(min(size, len(rows) - starts[len(reports) - 1]))
-    except TooLongError as error:
-        raise TooLongError(_moved(error.report, starts[len(parts)])) from None
-    except WorkerError as error:
-        error.done = starts[len(parts)]
-        error.results = _joined(parts, model, form) if parts else None
-        error.args = (f"{error}; the first {error.done} of {len(rows)} texts are done: see the error's `results`",)
-        raise
-    lost = {i: tokens for report in reports for i, tokens in report.lost.items()}
-    model.truncation_report = TruncationReport(reports[0].limit, lost, sum(report.kept for report in reports))
-    announce(model.truncation_report, mode, stacklevel=4)
-    return _joined(parts, model, form)
-
-
-def _moved(report: TruncationReport, start: int) -> TruncationReport:
-    """Count the texts of a chunk from the first of all."""
-    return TruncationReport(report.limit, {start + i: tokens for i, tokens in report.lost.items()}, report.kept)
-
-
-def _joined(parts: list[Any], model: Any, form: Mapping[str, Any]) -> Any:
-    """Return the results of all chunks as one, in the form that was asked for."""
-    if isinstance(parts[0], list):
-        return [each for part in parts for each in part]
-    vectors = torch.from_numpy(np.concatenate(parts)).to(model.device if form["convert_to_tensor"] else "cpu")
-    return deliver(vectors, *(form[name] for name in FORMS))
-
-
-def _encode(model: Any, method: str, texts: list[str], options: dict[str, Any]) -> tuple[bytes, TruncationReport]:
-    """Encode a chunk, in a process of a pool. Bytes: tensors would go through shared memory."""
-    result = getattr(model, method)(texts, **options)
-    return pickle.dumps(result), model.truncation_report

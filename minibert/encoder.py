@@ -17,7 +17,7 @@ from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError, check_count, named
-from .drop_in import LoadOptions, SentenceTransformersCalls, loading, put_settings, takes_their_calls
+from .drop_in import ENCODE, LoadOptions, SentenceTransformersCalls, loading, put_settings, takes_their_calls
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
 from .text_model import DOCUMENT, QUERY
@@ -163,7 +163,7 @@ class SentenceEncoder(SentenceTransformersCalls):
         **options: Unpack[EncodeOptions],
     ) -> Any: ...
 
-    @takes_their_calls
+    @takes_their_calls(*ENCODE)
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -219,12 +219,12 @@ class SentenceEncoder(SentenceTransformersCalls):
         """
         yield from in_windows(self.encode, sentences, window, options)
 
-    @takes_their_calls
+    @takes_their_calls(*ENCODE)
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for queries if it has one, and otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(QUERY, options))
 
-    @takes_their_calls
+    @takes_their_calls(*ENCODE)
     def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for documents (passages) if it has one, otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(DOCUMENT, options))

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
+from .call import as_list, check_texts
 from .checkpoint.load import find_device
+from .display import progress_bar
+from .truncation import TooLongError, TruncationReport, announce, check_mode
+from .vectors import check_precision, deliver
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Result = TypeVar("Result")
+FORMS = {"precision": "float32", "ranges": None, "convert_to_numpy": True, "convert_to_tensor": False}
 _own: list[Any] = []  # the model, in a process that was started here; before, its device and a barrier
 
 
@@ -128,3 +135,67 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
     os._exit(1)
+
+
+def in_processes(
+    model: Any, method: Callable[..., Any], texts: Any, pool: WorkerPool, size: int | None, options: dict[str, Any]
+) -> Any:
+    """Encode texts in the processes of a pool, in chunks, and return what one process would return.
+
+    Raises:
+        TypeError: this is no pool, or as `encode`. ValueError: as `encode`. WorkerError: a process has ended. Its
+            ``results`` are those of the first texts.
+    """
+    if not isinstance(pool, WorkerPool):
+        raise TypeError(f"pool must come from start_multi_process_pool, not {type(pool).__name__}")
+    form: dict[str, Any] = {**FORMS, **options}
+    check_precision(form["precision"], form["ranges"])
+    rows = as_list(texts)
+    check_texts(rows)
+    if isinstance(texts, str) or not rows:
+        return method(model, texts, **options)
+    mode = check_mode(options.get("truncation") or model.truncation)
+    shown = bool(options.get("show_progress_bar"))
+    given = {**{name: value for name, value in options.items() if name not in FORMS}, "show_progress_bar": False}
+    given["truncation"] = "error" if mode == "error" else "report"
+    size = size or max(1, min(5000, math.ceil(len(rows) / pool.count / 8)))
+    starts = range(0, len(rows), size)
+    parts: list[Any] = []
+    reports: list[TruncationReport] = []
+    try:
+        with progress_bar(len(rows), "texts", shown) as bar:
+            chunks = ((method.__name__, rows[start : start + size], given) for start in starts)
+            for result, report in pool.run(_encode, chunks):
+                parts.append(pickle.loads(result))
+                reports.append(_moved(report, starts[len(reports)]))
+                bar.update(min(size, len(rows) - starts[len(reports) - 1]))
+    except TooLongError as error:
+        raise TooLongError(_moved(error.report, starts[len(parts)])) from None
+    except WorkerError as error:
+        error.done = starts[len(parts)]
+        error.results = _joined(parts, model, form) if parts else None
+        error.args = (f"{error}; the first {error.done} of {len(rows)} texts are done: see the error's `results`",)
+        raise
+    lost = {i: tokens for report in reports for i, tokens in report.lost.items()}
+    model.truncation_report = TruncationReport(reports[0].limit, lost, sum(report.kept for report in reports))
+    announce(model.truncation_report, mode, stacklevel=4)
+    return _joined(parts, model, form)
+
+
+def _moved(report: TruncationReport, start: int) -> TruncationReport:
+    """Count the texts of a chunk from the first of all."""
+    return TruncationReport(report.limit, {start + i: tokens for i, tokens in report.lost.items()}, report.kept)
+
+
+def _joined(parts: list[Any], model: Any, form: Mapping[str, Any]) -> Any:
+    """Return the results of all chunks as one, in the form that was asked for."""
+    if isinstance(parts[0], list):
+        return [each for part in parts for each in part]
+    vectors = torch.from_numpy(np.concatenate(parts)).to(model.device if form["convert_to_tensor"] else "cpu")
+    return deliver(vectors, *(form[name] for name in FORMS))
+
+
+def _encode(model: Any, method: str, texts: list[str], options: dict[str, Any]) -> tuple[bytes, TruncationReport]:
+    """Encode a chunk, in a process of a pool. Bytes: tensors would go through shared memory."""
+    result = getattr(model, method)(texts, **options)
+    return pickle.dumps(result), model.truncation_report

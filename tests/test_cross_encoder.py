@@ -290,7 +290,7 @@ def test_other_bad_values_are_refused(encoder, folder):
         CrossEncoder(folder, truncation="hide")
     with pytest.raises(TypeError, match="documents must be a list of texts, not one text"):
         encoder.rank("who", "the cat")
-    with pytest.raises(TypeError, match="a name brings its own tokenizer"):
+    with pytest.raises(TypeError, match="which brings its own tokenizer"):
         CrossEncoder(folder, encoder.tokenizer)
     with pytest.raises(TypeError, match="batch"):
         encoder.predict(PAIRS, batch=3)

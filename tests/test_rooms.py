@@ -30,7 +30,7 @@ ROOMS = {
     "arithmetic": {"torch"},
     "compiled": {"torch", "numpy"},
     "portable": {"torch"},
-    "processes": {"torch"},
+    "processes": {"torch", "numpy"},
     "text_model": {"torch", "numpy"},
     "drop_in": {"torch", "numpy"},
     "encoder": {"torch", "numpy"},
