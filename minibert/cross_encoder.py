@@ -22,6 +22,7 @@ from .checkpoint.cross_encoders import (
     write_cross_modules,
 )
 from .checkpoint.hub import HubOptions, open_files
+from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .config import ClassifierConfig, ConfigError, check_count
@@ -118,6 +119,7 @@ class CrossEncoder(TextModel):
         """
         check_mode(truncation)
         files = open_files(name, owner="cross-encoder", **hub)
+        check_kind(files, "CrossEncoder")
         modules = read_cross_modules(files, activation=activation_fn is None)
         inner, place = files.below(modules.transformer), find_device(device)
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)

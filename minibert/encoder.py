@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .arithmetic import choose
 from .call import CallOptions, EncodeOptions, as_list, in_windows
 from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
+from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -108,6 +109,8 @@ class SentenceEncoder(TextModel):
         """
         check_mode(truncation)
         files = open_files(name, **hub)
+        if pooling is None:  # otherwise a classifier's Bert is pooled as asked
+            check_kind(files, "SentenceEncoder")
         modules = read_modules(files)
         if pooling is not None:
             before = modules.after[0]
