@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +47,7 @@ def deliver(
         return csr_matrix((weights, ids, starts), shape)
     columns, values = torch.from_numpy(ids).long(), torch.from_numpy(weights)
     if layout == "csr":
+        _hear_that_csr_is_beta()
         crow = torch.from_numpy(starts)
         return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False).to(device)
     numbers = torch.from_numpy(np.repeat(np.arange(len(rows)), np.diff(starts)))
@@ -89,6 +92,7 @@ def similarity(a: Any, b: Any, measure: str = "dot") -> Tensor:
     """
     a, b = _pair(a, b, measure)
     if measure in ("dot", "cosine"):
+        _hear_that_csr_is_beta()
         return torch.sparse.mm(a, b.t()).to_dense()
     compare = vectors.SIMILARITIES[measure]
     return torch.cat([torch.cat([compare(x, y) for y in _dense(b)], 1) for x in _dense(a)])
@@ -149,3 +153,11 @@ def _dense(matrix: Tensor) -> Iterator[Tensor]:
     for start in range(0, max(1, len(matrix)), BLOCK):
         rows = torch.arange(start, min(start + BLOCK, len(matrix)), device=matrix.device)
         yield matrix.index_select(0, rows).to_dense()
+
+
+@cache
+def _hear_that_csr_is_beta() -> None:
+    """Let torch warn of its CSR tensors, which sparse products use too. It does so once a process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.zeros(1, 1).to_sparse_csr()
