@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 import torch
+from documents import DOCS, blocks, run
 from helpers import TINY, random_batch, widen
 from tiny_folder import TEXTS, VOCABULARY, write_encoder, write_json, write_vocabulary
 from torch import nn
@@ -75,6 +76,13 @@ def expected(encoder, texts=TEXTS):
 
 def apart(a, b):
     return (a.to_dense() - b.to_dense()).abs().max().item()
+
+
+def test_the_document_prints_what_it_shows(capsys):
+    file = DOCS / "retrieval.md"
+    for code, shown in blocks(file.read_text(encoding="utf-8").partition("## Late interaction")[0]):
+        run(code, {}, file)
+        assert capsys.readouterr().out == shown
 
 
 # --- Weights
