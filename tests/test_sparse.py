@@ -187,6 +187,16 @@ def test_other_arithmetics_come_near(tmp_path, dtype, below, recwarn):
     assert 0 < (found - reference).norm() / reference.norm() < below
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_the_page(tokenizer, dtype):
+    reference = expected(make(tokenizer))
+    for strategy in ("max", "sum"):
+        encoder = make(tokenizer, SpladePooling(strategy), dtype=dtype)
+        found = encoder.encode(TEXTS, convert_to_sparse_tensor=False)
+        assert found.dtype == torch.float32
+        assert strategy == "sum" or (found - reference).norm() / reference.norm() < 0.05
+
+
 def test_forward_gives_the_weights_of_encode_with_gradients(encoder):
     batch = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
     weights = encoder(**batch)
@@ -406,8 +416,26 @@ def test_other_modules_are_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match="MLMTransformer, SpladePooling, SparseAutoEncoder: minibert computes"):
         SparseEncoder.from_pretrained(tmp_path)
     write_sparse(tmp_path, modules=("Transformer", "SpladePooling"))
-    with pytest.raises(ConfigError, match=r"transformer_task .* gives no scores of words"):
+    with pytest.raises(ConfigError, match="no transformer_task, so there are no scores of words"):
         SparseEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("transformer_task", "feature-extraction"),
+        ("module_output_name", "sentence_embedding"),
+        ("modality_config", {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}),
+        ("query_length", 32),
+        ("processing_kwargs", {"text": {"max_length": 4}}),
+    ],
+)
+def test_settings_of_the_model_that_give_other_numbers_are_refused(tmp_path, name, value):
+    write_sparse(tmp_path, sentence_bert_config={name: value})
+    with pytest.raises(ConfigError, match=rf"sentence_bert_config\.json: .*{name}"):
+        SparseEncoder.from_pretrained(tmp_path)
+    write_sparse(tmp_path, sentence_bert_config={"max_seq_length": 9, "query_length": None, "processing_kwargs": {}})
+    assert SparseEncoder.from_pretrained(tmp_path).max_seq_length == 9
 
 
 def test_a_checkpoint_without_the_head(tmp_path):
@@ -451,6 +479,7 @@ TYPES = {"q": SPLADE + "SparseStaticEmbedding", "d": SPLADE + "MLMTransformer", 
         ({"types": TYPES, "structure": {"document": ["d", "p"]}}, "no route for query: it has 'document'"),
         ({"types": TYPES | {"q": "a.Dense"}, "structure": ROUTES}, "one masked LM for documents"),
         ({"types": TYPES, "structure": ROUTES, "parameters": {"route_mappings": {"(": "query"}}}, "route_mappings"),
+        ({"types": TYPES, "structure": ROUTES, "parameters": {"mix": True}}, "does not know the setting mix"),
     ],
 )
 def test_other_routers_are_refused(tmp_path, router, text):

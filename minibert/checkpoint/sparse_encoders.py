@@ -46,6 +46,13 @@ SPLADE_SETTINGS = (
     *("pooling_strategy", "activation_function", "embedding_dimension"),
     *("word_embedding_dimension", "chunk_size"),  # of version 5; how many tokens at a time
 )
+# Of the masked LM's settings: the only values that are computed, and those that matter elsewhere or not at all.
+PLAIN: Fields = {
+    "transformer_task": "fill-mask",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "token_embeddings",
+}
+HARMLESS = ("max_seq_length", "do_lower_case", "unpad_inputs")
 TASKS = ("query", "document")
 ROUTED = f"document_0_{MASKED_LM}", f"query_0_{STATIC[0]}"  # where the two are saved
 
@@ -102,17 +109,25 @@ def _read_route(
         text = f"minibert computes Transformer and {SPLADE}, and for queries SparseStaticEmbedding"
         raise ConfigError(f"{where}: {', '.join(kinds) or 'no module'}: {text}")
     found.transformer = route[0]
-    below = files.below(route[0])
-    task = below.read_object(TRANSFORMER_SETTINGS).get("transformer_task", "fill-mask" if kinds[0] == MASKED_LM else "")
-    if task != "fill-mask":
-        text = f"transformer_task {task!r:.80} gives no scores of words, only 'fill-mask' does"
-        raise ConfigError(f"{below.name}/{TRANSFORMER_SETTINGS}: {text}")
+    _check_transformer(files.below(route[0]), PLAIN if kinds[0] == MASKED_LM else {})
     values, where = read_module_config(files.below(route[1]), SPLADE_SETTINGS)
     chosen = {name: values[name] for name in SPLADE_SETTINGS[:2] if name in values}
     try:
         found.pooling = SpladePooling(**chosen)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_transformer(files: CheckpointFiles, usual: Fields) -> None:
+    """Refuse settings of the masked LM that give other numbers than the scores of its words."""
+    values, where = files.read_object(TRANSFORMER_SETTINGS), f"{files.name}/{TRANSFORMER_SETTINGS}"
+    for name, value in (usual | values).items():
+        if name not in (*PLAIN, *HARMLESS) and value not in (None, {}):
+            raise ConfigError(f"{where}: minibert does not know the setting {name}")
+        if name in PLAIN and value != PLAIN[name]:
+            raise ConfigError(f"{where}: {name} {value!r:.80} is not a sparse encoder's {PLAIN[name]!r}")
+    if "transformer_task" not in usual | values:
+        raise ConfigError(f"{where}: no transformer_task, so there are no scores of words: it must be 'fill-mask'")
 
 
 def _read_router(found: SparseModules, files: CheckpointFiles, below: CheckpointFiles, folder: str) -> None:
@@ -122,6 +137,8 @@ def _read_router(found: SparseModules, files: CheckpointFiles, below: Checkpoint
     types, routes, options = (values.get(name) for name in ("types", "structure", "parameters"))
     if not (isinstance(types, dict) and isinstance(routes, dict) and isinstance(options := options or {}, dict)):
         raise ConfigError(f"{where}: expected the objects types, structure and parameters")
+    if unknown := options.keys() - {"default_route", "allow_empty_key", "route_mappings"}:
+        raise ConfigError(f"{where}: minibert does not know the setting {min(unknown)}")
     base = f"{folder.rstrip('/')}/" if folder not in ("", ".") else ""
     kinds = {base + place: str(kind).rsplit(".", 1)[-1] for place, kind in types.items()}
     known = {name: tuple(base + str(place) for place in route) for name, route in routes.items()}
