@@ -22,6 +22,7 @@ from .checkpoint.cross_encoders import (
     write_cross_modules,
 )
 from .checkpoint.hub import open_files
+from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .config import ClassifierConfig, ConfigError, check_count
@@ -119,10 +120,9 @@ class CrossEncoder(TextModel):
             ConfigError, CheckpointError: it is damaged, has no classifier, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options)
-        if odd := settings.keys() & {"similarity_fn_name", "truncate_dim"}:
-            raise TypeError(f"a cross-encoder has no vectors, and takes no {', '.join(sorted(odd))}")
+        dtype, settings, hub = loading(dtype, options, "similarity_fn_name", "truncate_dim")
         files = open_files(name, owner="cross-encoder", **hub)
+        check_kind(files, "CrossEncoder")
         modules = read_cross_modules(files, activation=activation_fn is None)
         put_settings(modules, settings)
         inner, place = files.below(modules.transformer), find_device(device)

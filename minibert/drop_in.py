@@ -5,21 +5,23 @@ Keywords and their order are translated into minibert's. Nothing is computed her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .call import as_list
 from .checkpoint.hub import HubOptions
 from .checkpoint.load import find_device
 from .checkpoint.sentence_transformers import SentenceModules
 from .config import check_count
 from .processes import WorkerPool, in_processes
 from .text_model import TextModel
+from .truncation import announce
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -90,6 +92,12 @@ class SentenceTransformersCalls(TextModel):
         vectors: np.ndarray = cast(Any, self).encode(sentences, *arguments, pool=pool, **options)
         return vectors
 
+    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
+        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
+        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
+        announce(tokens.truncation, self.truncation)
+        return self._pad(tokens, range(len(tokens.lengths)))
+
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Let the pooling read a prompt's tokens, or not."""
         cast(Any, self).pooling.include_prompt = include_prompt
@@ -150,8 +158,10 @@ class LoadOptions(HubOptions, total=False):
     truncate_dim: int | None
 
 
-def loading(dtype: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], HubOptions]:
+def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any, dict[str, Any], HubOptions]:
     """Return the dtype, the settings that take the place of the checkpoint's, and the hub's options.
+
+    ``lacking`` are settings that this kind of encoder does not have.
 
     Raises:
         TypeError: a keyword has no place in minibert. ValueError: a value is wrong.
@@ -171,7 +181,7 @@ def loading(dtype: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]
         dtype = None if chosen[0] == "auto" else chosen[0]
     if odd := sorted(hub.keys() & ELSEWHERE.keys()):
         raise TypeError(f"minibert takes no {odd[0]}: {ELSEWHERE[odd[0]]}")
-    settings = {name: value for name in SETTINGS if (value := hub.pop(name, None)) is not None}
+    settings = {name: value for name in SETTINGS if name not in lacking and (value := hub.pop(name, None)) is not None}
     return dtype, settings, cast(HubOptions, hub)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .arithmetic import choose
 from .call import CallOptions, EncodeOptions, as_list, in_windows
 from .checkpoint.hub import DEFAULT_MODEL, open_files
+from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
@@ -22,7 +23,7 @@ from .model import Bert, EncoderOutput
 from .pooling import Pooling
 from .text_model import DOCUMENT, QUERY
 from .tokenizer import Tokenizer, Tokens
-from .truncation import announce, check_mode
+from .truncation import check_mode
 from .vectors import SIMILARITIES, Vectors, check_precision, deliver, similarity, similarity_pairwise
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class SentenceEncoder(SentenceTransformersCalls):
         check_mode(truncation)
         dtype, settings, hub = loading(dtype, options)
         files = open_files(name, **hub)
+        if pooling is None:  # otherwise a classifier's Bert is pooled as asked
+            check_kind(files, "SentenceEncoder")
         modules = read_modules(files)
         put_settings(modules, settings)
         if pooling is not None:
@@ -236,12 +239,6 @@ class SentenceEncoder(SentenceTransformersCalls):
     def similarity_pairwise(self, a: Vectors, b: Vectors) -> Tensor:
         """Compare vectors pair by pair. a (n, D), b (n, D) -> (n,)"""
         return similarity_pairwise(a, b, self.similarity_fn_name)
-
-    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
-        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
-        announce(tokens.truncation, self.truncation)
-        return self._pad(tokens, range(len(tokens.lengths)))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that sentence-transformers and transformers load to the same vectors.

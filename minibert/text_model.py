@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -41,9 +41,9 @@ class TextModel(Portable):
     ``fast`` says who computes: None, the stack where it can; False, the page; True, the stack or an error.
     """
 
-    unit: ClassVar[str] = "texts"
-    _frames: ClassVar[int] = 4  # from a warning of truncation up to the user's call
-    verb: ClassVar[str] = "encode"
+    unit, verb = "texts", "encode"
+    computes = "model"  # the part that batches go through, before `_read`
+    _frames = 4  # from a warning of truncation up to the user's call
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
@@ -216,16 +216,16 @@ class TextModel(Portable):
         With ``first_only`` S is 1, the first token.
         """
         lengths = tokens.lengths[rows]
-        stack = decision.stack
+        stack, model = decision.stack, cast(Any, self.get_submodule(self.computes))
         if stack is None or not lengths.max(initial=0):  # without any token the page says what is wrong
             batch = self._pad(tokens, rows)
             mask = batch["attention_mask"] if lengths.min() < lengths.max() else None
-            output = self.model(batch["input_ids"], mask, batch["token_type_ids"])
+            output = model(batch["input_ids"], mask, batch["token_type_ids"])
             return output, None if mask is None else mask.bool()
         x, mask = stack.compute(tokens, rows, first_only=first_only)
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
-        return output if self.model is stack.bert else self.model.read(output), mask
+        return output if model is stack.bert else model.read(output), mask
 
     def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
         """Return the last hidden states (B, S, D) and the results (B, ...) of a batch.
@@ -263,10 +263,10 @@ class TextModel(Portable):
         Raises:
             ValueError: ``fast`` is True, and the page has to compute a part; why.
         """
-        decision = self._decision
-        if decision is None or not known:
+        if (decision := self._decision) is None or not known:
             make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
-            decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision, make)
+            model = self.get_submodule(self.computes)
+            decision = self._decision = decide(self, model, self._readers(), self._arithmetic, decision, make)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):

@@ -317,7 +317,9 @@ def test_a_checkpoint_without_a_classifier(tmp_path):
 
 def test_a_sentence_encoder(tmp_path):
     write_encoder(tmp_path, ("Pooling", MEAN))
-    with pytest.raises(ConfigError, match=r"here is .*Transformer, .*Pooling: a sentence encoder is loaded as"):
+    with pytest.raises(
+        ConfigError, match=r"is for SentenceEncoder, not for CrossEncoder: load it by SentenceEncoder\.from_pretrained"
+    ):
         CrossEncoder(tmp_path)
 
 
