@@ -80,7 +80,7 @@ def _peak() -> float:
     return int(text.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def maxsim(engine: str, *_: object) -> dict[str, float]:
+def maxsim(engine: str, *others: object) -> dict[str, float]:
     """Return the milliseconds of one query, and the peak of resident memory above the documents' own in MiB."""
     from minibert.late import TokenVectors
     from minibert.late import maxsim as ours
