@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .heads import BertForSequenceClassification as BertForSequenceClassification
     from .heads import BertForTokenClassification as BertForTokenClassification
     from .model import Bert as Bert
+    from .sparse_encoder import SparseEncoder as SparseEncoder
     from .tokenizer import Tokenizer as Tokenizer
     from .truncation import TooLongError as TooLongError
     from .vectors import quantize_embeddings as quantize_embeddings
@@ -43,6 +44,7 @@ _NAMES = {
     "heads": "BertForMaskedLM BertForNextSentencePrediction BertForPreTraining BertForSequenceClassification "
     "BertForTokenClassification",
     "model": "Bert",
+    "sparse_encoder": "SparseEncoder",
     "tokenizer": "Tokenizer",
     "truncation": "TooLongError",
     "vectors": "quantize_embeddings similarity",

@@ -100,6 +100,8 @@ def as_list(texts: str | Iterable[str]) -> list[Any]:
     check_iterable(texts)
     if isinstance(texts, list):  # a copy of a million takes 8 MB
         return texts
+    if hasattr(texts, "to_pylist"):  # of pyarrow, whose own values are no strings
+        return list(texts.to_pylist())
     return [texts] if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
 
 
@@ -161,8 +163,12 @@ def by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[T
 
 def release_freed_memory(texts: int, done: int, more: int) -> None:
     """Give the system what tokenizing, planning and batches left free between what is in use; once in MANY texts."""
-    if texts < MANY or done % MANY >= more:
-        return
+    if texts >= MANY and done % MANY < more:
+        trim_memory()
+
+
+def trim_memory() -> None:
+    """Give the system all memory that is free between what is in use."""
     with suppress(TypeError, AttributeError, OSError):  # not glibc's malloc, which keeps it
         ctypes.CDLL(None).malloc_trim(0)
 

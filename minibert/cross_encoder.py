@@ -21,10 +21,12 @@ from .checkpoint.cross_encoders import (
     read_cross_modules,
     write_cross_modules,
 )
-from .checkpoint.hub import HubOptions, open_files
+from .checkpoint.hub import open_files
+from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .config import ClassifierConfig, ConfigError, check_count
+from .drop_in import PREDICT, LoadOptions, loading, put_settings, takes_their_calls
 from .heads import BertForSequenceClassification, HeadOutput
 from .pooling import DENSE_ACTIVATIONS
 from .text_model import TextModel
@@ -43,11 +45,11 @@ class CrossEncoder(TextModel):
     `config.id2label` names the L labels; a reranker has one. `predict` may be called from several threads at once.
     """
 
-    unit, verb = "pairs", "predict"
+    unit, verb, _frames = "pairs", "predict", 5
 
     def __init__(
         self,
-        model: BertForSequenceClassification | str | os.PathLike[str],
+        model: BertForSequenceClassification | str | os.PathLike[str] | None = None,
         tokenizer: Tokenizer | None = None,
         *,
         activation_fn: Activation | None = None,
@@ -69,8 +71,9 @@ class CrossEncoder(TextModel):
             TypeError: a model without a Tokenizer, a name with one, or an unknown keyword.
         """
         if not isinstance(model, BertForSequenceClassification):
-            if tokenizer is not None or modules is not None:
-                raise TypeError("a name brings its own tokenizer and settings: give them with a model only")
+            model = options.pop("model_name_or_path", None) if model is None else model
+            if model is None or tokenizer is not None or modules is not None:
+                raise TypeError("give a model and a Tokenizer, or a name, which brings its own tokenizer and settings")
             loaded = type(self).from_pretrained(model, activation_fn=activation_fn, truncation=truncation, **options)
             nn.Module.__init__(self)
             self.__dict__.update(loaded.__dict__)
@@ -96,7 +99,7 @@ class CrossEncoder(TextModel):
         truncation: str = "warn",
         fast: bool | None = None,
         compiled: bool | None = None,
-        **hub: Unpack[HubOptions],
+        **options: Unpack[LoadOptions],
     ) -> Self:
         """Load a checkpoint with its classifier, its tokenizer and its activation.
 
@@ -107,7 +110,7 @@ class CrossEncoder(TextModel):
             activation_fn: For the logits (n, L), instead of the checkpoint's own.
             truncation: For pairs that are too long, the longer text first: "warn" (truncate, one warning a call),
                 "report" (truncate, see ``truncation_report``), "silent", or "error" (refuse).
-            hub: See ``HubOptions``.
+            options: See ``HubOptions`` and ``LoadOptions``.
 
         Returns:
             A cross-encoder in eval mode; ``report`` accounts for every tensor.
@@ -117,8 +120,11 @@ class CrossEncoder(TextModel):
             ConfigError, CheckpointError: it is damaged, has no classifier, or minibert does not compute it.
         """
         check_mode(truncation)
+        dtype, settings, hub = loading(dtype, options, "similarity_fn_name", "truncate_dim")
         files = open_files(name, owner="cross-encoder", **hub)
+        check_kind(files, "CrossEncoder")
         modules = read_cross_modules(files, activation=activation_fn is None)
+        put_settings(modules, settings)
         inner, place = files.below(modules.transformer), find_device(device)
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=BertForSequenceClassification, dtype=dtype)
@@ -150,6 +156,7 @@ class CrossEncoder(TextModel):
         **options: Unpack[PredictOptions],
     ) -> Any: ...
 
+    @takes_their_calls(*PREDICT)
     def predict(
         self,
         inputs: Iterable[Any],

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from .arithmetic import choose
 from .call import CallOptions, EncodeOptions, as_list, in_windows
-from .checkpoint.hub import DEFAULT_MODEL, HubOptions, open_files
+from .checkpoint.hub import DEFAULT_MODEL, open_files
+from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
 from .config import ConfigError, check_count, named
+from .drop_in import ENCODE, LoadOptions, SentenceTransformersCalls, loading, put_settings, takes_their_calls
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
-from .text_model import DOCUMENT, QUERY, TextModel
+from .text_model import DOCUMENT, QUERY
 from .tokenizer import Tokenizer, Tokens
-from .truncation import announce, check_mode
+from .truncation import check_mode
 from .vectors import SIMILARITIES, Vectors, check_precision, deliver, similarity, similarity_pairwise
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 
 
-class SentenceEncoder(TextModel):
+class SentenceEncoder(SentenceTransformersCalls):
     """A Bert, its tokenizer, a pooling and what follows it. As a module: a batch of ids (B, S) -> vectors (B, D)
 
     `encode` may be called from several threads at once. It uses the very model that you see, with any part that you
@@ -40,7 +42,7 @@ class SentenceEncoder(TextModel):
 
     def __init__(
         self,
-        model: Bert | str | os.PathLike[str],
+        model: Bert | str | os.PathLike[str] | None = None,
         tokenizer: Tokenizer | None = None,
         modules: SentenceModules | None = None,
         *,
@@ -56,6 +58,9 @@ class SentenceEncoder(TextModel):
             TypeError: a Bert without a Tokenizer, or an unknown keyword.
         """
         if not isinstance(model, Bert):  # a name, as SentenceTransformer("name") takes it
+            model = options.pop("model_name_or_path", None) if model is None else model
+            if model is None or tokenizer is not None or modules is not None:
+                raise TypeError("give a Bert and a Tokenizer, or a name, which brings its own tokenizer and modules")
             nn.Module.__init__(self)
             self.__dict__.update(type(self).from_pretrained(model, truncation=truncation, **options).__dict__)
             return
@@ -85,7 +90,7 @@ class SentenceEncoder(TextModel):
         truncation: str = "warn",
         fast: bool | None = None,
         compiled: bool | None = None,
-        **hub: Unpack[HubOptions],
+        **options: Unpack[LoadOptions],
     ) -> Self:
         """Load a checkpoint, its tokenizer and its modules, in eval mode; ``report`` accounts for every tensor.
 
@@ -100,15 +105,19 @@ class SentenceEncoder(TextModel):
             fast: None: the stack computes where it can. False: the page. True: the stack, or an error says why not.
             compiled: The machine code of a folder that `compile` wrote. None: if it was compiled by you and on this
                 machine; otherwise it could do anything. True: whoever compiled it. False: never.
-            hub: See ``HubOptions``.
+            options: See ``HubOptions`` and ``LoadOptions``.
 
         Raises:
             HubError: the model can't be had.
             ConfigError, CheckpointError: it is damaged, or minibert does not compute it.
         """
         check_mode(truncation)
+        dtype, settings, hub = loading(dtype, options)
         files = open_files(name, **hub)
+        if pooling is None:  # otherwise a classifier's Bert is pooled as asked
+            check_kind(files, "SentenceEncoder")
         modules = read_modules(files)
+        put_settings(modules, settings)
         if pooling is not None:
             before = modules.after[0]
             modules.after[0] = Pooling(pooling, before.include_prompt if isinstance(before, Pooling) else True)
@@ -157,6 +166,7 @@ class SentenceEncoder(TextModel):
         **options: Unpack[EncodeOptions],
     ) -> Any: ...
 
+    @takes_their_calls(*ENCODE)
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -212,10 +222,12 @@ class SentenceEncoder(TextModel):
         """
         yield from in_windows(self.encode, sentences, window, options)
 
+    @takes_their_calls(*ENCODE)
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for queries if it has one, and otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(QUERY, options))
 
+    @takes_their_calls(*ENCODE)
     def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for documents (passages) if it has one, otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(DOCUMENT, options))
@@ -227,16 +239,6 @@ class SentenceEncoder(TextModel):
     def similarity_pairwise(self, a: Vectors, b: Vectors) -> Tensor:
         """Compare vectors pair by pair. a (n, D), b (n, D) -> (n,)"""
         return similarity_pairwise(a, b, self.similarity_fn_name)
-
-    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
-        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
-        announce(tokens.truncation, self.truncation)
-        return self._pad(tokens, range(len(tokens.lengths)))
-
-    def get_sentence_embedding_dimension(self) -> int:
-        """Return D, the width of the vectors that `encode` gives."""
-        return self._no_vectors(self.truncate_dim).shape[1]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that sentence-transformers and transformers load to the same vectors.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from .fast.decide import Decision, decide
 from .fast.prepare import pack_at_loading
 from .fused import fuse
 from .model import EncoderOutput
+from .portable import Portable
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -34,14 +35,15 @@ if TYPE_CHECKING:
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
 
 
-class TextModel(nn.Module):
+class TextModel(Portable):
     """A model, its tokenizer, its prompts, and the loop over batches that `encode` and `predict` share.
 
     ``fast`` says who computes: None, the stack where it can; False, the page; True, the stack or an error.
     """
 
-    unit: ClassVar[str] = "texts"
-    verb: ClassVar[str] = "encode"
+    unit, verb = "texts", "encode"
+    computes = "model"  # the part that batches go through, before `_read`
+    _frames = 4  # from a warning of truncation up to the user's call
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
@@ -117,11 +119,9 @@ class TextModel(nn.Module):
         self.eval()
         if next(self.model.parameters()).dtype == torch.float64:
             self.double()
-        if device.type == "cpu" and fast is not False and self.model.report.mapped:
-            decision = self._decide(None, None, known=False)
-            if decision.stack is not None:
-                pack_at_loading(decision.stack, self.model, files.below(transformer), first_only=decision.reads_first)
-        if device.type != "cpu" and fast is not False:
+        if device.type == "cpu":
+            self._pack(files.below(transformer))
+        elif fast is not False:
             fuse(self.model)
         return self.to(device)
 
@@ -151,7 +151,7 @@ class TextModel(nn.Module):
             texts = [words + text if isinstance(text, str) else text for text in texts]
         tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
         self.truncation_report = tokens.truncation
-        announce(tokens.truncation, mode, stacklevel=4)
+        announce(tokens.truncation, mode, stacklevel=self._frames)
         if (report := getattr(self.model, "report", None)) is not None:
             report.check_files(self.model)
         prompt_length = self._prompt_tokens(words) if words else 0
@@ -216,16 +216,16 @@ class TextModel(nn.Module):
         With ``first_only`` S is 1, the first token.
         """
         lengths = tokens.lengths[rows]
-        stack = decision.stack
+        stack, model = decision.stack, cast(Any, self.get_submodule(self.computes))
         if stack is None or not lengths.max(initial=0):  # without any token the page says what is wrong
             batch = self._pad(tokens, rows)
             mask = batch["attention_mask"] if lengths.min() < lengths.max() else None
-            output = self.model(batch["input_ids"], mask, batch["token_type_ids"])
+            output = model(batch["input_ids"], mask, batch["token_type_ids"])
             return output, None if mask is None else mask.bool()
         x, mask = stack.compute(tokens, rows, first_only=first_only)
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
-        return output if self.model is stack.bert else self.model.read(output), mask
+        return output if model is stack.bert else model.read(output), mask
 
     def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
         """Return the last hidden states (B, S, D) and the results (B, ...) of a batch.
@@ -263,10 +263,10 @@ class TextModel(nn.Module):
         Raises:
             ValueError: ``fast`` is True, and the page has to compute a part; why.
         """
-        decision = self._decision
-        if decision is None or not known:
+        if (decision := self._decision) is None or not known:
             make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
-            decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision, make)
+            model = self.get_submodule(self.computes)
+            decision = self._decision = decide(self, model, self._readers(), self._arithmetic, decision, make)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):
@@ -291,10 +291,8 @@ class TextModel(nn.Module):
             return dict(options)
         return {**options, "prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}
 
-    def __sklearn_clone__(self) -> Self:
-        """Return this very model: to scikit-learn's `clone` it is a setting that no fit changes, not one to copy."""
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what calls remember, so that copies, pickles and hashes do not depend on it."""
-        return {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
+    def _pack(self, files: CheckpointFiles) -> None:
+        if self.device.type == "cpu" and self.fast is not False and self.model.report.mapped:
+            decision = self._decide(None, None, known=False)
+            if decision.stack is not None:
+                pack_at_loading(decision.stack, self.model, files, first_only=decision.reads_first)

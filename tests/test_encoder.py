@@ -653,12 +653,11 @@ def test_a_device_that_can_not_hold_numbers_here_is_refused(folder, name):
         assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["device", "reading", "per_token", "prompt_length", "texts", "pairs", "tokens"])
+@pytest.mark.parametrize("name", ["reading", "per_token", "prompt_length", "texts", "pairs", "tokens"])
 def test_a_keyword_that_only_our_own_code_knows_is_refused_by_its_name(shared, name):
     for call in (shared.encode, shared.encode_query, lambda *given, **more: next(shared.encode_stream(given, **more))):
-        with pytest.raises(TypeError, match=f"SentenceEncoder.encode got an unexpected keyword argument: {name}") as e:
+        with pytest.raises(TypeError, match=f"SentenceEncoder.encode got an unexpected keyword argument: {name}"):
             call("a", **{name: "cpu"})
-        assert ("encoder.to(device)" in str(e.value)) == (name == "device")
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from ..call import trim_memory
 from ..checkpoint.atomic import flush, replacing, replacing_all
 from ..display import progress_bar
 from ..truncation import TruncationReport
@@ -129,6 +130,7 @@ class _Run:
             state.shards += 1
             save_state(self.folder, state)
             self.ids, self.texts, self.vectors = [], [], []
+            trim_memory()
 
     def write(self) -> None:
         """Write the shard, all of its files or none."""

@@ -47,20 +47,14 @@ def read_cross_modules(files: CheckpointFiles, *, activation: bool = True) -> Cr
         entries = read_entries(path)
         types = [entry["type"] for entry in entries]
         if [kind.rsplit(".", 1)[-1] for kind in types] != ["Transformer"]:
-            text = f"a cross-encoder is one Transformer, and here is {', '.join(types) or 'nothing'}"
-            raise ConfigError(f"{path}: {text}: a sentence encoder is loaded as SentenceEncoder")
+            raise ConfigError(
+                f"{path}: a cross-encoder is one Transformer, and here is {', '.join(types) or 'nothing'}"
+            )
         found.transformer = entries[0]["path"]
         read_settings(files, found)
     if activation:
         found.activation = _activation(files, found.transformer, modules=path is not None)
     return found
-
-
-def is_cross_encoder(files: CheckpointFiles) -> bool:
-    """Return True for a checkpoint with a classifier and no pooling."""
-    path = files.get("modules.json", quiet=True)
-    alone = path is None or len(read_entries(path)) == 1
-    return alone and "BertForSequenceClassification" in (files.read_object("config.json").get("architectures") or [])
 
 
 def _activation(files: CheckpointFiles, transformer: str, *, modules: bool) -> str | None:

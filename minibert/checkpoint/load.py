@@ -127,16 +127,21 @@ def _read_decoder(config: AnyConfig, tensors: Tensors, dtype: torch.dtype) -> tu
 
 
 def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Yield each parameter of a model loaded from these files, with its tensor read or mapped anew.
+    """Yield each parameter that a model has from these files, with its tensor read or mapped anew.
 
     Raise CheckpointError if the files have changed since.
     """
     report: Any = model.report
     tensors = by_canonical_name(open_weights(files))
+    tensors = {name: tensors[copy] for copy, name in TIED.items() if copy in tensors} | tensors
     _check_unchanged(report)
     for ours, parameter in model.named_parameters():
-        name = canonical_name(published_name(ours))
-        yield parameter, read_tensor(tensors[name], name, parameter.dtype)
+        try:
+            name = canonical_name(published_name(ours))
+        except KeyError:  # a weight of the user's own
+            continue
+        if name in tensors and tensors[name].shape == parameter.shape:
+            yield parameter, read_tensor(tensors[name], name, parameter.dtype)
     _check_unchanged(report)
 
 

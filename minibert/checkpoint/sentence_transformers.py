@@ -125,7 +125,8 @@ def write_settings(
     """
     prompts = {"prompts": modules.prompts, "default_prompt_name": modules.default_prompt_name}
     transformer = {**transformer, "do_lower_case": modules.do_lower_case}
-    for file, values in ((TRANSFORMER_SETTINGS, transformer), (SETTINGS, settings | prompts)):
+    place = Path(modules.transformer, TRANSFORMER_SETTINGS)
+    for file, values in ((place, transformer), (SETTINGS, settings | prompts)):
         write_json({name: value for name, value in values.items() if value is not None}, folder / file)
     rows = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (kind, path) in enumerate(entries)]
     write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
@@ -152,21 +153,23 @@ def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
         raise ConfigError(f"{where}: default_prompt_name {default!r} is not one of its prompts")
     found.prompts = {name: text or "" for name, text in prompts.items()}
     found.default_prompt_name, found.source = default, where
-    found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
-    found.truncate_dim = _whole_number(values, "truncate_dim", where)
+    found.similarity_fn_name = str(values.get("similarity_fn_name") or found.similarity_fn_name)
+    found.truncate_dim = whole_number(values, "truncate_dim", where)
     below = files.below(found.transformer)
     values, where = below.read_object(TRANSFORMER_SETTINGS), f"{below.name}/{TRANSFORMER_SETTINGS}"
-    found.max_seq_length = _whole_number(values, "max_seq_length", where)
-    found.do_lower_case = _flag(values, "do_lower_case", False, where)
+    found.max_seq_length = whole_number(values, "max_seq_length", where)
+    found.do_lower_case = flag(values, "do_lower_case", False, where)
 
 
-def _whole_number(values: Fields, name: str, where: str) -> int | None:
+def whole_number(values: Fields, name: str, where: str) -> int | None:
+    """Return a setting, None where it is not set. Raise ConfigError unless it is a whole number, at least 1."""
     if (value := values.get(name)) is not None and not is_integer(value, 1):
         raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
     return value and min(value, 2**31)  # torch takes no larger ones
 
 
-def _flag(values: Fields, name: str, usual: bool, where: str) -> bool:
+def flag(values: Fields, name: str, usual: bool, where: str) -> bool:
+    """Return a setting, or the usual value. Raise ConfigError unless it is true or false."""
     if (value := values.get(name, usual)) not in (True, False, None):  # "false" would count as true
         raise ConfigError(f"{where}: {name} must be true or false, not {value!r:.80}")
     return bool(value)
@@ -189,24 +192,24 @@ def _add(
     elif kind == "Dense":
         found.after.append(_read_dense(below))
     elif kind == "Normalize":
-        _read_config(below, PLACES, needed=False)  # nearly no model has one
+        read_module_config(below, PLACES, needed=False)  # nearly no model has one
         found.after.append(Normalize())
     else:
         found.transformer = entry["path"]
 
 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
-    values, where = _read_config(files, POOLING_SETTINGS)
+    values, where = read_module_config(files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
     if modes is None:
-        modes = [mode for name, mode in BOOLEANS.items() if _flag(values, name, False, where)]
+        modes = [mode for name, mode in BOOLEANS.items() if flag(values, name, False, where)]
         if not modes:
             modes = ["mean"]
             found.notes.append(f"{where} names no pooling: mean is sentence-transformers' default")
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or not all(mode in list(POOLINGS) for mode in modes):
         raise ConfigError(f"{where}: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}")
-    return Pooling(modes, include_prompt=_flag(values, "include_prompt", True, where))
+    return Pooling(modes, include_prompt=flag(values, "include_prompt", True, where))
 
 
 def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
@@ -219,13 +222,13 @@ def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
 
 
 def _read_dense(files: CheckpointFiles) -> Dense:
-    values, where = _read_config(files, DENSE_SETTINGS)
+    values, where = read_module_config(files, DENSE_SETTINGS)
     for name in ("in_features", "out_features"):
         if not is_integer(width := values.get(name), 1, 2**20 - 1):
             raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
     dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = activation_name(dotted, f"{where}: activation_function")
-    flags = {"bias": _flag(values, "bias", True, where), "residual": _flag(values, "use_residual", False, where)}
+    flags = {"bias": flag(values, "bias", True, where), "residual": flag(values, "use_residual", False, where)}
     with on_meta():  # no memory on the config's word alone
         dense = Dense(values["in_features"], values["out_features"], activation=activation, **flags)
     tensors = open_weights(files, (SAFETENSORS, PICKLE))
@@ -262,7 +265,7 @@ def dotted_activation(name: str) -> str:
     return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
-def _read_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True) -> tuple[Fields, str]:
+def read_module_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True) -> tuple[Fields, str]:
     """Read a module's config.json, and return its name too.
 
     Unknown settings and modules that work on token vectors are refused: both would change the numbers.

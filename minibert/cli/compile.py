@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.hub import DEFAULT_MODEL
 from ..display import table
@@ -31,15 +32,17 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Compile, and print what it is for and how fast it is."""
-    from ..checkpoint.cross_encoders import is_cross_encoder
     from ..checkpoint.hub import open_files
+    from ..checkpoint.kinds import kind_of
     from ..compiled.build import FOLDER, MANIFEST
     from ..config import read_json
     from ..cross_encoder import CrossEncoder
     from ..encoder import SentenceEncoder
+    from ..sparse_encoder import SparseEncoder
 
     source = keywords(options, "revision", "local_files_only")
-    kind = CrossEncoder if is_cross_encoder(open_files(options.model, **source)) else SentenceEncoder
+    kinds: dict[str | None, Any] = {"CrossEncoder": CrossEncoder, "SparseEncoder": SparseEncoder}
+    kind = kinds.get(kind_of(open_files(options.model, **source)), SentenceEncoder)
     kind.from_pretrained(options.model, device="cpu", **source).compile(options.output)
     facts = read_json(options.output / FOLDER / MANIFEST)
     speeds = [(name, *(f"{times:.1f} x" for times in speed)) for name, speed in facts["speed"].items()]

@@ -1,0 +1,240 @@
+"""The calls of sentence-transformers, for scripts that were written for it: docs/from-sentence-transformers.md.
+
+Keywords and their order are translated into minibert's. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .call import as_list
+from .checkpoint.hub import HubOptions
+from .checkpoint.load import find_device
+from .checkpoint.sentence_transformers import SentenceModules
+from .config import check_count
+from .processes import WorkerPool, in_processes
+from .text_model import TextModel
+from .truncation import announce
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+# What may follow the texts without a keyword, in this order.
+BOTH = "prompt_name", "prompt", "batch_size", "show_progress_bar"
+FORM = "convert_to_numpy", "convert_to_tensor", "device"
+ENCODE = (*BOTH, "output_value", "precision", *FORM, "normalize_embeddings", "truncate_dim", "pool", "chunk_size")
+PREDICT = (*BOTH, "activation_fn", "apply_softmax", *FORM)
+OTHERS = {"sentences", "inputs", "device", "pool", "chunk_size"}
+SETTINGS = "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim"
+ATTENTIONS = None, "eager", "sdpa", "flash_attention_2", "flex_attention"  # the same numbers
+# Its keywords and methods that have another way here.
+ELSEWHERE = {
+    "modules": "build SentenceEncoder(model, tokenizer, modules) from its parts",
+    "processor_kwargs": "set encoder.max_seq_length, or load the Tokenizer yourself",
+    "tokenizer_kwargs": "set encoder.max_seq_length, or load the Tokenizer yourself",
+    "config_kwargs": "load the Bert yourself, and change its parts",
+    "model_card_data": "write README.md beside the saved model",
+    "fit": "see minibert.training.train, or minibert train --help",
+    "old_fit": "see minibert.training.train, or minibert train --help",
+    "push_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
+    "save_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
+}
+
+
+class SentenceTransformersCalls(TextModel):
+    """What sentence-transformers calls on a model, besides `encode`."""
+
+    _frames = 5  # with `takes_their_calls`
+
+    def get_max_seq_length(self) -> int:
+        """Return ``max_seq_length``."""
+        return self.max_seq_length
+
+    def get_embedding_dimension(self) -> int:
+        """Return D, the width of the vectors that `encode` gives."""
+        own: Any = self
+        return int(own._no_vectors(own.truncate_dim).shape[1])
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> WorkerPool:
+        """Start a process for each device: new ones, with a copy of the model. Close the pool at the end.
+
+        Args:
+            target_devices: Such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]. None: all GPUs, or four processes on the
+                CPU (with fewer threads, so many).
+
+        Raises:
+            WorkerError: a process could not start. ValueError: a device is unknown.
+        """
+        if target_devices is None and torch.cuda.is_available():
+            target_devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        return WorkerPool(self, target_devices or ["cpu"] * min(4, torch.get_num_threads()))
+
+    @staticmethod
+    def stop_multi_process_pool(pool: WorkerPool) -> None:
+        """End the processes."""
+        pool.close()
+
+    def encode_multi_process(
+        self, sentences: Sequence[str], pool: WorkerPool, *arguments: Any, **options: Any
+    ) -> np.ndarray:
+        """Return ``encode(sentences, ..., pool=pool)``, whose arguments it takes."""
+        vectors: np.ndarray = cast(Any, self).encode(sentences, *arguments, pool=pool, **options)
+        return vectors
+
+    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
+        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
+        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
+        announce(tokens.truncation, self.truncation)
+        return self._pad(tokens, range(len(tokens.lengths)))
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Let the pooling read a prompt's tokens, or not."""
+        cast(Any, self).pooling.include_prompt = include_prompt
+
+    @contextmanager
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Let `encode` keep the first so many dimensions, inside a with statement."""
+        check_count("truncate_dim", truncate_dim, optional=True)
+        own: Any = self
+        before, own.truncate_dim = own.truncate_dim, truncate_dim
+        try:
+            yield
+        finally:
+            own.truncate_dim = before
+
+    truncate_embeddings = truncate_sentence_embeddings
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Save as `save_pretrained`."""
+        cast(Any, self).save_pretrained(path)
+
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
+        """Return what an evaluator of sentence-transformers says of this model."""
+        return evaluator(self, output_path)
+
+    def __getitem__(self, place: int) -> nn.Module:
+        """Return the Bert (0), the pooling (1), or a module that follows it."""
+        own: Any = self
+        return [self.model, own.pooling, *own.head][place]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ELSEWHERE:
+                raise AttributeError(f"{type(self).__name__} has no {name}: {ELSEWHERE[name]}") from None
+            raise
+
+
+class LoadOptions(HubOptions, total=False):
+    """The keywords of an encoder's `from_pretrained` that sentence-transformers has, too.
+
+    Keys:
+        cache_folder: As ``cache_dir``.
+        trust_remote_code: Accepted, and never obeyed: a checkpoint that needs its own code is refused.
+        model_kwargs: {"dtype": ...} or {"torch_dtype": ...}, as ``dtype``. "attn_implementation" changes nothing.
+        backend: "torch".
+        prompts, default_prompt_name, similarity_fn_name, truncate_dim: In place of the checkpoint's own.
+    """
+
+    cache_folder: str | None
+    trust_remote_code: bool
+    model_kwargs: Mapping[str, Any] | None
+    backend: str
+    prompts: Mapping[str, str] | None
+    default_prompt_name: str | None
+    similarity_fn_name: str | None
+    truncate_dim: int | None
+
+
+def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any, dict[str, Any], HubOptions]:
+    """Return the dtype, the settings that take the place of the checkpoint's, and the hub's options.
+
+    ``lacking`` are settings that this kind of encoder does not have.
+
+    Raises:
+        TypeError: a keyword has no place in minibert. ValueError: a value is wrong.
+    """
+    hub = {name: value for name, value in options.items() if name != "trust_remote_code"}
+    if hub.pop("backend", "torch") != "torch":
+        raise ValueError("backend must be 'torch'; for speed see dtype='int8', and minibert compile")
+    if (folder := hub.pop("cache_folder", None)) is not None:
+        hub["cache_dir"] = folder
+    model = dict(hub.pop("model_kwargs", None) or {})
+    chosen = [model.pop(name) for name in ("dtype", "torch_dtype") if name in model]
+    if model.pop("attn_implementation", None) not in ATTENTIONS or model:
+        raise TypeError(
+            f"model_kwargs may have dtype and attn_implementation, not {', '.join(model) or 'this attention'}"
+        )
+    if chosen and dtype is None:
+        dtype = None if chosen[0] == "auto" else chosen[0]
+    if odd := sorted(hub.keys() & ELSEWHERE.keys()):
+        raise TypeError(f"minibert takes no {odd[0]}: {ELSEWHERE[odd[0]]}")
+    settings = {name: value for name in SETTINGS if name not in lacking and (value := hub.pop(name, None)) is not None}
+    return dtype, settings, cast(HubOptions, hub)
+
+
+def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
+    """Put settings in the place of a checkpoint's. Raise ValueError if one is wrong."""
+    check_count("truncate_dim", settings.get("truncate_dim"), optional=True)
+    for name, value in settings.items():
+        setattr(modules, name, getattr(value, "value", value))  # of its enumeration of measures
+        modules.notes.append(f"{name} was given in place of the checkpoint's")
+    if modules.default_prompt_name not in [None, *modules.prompts]:
+        raise ValueError(f"default_prompt_name {modules.default_prompt_name!r} is not one of the prompts")
+    if "similarity_fn_name" in settings:
+        modules.source = "similarity_fn_name"
+
+
+def takes_their_calls(*positions: str) -> Callable[[Method], Method]:
+    """Let a method take its texts by two names, keywords by position, a device and, if it is among these, a pool."""
+
+    def change(method: Method) -> Method:
+        @wraps(method)
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            if len(arguments) == 1 and OTHERS.isdisjoint(options):
+                return method(self, arguments[0], **options)
+            texts, options = _named(method.__name__, positions, arguments, options)
+            device = options.pop("device", None)
+            pool, size = (options.pop(name, None) if "pool" in positions else None for name in ("pool", "chunk_size"))
+            check_count("chunk_size", size, optional=True)
+            if pool is not None:
+                return in_processes(self, method, texts, pool, size, options)
+            if isinstance(device, (list, tuple)) and "pool" in positions:
+                with WorkerPool(self, device) as own:
+                    return in_processes(self, method, texts, own, size, options)
+            if device is not None:
+                self.to(find_device(device))
+            return method(self, texts, **options)
+
+        return cast(Method, call)
+
+    return change
+
+
+def _named(
+    method: str, positions: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Give each value its name, and return the texts apart. Raise TypeError where one is missing or given twice."""
+    names = [name for name in ("sentences", "inputs") if name in options]
+    if len(arguments[:1]) + len(names) != 1:
+        raise TypeError(f"{method} needs texts, once: as the first argument, as sentences=, or as inputs=")
+    rest = arguments[1:]
+    if len(rest) > len(positions):
+        raise TypeError(f"{method} takes {len(positions) + 1} arguments without a keyword, not {len(arguments)}")
+    texts = arguments[0] if arguments else options[names[0]]
+    given = dict(zip(positions, rest, strict=False))
+    if twice := given.keys() & options.keys():
+        raise TypeError(f"{method} got two values for {', '.join(sorted(twice))}")
+    return texts, {**given, **{name: value for name, value in options.items() if name not in names}}

@@ -1,0 +1,113 @@
+"""Encoders in pickles and copies: weights that are a checkpoint's own are read from its files again."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .checkpoint.hub import CheckpointFiles, Folder
+from .checkpoint.load import read_again
+from .checkpoint.tensors import CheckpointError, file_state
+from .config import FileError
+from .fast.changes import TrackedParameter
+from .truncation import TruncationReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CHUNK = 2**20  # bytes that are hashed at once
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The files of weights that a pickle leaves out: their places, states and SHA-256."""
+
+    name: str  # of the checkpoint
+    paths: tuple[Path, ...]
+    states: tuple[tuple[int, ...], ...]
+    digests: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise CheckpointError unless the same bytes are at the same places. A file of the same state is the same."""
+        for path, state, digest in zip(self.paths, self.states, self.digests, strict=True):
+            try:
+                same = file_state(path) == state or digest_of(path) == digest
+            except OSError as error:
+                text = "a pickled encoder needs its checkpoint's file, which can't be read"
+                raise CheckpointError(f"{path}: {text} ({error.strerror}): load {self.name} by its name") from None
+            if not same:
+                raise CheckpointError(f"{path}: has changed since the encoder was pickled: load {self.name} anew")
+
+
+def digest_of(path: Path) -> str:
+    """Return a file's SHA-256. Raise OSError if it can't be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Portable(nn.Module):
+    """The base of a model that pickles and copies small: without the weights that its checkpoint's files have."""
+
+    model: Any
+
+    def __sklearn_clone__(self) -> Self:
+        """Return this very model: to scikit-learn's `clone` it is a setting that no fit changes, not one to copy."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what calls remember, and weights that are in files."""
+        state = {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
+        if own := _unchanged(self.model):
+            report = self.model.report
+            digests = tuple(map(digest_of, report.files))
+            paths = tuple(path.absolute() for path in report.files)
+            state["_stored"] = StoredWeights(report.source, paths, report.states, digests)
+            state["_modules"] = {**self._modules, "model": copy.deepcopy(self.model, {**own})}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the weights that were left out, and pack them as at loading.
+
+        Raises:
+            CheckpointError: their files are not there any more, or have other bytes.
+        """
+        stored: StoredWeights | None = state.pop("_stored", None)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if stored is None:
+            return
+        stored.check()
+        model, files = self.model, Folder(stored.name, stored.paths[0].parent)
+        model.report = replace(model.report, files=stored.paths, states=tuple(map(file_state, stored.paths)))
+        found, whole = read_again(model, files), all(weight.is_meta for weight in model.parameters())
+        new = {id(old): nn.Parameter(value, old.requires_grad) for old, value in found if old.is_meta}
+        for part in model.modules():
+            part._parameters.update({name: new.get(id(old), old) for name, old in part._parameters.items()})
+        if whole:  # as at loading; it maps every weight anew
+            self._pack(files)
+
+    def _pack(self, files: CheckpointFiles) -> None:
+        """Pack the weights, which were just mapped from these files."""
+        raise NotImplementedError
+
+
+def _unchanged(model: Any) -> dict[int, nn.Parameter]:
+    """Return those parameters that are as in the checkpoint's files: by their ids, the same ones without numbers."""
+    report = getattr(model, "report", None)
+    if report is None or not report.states:
+        return {}
+    try:
+        pairs = list(read_again(model, Folder(report.source, report.files[0].parent)))
+    except (FileError, OSError):  # the files are gone, or were written again
+        return {}
+    usual = [(old, value) for old, value in pairs if type(old) in (nn.Parameter, TrackedParameter) and old.is_cpu]
+    same = (old for old, value in usual if torch.equal(old.detach(), value))
+    return {id(old): nn.Parameter(torch.empty_like(old, device="meta"), old.requires_grad) for old in same}

@@ -1,0 +1,201 @@
+"""A model in several processes, each on its share of the cores, or on a GPU. The results keep the order."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from .call import as_list, check_texts
+from .checkpoint.load import find_device
+from .display import progress_bar
+from .truncation import TooLongError, TruncationReport, announce, check_mode
+from .vectors import check_precision, deliver
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Result = TypeVar("Result")
+FORMS = {"precision": "float32", "ranges": None, "convert_to_numpy": True, "convert_to_tensor": False}
+_own: list[Any] = []  # the model, in a process that was started here; before, its device and a barrier
+
+
+class WorkerError(RuntimeError):
+    """A process ended before its work was done, because it was killed, had no memory, or could not start."""
+
+    done = 0  # texts, from the first one on
+    results: Any = None  # of these, as the call would have returned them
+
+
+class WorkerPool:
+    """Processes with a copy of a model each: new ones ("spawn"), not forks. Use it as a context manager, or close it.
+
+    They are ready when the object is. They end when it is closed, and when this process ends, even if it was killed.
+    """
+
+    def __init__(self, model: Any, devices: int | Sequence[str | torch.device]) -> None:
+        """Start a process for each device, or so many: on the CPU, or on all GPUs if the model is on one.
+
+        Processes on the CPU share the threads of this one equally.
+
+        Raises:
+            ValueError: there is no device, or one is unknown. WorkerError: a process could not start.
+        """
+        if isinstance(devices, int):
+            count, cuda = devices, model.device.type == "cuda"
+            devices = [f"cuda:{i % torch.cuda.device_count()}" if cuda else model.device for i in range(count)]
+        places = [str(find_device(each)) for each in devices]
+        if not places:
+            raise ValueError("a pool needs a device for each of its processes, such as ['cpu', 'cpu']")
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, torch.get_num_threads() // max(1, sum(place == "cpu" for place in places)))
+        given = places, threads, context.Value("i", 0), context.Barrier(len(places))
+        self.count = len(places)
+        self._pool = ProcessPoolExecutor(self.count, context, initializer=_begin, initargs=given)
+        # As bytes: torch would put weights into shared memory, of which containers have little. Not as what a process
+        # is started with: if that one dies before it reads all, this one waits for ever.
+        model = pickle.dumps(model)
+        try:
+            list(self._results(self._pool.submit(_load, model) for _ in places))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, function: Callable[..., Result], arguments: Iterable[Sequence[Any]]) -> Iterator[Result]:
+        """Yield ``function(model, *each)`` for each of the arguments, in their order. Few of them are read ahead.
+
+        Raises:
+            WorkerError: a process ended. What was yielded until then is whole. Or whatever the function raises.
+        """
+        yield from self._results(self._pool.submit(_call, function, each) for each in arguments)
+
+    def _results(self, futures: Iterable[Future[Result]]) -> Iterator[Result]:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for future in futures:
+                waiting.append(future)
+                if len(waiting) > 2 * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            text = "a process of the pool has ended: it was killed, it had no memory, or it could not start"
+            advice = 'a script that starts processes needs `if __name__ == "__main__":` around its work'
+            raise WorkerError(f"{text} ({advice})") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the processes. What they have begun is done first."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _begin(places: list[str], threads: int, counter: Any, all_there: Any) -> None:
+    """Make a process ready that was just started."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent tells
+    torch.set_num_threads(threads)
+    with counter.get_lock():
+        number, counter.value = counter.value, counter.value + 1
+    _own.extend([places[number], all_there])
+
+
+def _load(model: bytes) -> None:
+    """Load the model, the first work of each process. Wait until all have begun, so that each gets one."""
+    place, all_there = _own
+    all_there.wait()
+    _own[:] = [pickle.loads(model).to(place)]
+
+
+def _call(function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+    return function(_own[0], *arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that has started it, even where that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def in_processes(
+    model: Any, method: Callable[..., Any], texts: Any, pool: WorkerPool, size: int | None, options: dict[str, Any]
+) -> Any:
+    """Encode texts in the processes of a pool, in chunks, and return what one process would return.
+
+    Raises:
+        TypeError: this is no pool, or as `encode`. ValueError: as `encode`. WorkerError: a process has ended. Its
+            ``results`` are those of the first texts.
+    """
+    if not isinstance(pool, WorkerPool):
+        raise TypeError(f"pool must come from start_multi_process_pool, not {type(pool).__name__}")
+    form: dict[str, Any] = {**FORMS, **options}
+    check_precision(form["precision"], form["ranges"])
+    rows = as_list(texts)
+    check_texts(rows)
+    if isinstance(texts, str) or not rows:
+        return method(model, texts, **options)
+    mode = check_mode(options.get("truncation") or model.truncation)
+    shown = bool(options.get("show_progress_bar"))
+    given = {**{name: value for name, value in options.items() if name not in FORMS}, "show_progress_bar": False}
+    given["truncation"] = "error" if mode == "error" else "report"
+    size = size or max(1, min(5000, math.ceil(len(rows) / pool.count / 8)))
+    starts = range(0, len(rows), size)
+    parts: list[Any] = []
+    reports: list[TruncationReport] = []
+    try:
+        with progress_bar(len(rows), "texts", shown) as bar:
+            chunks = ((method.__name__, rows[start : start + size], given) for start in starts)
+            for result, report in pool.run(_encode, chunks):
+                parts.append(pickle.loads(result))
+                reports.append(_moved(report, starts[len(reports)]))
+                bar.update(min(size, len(rows) - starts[len(reports) - 1]))
+    except TooLongError as error:
+        raise TooLongError(_moved(error.report, starts[len(parts)])) from None
+    except WorkerError as error:
+        error.done = starts[len(parts)]
+        error.results = _joined(parts, model, form) if parts else None
+        error.args = (f"{error}; the first {error.done} of {len(rows)} texts are done: see the error's `results`",)
+        raise
+    lost = {i: tokens for report in reports for i, tokens in report.lost.items()}
+    model.truncation_report = TruncationReport(reports[0].limit, lost, sum(report.kept for report in reports))
+    announce(model.truncation_report, mode, stacklevel=4)
+    return _joined(parts, model, form)
+
+
+def _moved(report: TruncationReport, start: int) -> TruncationReport:
+    """Count the texts of a chunk from the first of all."""
+    return TruncationReport(report.limit, {start + i: tokens for i, tokens in report.lost.items()}, report.kept)
+
+
+def _joined(parts: list[Any], model: Any, form: Mapping[str, Any]) -> Any:
+    """Return the results of all chunks as one, in the form that was asked for."""
+    if isinstance(parts[0], list):
+        return [each for part in parts for each in part]
+    vectors = torch.from_numpy(np.concatenate(parts)).to(model.device if form["convert_to_tensor"] else "cpu")
+    return deliver(vectors, *(form[name] for name in FORMS))
+
+
+def _encode(model: Any, method: str, texts: list[str], options: dict[str, Any]) -> tuple[bytes, TruncationReport]:
+    """Encode a chunk, in a process of a pool. Bytes: tensors would go through shared memory."""
+    result = getattr(model, method)(texts, **options)
+    return pickle.dumps(result), model.truncation_report
