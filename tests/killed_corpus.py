@@ -1,11 +1,14 @@
-"""Embed a corpus in forked processes that are killed, and compare the folder with that of one that was not.
+"""Embed a corpus in processes that are killed, or on a full disk, and compare the folder with that of one that was not.
 
 A process of its own, without other threads, which a fork would lack.
 """
 
+import errno
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -90,11 +93,40 @@ def at_random_times(embed, place):
     return kills
 
 
+def at_each_space(embed, place):
+    """On file systems with room for ever more bytes, then for ever more files. Needs the right to mount."""
+    embed(place / "whole")
+    whole, disk, stops = content(place / "whole"), place / "disk", 0
+    disk.mkdir()
+    for limit, numbers in ("size", count(4096, 4096)), ("nr_inodes", count(2)):
+        for number in numbers:
+            before, folder = stops, disk / "out"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"{limit}={number}", "tmpfs", disk], check=True)
+            try:
+                embed(folder)
+            except OSError as error:
+                if error.errno != errno.ENOSPC or folder not in (Path(error.filename), Path(error.filename).parent):
+                    raise
+                for name, data in content(folder).items() if folder.exists() else ():
+                    if name in ("manifest.json", "progress.json"):
+                        json.loads(data)
+                    elif name != "rejects.jsonl":  # which grows
+                        assert data == whole[name], (limit, number, name)
+                stops += 1
+                subprocess.run(["mount", "-o", "remount,size=4m,nr_inodes=1000", disk], check=True)
+                embed(folder)
+            assert content(folder) == whole, (limit, number)
+            subprocess.run(["umount", disk], check=True)
+            if stops == before:
+                break
+    return stops
+
+
 if __name__ == "__main__":
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of few vectors, for the ranges of int8
     way, model, texts, place, options = sys.argv[1:]
-    ways = {"write": at_each_write, "time": at_random_times}
+    ways = {"write": at_each_write, "time": at_random_times, "space": at_each_space}
     encoder = SentenceEncoder.from_pretrained(model)
     print(ways[way](partial(embed_corpus, encoder, texts, **literal_eval(options)), Path(place)))

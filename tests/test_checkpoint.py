@@ -488,6 +488,19 @@ def test_a_first_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: py
     assert contents(tmp_path) == {}
 
 
+def test_the_error_of_a_full_disk_is_the_systems_own(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it. safetensors keeps the system's error as text only."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            wide().save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "model"))
+
+
 def test_an_interrupt_leaves_no_file_either(tmp_path: Path) -> None:
     def interrupted() -> None:
         with replacing(tmp_path / "file") as temporary:

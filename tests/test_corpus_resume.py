@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from terminal import MINIBERT
 from tiny_folder import MEAN, write_encoder
 
 from minibert import SentenceEncoder
@@ -29,19 +32,25 @@ def encoder(model):
     return SentenceEncoder.from_pretrained(model)
 
 
-def killed(way, model, texts, place, **options):
-    line = [sys.executable, str(SCRIPT), way, str(model), str(texts), str(place), repr(options)]
+def killed(way, model, texts, place, *before, **options):
+    line = [*before, sys.executable, str(SCRIPT), way, str(model), str(texts), str(place), repr(options)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
+SKIPPING = {"column": "text", "id_column": "name", "shard_rows": 2, "on_error": "skip", "keep_texts": True}
+
+
+def write_rows(folder):
+    rows = [json.dumps({"text": f"the cat {i}", "name": i}) for i in range(3)]
+    (folder / "x.jsonl").write_text("\n".join(["no JSON", *rows, '{"text": null, "name": 0}']))
+    return folder / "x.jsonl"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_before_any_of_its_writes(model, tmp_path):
-    rows = [json.dumps({"text": f"the cat {i}", "name": i}) for i in range(3)]
-    (tmp_path / "x.jsonl").write_text("\n".join(["no JSON", *rows, '{"text": null, "name": 0}']))
-    options = {"column": "text", "id_column": "name", "shard_rows": 2, "on_error": "skip", "keep_texts": True}
-    count = killed("write", model, tmp_path / "x.jsonl", tmp_path, precision="int8", copy="float16", **options)
+    count = killed("write", model, write_rows(tmp_path), tmp_path, precision="int8", copy="float16", **SKIPPING)
     assert count > 20
     whole = tmp_path / "whole"
     assert json.loads((whole / "manifest.json").read_text())["rows"] == 3
@@ -53,6 +62,92 @@ def test_killed_at_random_times(model, tmp_path):
     (tmp_path / "x.txt").write_text("".join(f"the cat {i} sat on the {'mat ' * (i % 9)}\n" for i in range(3000)))
     killed("time", model, tmp_path / "x.txt", tmp_path, shard_rows=300)
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["shards"] == 10
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "jsonl"])
+def test_on_a_disk_that_is_full_at_any_of_its_writes(model, tmp_path, form):
+    own = ["unshare", "--map-root-user", "--mount"]  # mounts of the process alone
+    try:
+        subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user can't mount a disk")
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    options = {**SKIPPING, "output_format": form, "precision": "int8", "copy": "float16" if form == "npy" else None}
+    assert killed("space", model, write_rows(tmp_path), tmp_path, *own, **options) > 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_the_command_says_where_there_is_no_space_and_goes_on(model, tmp_path, form):
+    """A limit on the size of files stands for a full disk: it fails the writes of the second shard."""
+    import resource
+
+    rows = (json.dumps({"text": f"the cat {i} " * (1 if i < 4 else 500)}) for i in range(6))
+    (tmp_path / "x.jsonl").write_text("\n".join(rows))
+
+    def embed(name, most=resource.RLIM_INFINITY):
+        line = [*MINIBERT, "embed-corpus", tmp_path / "x.jsonl", "--model", model, "--column", "text", "--keep-texts"]
+        line += ["--format", form, "--shard-rows", "4", "-o", tmp_path / name]
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+        return subprocess.run(line, capture_output=True, text=True, timeout=100, check=False, preexec_fn=limit)
+
+    def content(name):
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    assert embed("whole").returncode == 0
+    done = embed("out", 7000)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"minibert: {tmp_path / 'out'}: File too large\n"
+    whole, left = content("whole"), content("out")
+    assert json.loads(left.pop("progress.json"))["shards"] == 1
+    assert not json.loads(left.pop("manifest.json"))["complete"]
+    assert left == {name: data for name, data in whole.items() if "000000" in name}
+    assert embed("out").returncode == 0
+    assert content("out") == whole
+
+
+@pytest.mark.filterwarnings("ignore:int8 cuts")
+@pytest.mark.skipif(os.name != "posix", reason="only there is the disk waited for")
+def test_a_power_cut_leaves_what_goes_on(encoder, tmp_path, monkeypatch):
+    """At any moment the disk has the contents, and the names in a folder, that were waited for; or more names."""
+    source, place, numbered = write_rows(tmp_path), tmp_path / "out", {}
+    kept, cuts, really_replace = {}, [], os.replace
+
+    def contents():
+        files = (path for path in place.iterdir() if path.is_file())
+        return {path.name: numbered.get(path.stat().st_ino, b"") for path in files}
+
+    def fsync(handle):
+        cuts.extend([dict(kept), contents()])
+        status = os.fstat(handle)
+        if stat.S_ISREG(status.st_mode):
+            numbered[status.st_ino] = os.pread(handle, status.st_size, 0)
+            kept.update({name: data for name, data in contents().items() if name in kept})
+        elif status.st_ino == place.stat().st_ino:
+            kept.clear()
+            kept.update(contents())
+
+    def replace(*paths):
+        really_replace(*paths)
+        cuts.extend([dict(kept), contents()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "replace", replace)
+        embed_corpus(encoder, source, place, precision="int8", copy="float16", **SKIPPING)
+    cuts += [kept, contents()]
+    whole, resumed = {path.name: path.read_bytes() for path in place.iterdir()}, set()
+    assert kept | {"progress.json": b""} == whole | {"progress.json": b""}
+    for number, files in enumerate(each for i, each in enumerate(cuts) if each not in cuts[:i]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        resumed.add(embed_corpus(encoder, source, folder, precision="int8", copy="float16", **SKIPPING).resumed)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert resumed == {0, 2, 3}
+    assert number > 10
 
 
 def write_texts(folder, count=10):

@@ -83,6 +83,18 @@ def test_codes_are_compared_as_the_vectors_they_stand_for(encoder, corpus):
     assert places(index.search(queries, 5)) == best(SIMILARITIES["cosine"](torch.tensor(queries), index[:]), 5)
 
 
+def test_codes_of_a_dimension_without_a_range_are_its_value(tmp_path):
+    """The built-in model has two dimensions that are always 0."""
+    encoder, path = SentenceEncoder.from_pretrained(), tmp_path / "x.txt"
+    path.write_text("\n".join(TEXTS))
+    embed_corpus(encoder, path, tmp_path / "index", precision="int8")
+    exact, restored = torch.tensor(encoder.encode(TEXTS)), Index(tmp_path / "index")[:]
+    constant = torch.tensor(np.ptp(exact.numpy(), axis=0) == 0)
+    assert constant.sum() == 2
+    assert torch.equal(restored[:, constant], exact[:, constant])
+    assert torch.cosine_similarity(exact, restored).min() > 0.999
+
+
 def differing(queries, vectors):
     a, b = (np.unpackbits(quantize_embeddings(x, "ubinary"), axis=1).astype(int) for x in (queries, vectors))
     return np.abs(a[:, None] - b[None]).sum(-1)
@@ -105,6 +117,16 @@ def test_the_best_are_scored_again_by_the_copy(encoder, corpus, precision, copy)
         distances = differing(queries, exact)
         for i, row in enumerate(places(few)):
             assert max(distances[i, row]) <= np.sort(distances[i])[9]
+
+
+def test_shards_are_given_as_they_are_stored(corpus):
+    index = corpus(precision="ubinary")
+    shards = list(index.shards())
+    assert [len(ids) for ids, _ in shards] == [len(codes) for _, codes in shards] == [110, 110, 30]
+    assert [name.rsplit(":")[1] for ids, _ in shards for name in ids] == [str(i + 1) for i in range(250)]
+    stored = [np.load(path) for path in sorted(index.folder.glob("*.npy"))]
+    assert all(np.array_equal(codes, twin) for (_, codes), twin in zip(shards, stored, strict=True))
+    assert shards[0][1].dtype == np.uint8
 
 
 def test_an_index_stands_for_its_vectors_in_blocks(encoder, corpus):

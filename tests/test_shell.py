@@ -158,7 +158,7 @@ def writing_child(model, target):
     process.stdin.write(b"a cat\n")
     process.stdin.flush()
     end = time.monotonic() + 60
-    while not any((target.parent / name).stat().st_size for name in left(target.parent)) and time.monotonic() < end:
+    while not any(path.stat().st_size for path in target.parent.glob(".*/*")) and time.monotonic() < end:
         time.sleep(0.02)
     assert len(left(target.parent)) == 1
     return process

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import __version__
 from ..call import trim_memory
-from ..checkpoint.atomic import naming, replacing, replacing_all
+from ..checkpoint.atomic import flush, replacing, replacing_all
 from ..display import progress_bar
 from ..truncation import TruncationReport
 from ..vectors import find_ranges, write_npy
@@ -140,8 +140,9 @@ class _Run:
         stored = {"embedding": store(vectors, self.chosen.precision, self.ranges(vectors))}
         if self.chosen.copy:
             stored[self.chosen.copy] = vectors.astype(self.chosen.copy)
-        with naming(self.folder), replacing_all(self.folder) as new:
+        with replacing_all(self.folder) as new:
             write_shard(new, self.state.shards, self.chosen.output_format, stored, columns)
+            flush(*new.iterdir())
 
     def ranges(self, vectors: np.ndarray) -> np.ndarray | None:
         """Return the ranges of int8: those of the first shard, for all."""
@@ -149,6 +150,8 @@ class _Run:
             return None
         path = self.folder / RANGES
         if not self.state.shards:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                write_npy(file, find_ranges(vectors, "int8"))
+            with replacing(path) as temporary:
+                with temporary.open("wb") as file:
+                    write_npy(file, find_ranges(vectors, "int8"))
+                flush(temporary)
         return np.load(path)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint.atomic import PREFIX, locked, naming, recover, write_text
+from ..checkpoint.atomic import PREFIX, flush, locked, naming, recover, replacing
 from ..config import FileError, read_json
 from ..tables import BadRow
 from .sources import Position
@@ -168,4 +168,9 @@ def _state(values: dict[str, Any], path: Path) -> State:
 
 
 def _write(path: Path, values: Any) -> None:
-    write_text(path, json.dumps(values, indent=1) + "\n")
+    """Write what counts the other files, once the disk has them: a power cut must not take what was counted."""
+    flush(*path.parent.glob(REJECTS), path.parent)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        flush(temporary)
+    flush(path.parent)

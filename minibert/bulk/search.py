@@ -141,6 +141,12 @@ class Index:
             start += len(parts[-1])
         return torch.cat(parts)
 
+    def shards(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield each shard's ids, and its vectors as they are stored: (rows, D), or bits (rows, ceil(D / 8))."""
+        for shard, codes in enumerate(self._codes):
+            start = shard * self._shard_rows
+            yield [self.row(place)["id"] for place in range(start, start + len(codes))], np.asarray(codes)
+
     def search(self, queries: Vectors, top_k: int = 10, *, rescore_multiplier: int = 4) -> Hits:
         """Find the vectors that are most similar to each query, by the model's measure.
 

@@ -36,9 +36,7 @@ def restore(codes: np.ndarray, precision: str, width: int, ranges: np.ndarray | 
         return vectors.float()
     assert ranges is not None
     low, high = torch.from_numpy(ranges)
-    steps = (high - low) / 255
-    steps[steps == 0] = 1
-    return (vectors.float() + 128.5) * steps + low
+    return (vectors.float() + 128.5) * ((high - low) / 255) + low
 
 
 def write_shard(

@@ -41,12 +41,12 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = (), 
     """Yield a new folder. Its files move into ``folder`` after the block. If either fails, all is as before.
 
     Other files of ``folder`` stay, but for those that ``stale`` names; with ``whole`` none stays. Where the process
-    is killed, the next save, or ``recover``, restores what had moved.
+    is killed, the next save, or ``recover``, restores what had moved. OSErrors name ``folder``, not the new one.
     """
     target = Path(folder)
     whole = whole or not target.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(target.parent if whole else target) as temporary:
+    with naming(folder), temporary_folder(target.parent if whole else target) as temporary:
         new, old = temporary / NEW, temporary / OLD
         new.mkdir()
         yield new
@@ -113,6 +113,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a small UTF-8 file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def flush(*paths: Path) -> None:
+    """Wait until the disk has files, or the names in folders, so that a power cut takes nothing of them."""
+    for path in paths if os.name == "posix" else ():  # elsewhere no folder can be opened
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            with naming(path):
+                os.fsync(handle)
+        except OSError:
+            if not path.is_dir():  # not every file system can do it for folders
+                raise
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -72,6 +73,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         try:
             save_file(apart, temporary, metadata={"format": "pt"})  # transformers refuses a file without this mark
         except SafetensorError as error:
+            if number := re.search(r"os error (\d+)", str(error)):  # all that it keeps of the system's error
+                raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
             raise OSError(f"{path}: could not be written ({error})") from error
 
 
