@@ -32,9 +32,9 @@ ROOMS = {
     "text_model": {"torch", "numpy"},
     "encoder": {"torch", "numpy"},
     "cross_encoder": {"torch", "numpy"},
+    "bulk": {"torch", "numpy", "pyarrow"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
-    "bulk": {"torch", "numpy", "pyarrow"},
     "cli": {"numpy", "torch"},
     "__main__": set(),
 }

@@ -239,7 +239,7 @@ def test_a_browser_draws_and_a_click_selects_a_head(tiny, tmp_path):
         result.moved = document.activeElement.id;
         document.getElementById("tab-matrix").click();
         result.drawn.push(drawn());
-        key(document.getElementById("matrix"), "ArrowDown");
+        key(document.querySelector(".matrix"), "ArrowDown");
         result.said = document.getElementById("said").textContent;
         document.querySelectorAll(".token")[2].click();
         document.getElementById("tab-neuron").click();

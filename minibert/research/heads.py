@@ -49,7 +49,7 @@ def ablate_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> Iterator[Non
     """
     bert = bert_in(model)
     with ExitStack() as patches:
-        for layer, numbers in _checked(bert, heads).items():
+        for layer, numbers in checked_heads(bert, heads).items():
             patches.enter_context(patch(bert, f"layers.{layer}.attention.core", torch.zeros_like, heads=numbers))
         yield
 
@@ -68,7 +68,7 @@ def prune_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> None:
     """
     bert = bert_in(model)
     plan = []
-    for layer, numbers in _checked(bert, heads).items():
+    for layer, numbers in checked_heads(bert, heads).items():
         there = _heads(bert, layer)
         stay = [number for number in range(len(there)) if number not in numbers]
         if not stay:
@@ -95,7 +95,8 @@ def _heads(bert: Bert, layer: int) -> list[int]:
     return [head for head in range(bert.config.num_attention_heads) if head not in pruned]
 
 
-def _checked(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
+def checked_heads(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
+    """Return heads in order, by layer where there are any. Raises as ``ablate_heads``."""
     checked = {}
     for layer, several in heads.items():
         if layer not in range(len(bert.layers)):
