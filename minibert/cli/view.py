@@ -53,15 +53,9 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Write the page."""
     check_folder(options.output)
-    if options.corpus is None:
-        flags = {
-            "--layer": options.layer,
-            "--heads": options.heads,
-            "--nearest": options.nearest,
-            "--index": options.index,
-        }
-        if given := [flag for flag, value in flags.items() if value is not None]:
-            raise ValueError(f"{', '.join(given)} needs a --corpus FILE")
+    given = [f"--{flag}" for flag in OF_CORPUS if getattr(options, flag) is not None]
+    if given and options.corpus is None:
+        raise ValueError(f"there is no --corpus FILE for {', '.join(given)}")
     check_count("--nearest", options.nearest, optional=True)
     from ..research.view import view
 

@@ -33,7 +33,7 @@ from ..tokenizer import Tokenizer, Tokens
 from ..truncation import announce
 from ..vectors import SIMILARITIES, Vectors, as_matrix
 from .catalogue import Numbers
-from .heads import checked_heads
+from .heads import checked_heads, heads_in
 from .hooks import capture, patch
 
 VECTORS = "vectors.npy"
@@ -54,7 +54,7 @@ class TokenIndex:
     """A vector for each token of a corpus, [CLS] and [SEP] included. ``build`` makes one."""
 
     def __init__(self, encoder: SentenceEncoder, lines: Iterable[str], layer: int, heads: Numbers | None) -> None:
-        self.encoder, self.lines = encoder, as_list(lines)
+        self.encoder, self.lines = encoder, list(as_list(lines))
         if not self.lines:
             raise ValueError("the corpus has no lines")
         self.heads = checked_heads(encoder.model, {layer: () if heads is None else heads}).get(layer, [])
@@ -143,29 +143,31 @@ class TokenIndex:
         Args:
             places: Matches, or other tuples that begin with a line and a position.
         """
-        numbers = sorted({line for line, *_ in places})
-        wanted: list[list[tuple[int, int]]] = [[] for _ in numbers]
+        wanted: dict[int, list[tuple[int, int]]] = {}
         for i, (line, position, *_) in enumerate(places):
-            wanted[np.searchsorted(numbers, line)].append((i, position))
-        template = [torch.from_numpy(in_template(self.encoder.tokenizer, self._ids(line))) for line in numbers]
-        found: dict[int, np.ndarray] = {}
+            wanted.setdefault(line, []).append((i, position))
+        tokenizer, lines = self.encoder.tokenizer, list(wanted)
+        template = [torch.from_numpy(in_template(tokenizer, self._ids(line))) for line in lines]
+        bert = self.encoder.model
+        sizes = [len(heads_in(bert, layer)) for layer in range(len(bert.layers))]
+        found = [np.zeros((2, len(places), size), np.int16) for size in sizes]
+        if not places:
+            return found
 
-        def look(layer: int, probs: Tensor) -> Tensor:  # (B, H, S, S)
+        def look(best: np.ndarray, probs: Tensor) -> Tensor:  # (B, H, S, S)
             batch: Any = current_batch()
-            best = found.setdefault(layer, np.zeros((2, len(places), probs.shape[1]), np.int16))
             for text, rows, length in zip(batch.rows, probs, batch.lengths, strict=True):
-                for i, position in wanted[text]:
-                    weights = rows[:, position, :length].cpu()  # (H, length)
-                    best[0, i] = weights.argmax(-1)
-                    best[1, i] = weights.masked_fill(template[text], -1).argmax(-1)
+                numbers, positions = map(list, zip(*wanted[lines[text]], strict=True))
+                weights = rows[:, positions, :length].detach().cpu()  # (H, tokens, S)
+                best[0, numbers] = weights.argmax(-1).T
+                best[1, numbers] = weights.masked_fill(template[text], -1).argmax(-1).T
             return probs
 
         with ExitStack() as patches:
-            for layer in range(len(self.encoder.model.layers)):
-                name = f"layers.{layer}.attention.core.probs"
-                patches.enter_context(patch(self.encoder, name, partial(look, layer)))
-            self.encoder._compute(self._some(numbers), 0, UNREAD, "cpu", False)
-        return [found[layer] for layer in sorted(found)]
+            for layer, best in enumerate(found):
+                patches.enter_context(patch(bert, f"layers.{layer}.attention.core.probs", partial(look, best)))
+            self.encoder._compute(self._some(lines), 0, UNREAD, "cpu", False)
+        return found
 
     def _fill(self, shown: bool) -> None:
         starts = self._tokens.starts

@@ -165,7 +165,8 @@ def _compute(
     for i, part in enumerate(parts):
         ids = part["input_ids"].cpu().numpy()
         template = np.flatnonzero(in_template(encoder.tokenizer, ids))
-        ids[list(masked)] = mask_id
+        if masked:
+            ids[list(masked)] = mask_id
         shown.append(
             {
                 "tokens": encoder.tokenizer.convert_ids_to_tokens(ids.tolist()),
