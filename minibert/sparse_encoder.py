@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -282,9 +282,7 @@ class SparseEncoder(TextModel):
         self._head = fast_head(self.model, self._arithmetic, self._head)
         return decision
 
-    def _look_up(
-        self, static: StaticQueries, texts: Sequence[str], keep: int | None, options: Mapping[str, Any]
-    ) -> list[Row]:
+    def _look_up(self, static: StaticQueries, texts: Sequence[str], keep: int | None, options: Any) -> list[Row]:
         """Give the words of each text their static weights, as `_run` does by the model."""
         check_options("SparseEncoder.encode", options)
         words = self.choose_prompt(options.get("prompt"), options.get("prompt_name"))

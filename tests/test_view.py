@@ -6,19 +6,23 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
-from helpers import MINILM
-from tiny_folder import MEAN, write_encoder
+from helpers import MINILM, TINY, widen
+from tiny_folder import MEAN, write_encoder, write_vocabulary
 
-from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer
+from minibert import Bert, BertConfig, BertForMaskedLM, SentenceEncoder, Tokenizer
+from minibert.cli import main
 from minibert.pooling import Pooling
 from minibert.research import capture, prune_heads
 from minibert.research.attribute import attribute
-from minibert.research.view import _layer, collect, page, pooling_weights, view
+from minibert.research.corpus import TokenIndex, word_at
+from minibert.research.lens import fill_mask
+from minibert.research.view import _layer, collect, masked_positions, page, pooling_weights, view
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -205,6 +209,159 @@ def test_the_number_of_truncated_tokens_is_shown(tiny, monkeypatch):
     assert [text["lost"] for text in collect(tiny, ["hello", "a " * 50])["texts"]] == [0, 12]
 
 
+LINES = ["the cat sat on the mat.", "a dog sat", "who eats the mat?", "hello world", "</script>"]
+
+
+@pytest.fixture(scope="module")
+def indexes(tiny):
+    return [TokenIndex.build(tiny, LINES, layer=1), TokenIndex.build(tiny, LINES, layer=0, heads=[1, 3])]
+
+
+@pytest.fixture(scope="module")
+def masked_lm(tiny):
+    model = widen(BertForMaskedLM(TINY)).eval()
+    model.bert.load_state_dict({name: x for name, x in tiny.model.state_dict().items() if "pooler" not in name})
+    return model
+
+
+def test_the_page_has_the_nearest_tokens_and_where_their_heads_look(tiny, indexes):
+    data = collect(tiny, ["a cat on the mat", "a dog"], shares=False, corpus=indexes, nearest=3)
+    corpus = data["corpus"]
+    assert corpus["searches"] == [{"layer": 1, "heads": []}, {"layer": 0, "heads": [1, 3]}]
+    looks = numbers(corpus["looks"], np.int16, 2, len(corpus["matches"]), 8)
+    assert np.array_equal(looks, np.concatenate(indexes[0].attended(corpus["matches"]), axis=2))
+    for text, shown in zip(["a cat on the mat", "a dog"], data["texts"], strict=True):
+        for index, found in zip(indexes, shown["nearest"], strict=True):
+            for hits, expected in zip(found, index.search(index.vectors_of(text), 3), strict=True):
+                assert [tuple(corpus["matches"][i]) for i, _ in hits] == [match[:2] for match in expected]
+                assert [score for _, score in hits] == pytest.approx([match.score for match in expected], abs=1e-4)
+    assert {line for line, _ in corpus["matches"]} == corpus["lines"].keys()
+    assert all(tokens == indexes[0].tokens(line) for line, tokens in corpus["lines"].items())
+    assert not set("<>&") & set(Parts(page(data)).found[1][2])
+
+
+def test_indexes_of_two_corpora_are_refused(tiny, indexes):
+    other = TokenIndex.build(tiny, LINES[:2], layer=0)
+    with pytest.raises(ValueError, match="of the same lines"):
+        collect(tiny, ["a"], corpus=[indexes[0], other])
+
+
+def test_contexts_that_no_browser_would_open_are_refused(tiny, indexes, monkeypatch):
+    monkeypatch.setattr("minibert.research.view.MOST_MEGABYTES", 0.0009)
+    monkeypatch.setattr("minibert.research.view._check_size", lambda *_: None)
+    with pytest.raises(ValueError, match=r"the contexts would take .* fewer of the nearest \(--nearest\)"):
+        collect(tiny, ["the cat"], corpus=indexes)
+
+
+def test_a_masked_text_is_computed_as_one_with_mask_tokens(tiny, indexes, masked_lm):
+    text, masked = "the Cat sat on the hello mat.", "the [MASK] sat on the hello [MASK]."
+    data = collect(tiny, [text], mask=["cat", "MAT"], masked_lm=masked_lm, corpus=indexes[:1], nearest=3)
+    expected = collect(tiny, [text, masked], shares=False, corpus=indexes[:1], nearest=3)
+    assert data.pop("masked") == {
+        "positions": [2, 7],
+        "guesses": [
+            [(guess.token_str, pytest.approx(guess.score, abs=1e-4)) for guess in five]
+            for five in fill_mask(masked_lm, tiny.tokenizer, masked)
+        ],
+    }
+    assert data.pop("cosine") == pytest.approx(expected.pop("cosine"), abs=1e-5)
+    assert data["corpus"] == expected["corpus"]
+    for one, other in zip(data["texts"], expected["texts"], strict=True):
+        assert (one["tokens"], one["template"]) == (other["tokens"], other["template"])
+        assert np.allclose(one["nearest"], other["nearest"], atol=1e-3)
+        for layer, same in zip(one["layers"], other["layers"], strict=True):
+            bytes_of = [numbers(each["probs"], np.uint8, 4, 10, 10).astype(int) for each in (layer, same)]
+            assert np.abs(bytes_of[0] - bytes_of[1]).max() <= 1
+
+
+def test_pieces_of_a_word_are_masked_together_and_only_whole_words(tiny):
+    tokens = ["[CLS]", *tiny.tokenizer.tokenize("bad cat a bade bad"), "[SEP]"]
+    assert tokens[1:4] == ["b", "##a", "##d"]
+    assert masked_positions(tiny, tokens, ["bad"]) == [1, 2, 3, 10, 11, 12]
+    assert masked_positions(tiny, tokens, ["cat a", "bade"]) == [4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("texts", "word", "said"),
+    [
+        (["the cat"], "dog", "the text has no word 'dog' to mask; it is read as: [CLS] the cat [SEP]"),
+        (["the cats"], "cat", "no word 'cat'"),
+        (["the cat"], " ", "no word ' '"),
+        (["the cat", "a dog"], "cat", "leave out the other text"),
+    ],
+    ids=str,
+)
+def test_a_word_that_cannot_be_masked_is_refused(tiny, texts, word, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        collect(tiny, texts, mask=[word])
+
+
+def test_a_vocabulary_without_a_mask_is_said(tiny, monkeypatch):
+    monkeypatch.setattr(tiny.tokenizer, "mask_id", None)
+    with pytest.raises(ValueError, match=r"nothing can be masked: the vocabulary has no \[MASK\]"):
+        collect(tiny, ["the cat"], mask=["cat"])
+
+
+def test_the_command_line_shows_corpus_and_mask(tmp_path, capsys):
+    folder, lines = write_encoder(tmp_path / "model", ("Pooling", MEAN)), tmp_path / "lines.txt"
+    lines.write_text("\n".join(["the cat sat", "", "a dog " * 30]) + "\n", encoding="utf-8")
+    target = tmp_path / "page.html"
+    command = ["view", "the cat", "-m", str(folder), "-o", str(target), "--corpus", str(lines), "--mask", "cat"]
+    assert main([*command, "--heads", "3", "--heads", "0,2", "--index", str(tmp_path / "index")]) == 0
+    data = data_in(target)
+    assert data["masked"] == {"positions": [2], "guesses": None}
+    assert data["corpus"]["searches"] == [{"layer": 1, "heads": heads} for heads in ([], [3], [0, 2])]
+    assert data["corpus"]["size"] == 3
+    assert "longer than 40 tokens: 1" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "layers.1",
+        "layers.1.heads.0-2",
+        "layers.1.heads.3",
+    ]
+    assert main([*command, "--truncation", "error"]) == 1
+    assert f"{lines}, line 3, is the first of texts longer than 40 tokens: 1" in capsys.readouterr().err
+
+
+def test_the_command_line_finds_the_head_of_the_checkpoint(tmp_path, masked_lm):
+    masked_lm.save_pretrained(tmp_path / "model")
+    write_vocabulary(tmp_path / "model", config={"do_lower_case": True})
+    target = tmp_path / "page.html"
+    assert main(["view", "the cat", "-m", str(tmp_path / "model"), "-o", str(target), "--mask", "cat"]) == 0
+    [guessed] = fill_mask(masked_lm, Tokenizer.from_pretrained(tmp_path / "model"), "the [MASK]")
+    assert [word for word, _ in data_in(target)["masked"]["guesses"][0]] == [guess.token_str for guess in guessed]
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        (b"", [], "lines.txt: there is no text in it"),
+        (b"\n  \n", [], "lines.txt: there is no text in it"),
+        (b"the cat\n\xff\n", [], "lines.txt, line 2: not UTF-8"),
+        (b"the cat\n", ["--layer", "7"], "there is no layer 7, only 0 to 2"),
+        (b"the cat\n", ["--heads", "1,12"], "layer 1 has no head 12, only 0 to 11"),
+        (b"the cat\n", ["--nearest", "0"], "--nearest must be a whole number, at least 1"),
+        (b"the cat\n", ["--mask", "dog"], "the text has no word 'dog' to mask"),
+        (None, [], "lines.txt: No such file or directory"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_corpus_is_said_in_one_line(tmp_path, capsys, content, more, said):
+    lines = tmp_path / "lines.txt"
+    if content is not None:
+        lines.write_bytes(content)
+    target = tmp_path / "page.html"
+    assert main(["view", "the cat", "-m", "minibert-tiny", "-o", str(target), "--corpus", str(lines), *more]) == 1
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not target.exists()
+
+
+def test_options_of_a_corpus_need_one(tmp_path, capsys):
+    assert main(["view", "a", "-o", str(tmp_path / "page.html"), "--layer", "1", "--nearest", "3"]) == 1
+    assert "there is no --corpus FILE for --layer, --nearest" in capsys.readouterr().err
+
+
 def browse(html, tmp_path, script):
     """Open a page, run a script after the page's own, and return the title that it sets; refuse any error."""
     own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -239,7 +396,7 @@ def test_a_browser_draws_and_a_click_selects_a_head(tiny, tmp_path):
         result.moved = document.activeElement.id;
         document.getElementById("tab-matrix").click();
         result.drawn.push(drawn());
-        key(document.getElementById("matrix"), "ArrowDown");
+        key(document.querySelector(".matrix"), "ArrowDown");
         result.said = document.getElementById("said").textContent;
         document.querySelectorAll(".token")[2].click();
         document.getElementById("tab-neuron").click();
@@ -294,3 +451,99 @@ def test_a_browser_shows_the_numbers_of_any_length(tiny, tmp_path, size):
     assert found["weight"] == pytest.approx(probs[3, -1, 0].item(), abs=2 / 255 * probs[3, -1, 0].sqrt().item() + 1e-5)
     assert found["score"] == pytest.approx((q[3, -1] @ k[3, 0]).item() / 8**0.5, abs=0.05)
     assert found["scripts"] == 3
+
+
+@in_a_browser
+def test_a_browser_shows_strong_lines_up_to_a_share_and_hides_the_template(tiny, tmp_path):
+    html = view(tiny, "the cat sat on the mat.", path=tmp_path / "page.html").read_text(encoding="utf-8")
+    found = browse(
+        html,
+        tmp_path,
+        """
+        const rows = () => [...document.querySelectorAll(".lines ol:first-child li")].map((row) => row.innerText);
+        const there = [...text().tokens.keys()];
+        const kept = () => {
+          const row = text().weights(1, 2).subarray(0, text().size), lowest = floor(row, there);
+          return [...row].filter((byte) => byte >= lowest).length;
+        };
+        const slide = (value) => {
+          const slider = document.getElementById("share");
+          slider.value = value;
+          slider.dispatchEvent(new Event("input"));
+          return kept();
+        };
+        const result = { kept: [kept(), slide(60), slide(1)], said: document.querySelector("output").textContent };
+        result.note = document.querySelector("#panel .note").textContent;
+        document.getElementById("bare").click();
+        result.rows = rows().map((words) => words.trim());
+        result.label = document.getElementById("less").textContent.trim();
+        document.getElementById("tab-matrix").click();
+        result.hidden = ["by", "most", "less"].map((id) => document.getElementById(id).hidden);
+        document.title = JSON.stringify(result);
+        """,
+    )
+    row = collect(tiny, ["the cat sat on the mat."])["texts"][0]["layers"][1]["probs"]
+    weights = np.sort((numbers(row, np.uint8, 4, 9, 9)[2, 0] / 255.0) ** 2)[::-1]
+    sixty = int((weights.cumsum() < 0.6 * weights.sum()).sum()) + 1
+    assert found == {
+        "kept": [9, sixty, 1],
+        "said": "1 %",
+        "note": "Of each token only the strongest lines are drawn, up to 1.0 % of its attention.",
+        "rows": ["the", "cat", "sat", "on", "the", "mat", "."],
+        "label": "Hide [CLS] and [SEP]",
+        "hidden": [True, True, True],
+    }
+
+
+@in_a_browser
+def test_a_browser_shows_a_corpus_and_a_masked_text(tiny, tmp_path, indexes, masked_lm):
+    options = {"mask": ["cat"], "masked_lm": masked_lm, "corpus": indexes, "nearest": 3}
+    path = view(tiny, "the cat on the mat", path=tmp_path / "page.html", **options)
+    found = browse(
+        path.read_text(encoding="utf-8"),
+        tmp_path,
+        """
+        const all = (name) => [...document.querySelectorAll(name)].map((node) => node.textContent);
+        const result = { sides: all("#panel > section > h2"), boards: all("#panel canvas").length };
+        for (const name of ["matrix", "neuron", "lines"]) document.getElementById(`tab-${name}`).click();
+        result.guesses = all("#guesses .word > span");
+        document.querySelectorAll(".token")[2].click();
+        document.getElementById("tab-corpus").click();
+        result.titles = all("#panel h3").filter((title) => title.startsWith("Nearest"));
+        result.marks = all("#panel mark");
+        result.counts = all("#panel section:first-child .counts section:first-child dt");
+        const search = document.getElementById("search");
+        result.searches = all("#search option");
+        search.selectedIndex = 1;
+        search.dispatchEvent(new Event("change"));
+        result.others = all("#panel mark");
+        result.looks = all("#panel section:first-child .contexts small:last-child");
+        chooseHead(1, 2);
+        document.getElementById("bare").click();
+        result.bare = all("#panel section:first-child .contexts small:last-child");
+        result.scripts = document.scripts.length;
+        document.title = JSON.stringify(result);
+        """,
+    )
+    texts = "the cat on the mat", "the [MASK] on the mat"
+    expected = [[index.search(index.vectors_of(text)[2], 3)[0] for index in indexes] for text in texts]
+    first = expected[0][1]
+    looks = indexes[0].attended(first)
+
+    def said(layer, which, head):
+        rows = zip(first, looks[layer][which][:, head], strict=True)
+        return [f"line {match.line + 1}, looks at {word_at(indexes[0].tokens(match.line), at)}" for match, at in rows]
+
+    assert found == {
+        "sides": ["As written", "Masked"],
+        "boards": 2,
+        "guesses": [guess.token_str for guess in fill_mask(masked_lm, tiny.tokenizer, texts[1])[0]],
+        "titles": ["Nearest to cat (2)", "Nearest to [MASK] (2)"],
+        "marks": [match.token.removeprefix("##") for side in expected for match in side[0]],
+        "counts": list(dict(Counter(match.word for match in expected[0][0]).most_common())),
+        "searches": ["the state after layers.1", "the output of heads 1, 3 in layers.0"],
+        "others": [match.token.removeprefix("##") for side in expected for match in side[1]],
+        "looks": said(0, 0, 0),
+        "bare": said(1, 1, 2),
+        "scripts": 3,
+    }

@@ -237,15 +237,20 @@ class Index:
     def _open(self, ending: str) -> list[np.ndarray]:
         shards: list[np.ndarray] = []
         for shard in range(self.manifest["shards"]):
-            path, rows = self.folder / name_of(shard, ending), len(self) - shard * self._shard_rows
-            try:  # copy-on-write: torch takes no array that can't be written
-                codes = np.load(path, mmap_mode="c")
-            except (ValueError, EOFError, OverflowError) as error:
-                raise FileError(f"{path}: not an array of numpy, or damaged ({error})") from None
-            if codes.ndim != 2 or len(codes) != min(rows, self._shard_rows):
-                raise FileError(f"{path}: {codes.shape}, and the manifest says {min(rows, self._shard_rows)} vectors")
-            shards.append(codes)
+            rows = min(len(self) - shard * self._shard_rows, self._shard_rows)
+            shards.append(open_array(self.folder / name_of(shard, ending), (rows,)))
         return shards
+
+
+def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map a matrix into memory. Raises FileError if the file is damaged, or the shape does not begin as given."""
+    try:  # copy-on-write: torch takes no array that can't be written
+        codes: np.ndarray = np.load(path, mmap_mode="c")
+    except (ValueError, EOFError, OverflowError) as error:
+        raise FileError(f"{path}: not an array of numpy, or damaged ({error})") from None
+    if codes.ndim != 2 or codes.shape[: len(shape)] != shape:
+        raise FileError(f"{path}: {codes.shape}, and the manifest says {shape[0]} vectors")
+    return codes
 
 
 def differing_bits(codes: np.ndarray, query: np.ndarray) -> Tensor:

@@ -30,7 +30,7 @@ def mask_heads(model: nn.Module, mask: Tensor | Sequence[Tensor | Sequence[float
     """
     bert = bert_in(model)
     rows = [torch.as_tensor(row) for row in (torch.atleast_1d(mask) if isinstance(mask, Tensor) else mask)]
-    wanted = [(len(_heads(bert, layer)),) for layer in range(len(bert.layers))]
+    wanted = [(len(heads_in(bert, layer)),) for layer in range(len(bert.layers))]
     if (given := [tuple(row.shape) for row in rows]) != wanted:
         raise ValueError(f"the mask must have a row of these shapes for each layer: {wanted}, and it has {given}")
     with ExitStack() as patches:
@@ -49,7 +49,7 @@ def ablate_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> Iterator[Non
     """
     bert = bert_in(model)
     with ExitStack() as patches:
-        for layer, numbers in _checked(bert, heads).items():
+        for layer, numbers in checked_heads(bert, heads).items():
             patches.enter_context(patch(bert, f"layers.{layer}.attention.core", torch.zeros_like, heads=numbers))
         yield
 
@@ -68,8 +68,8 @@ def prune_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> None:
     """
     bert = bert_in(model)
     plan = []
-    for layer, numbers in _checked(bert, heads).items():
-        there = _heads(bert, layer)
+    for layer, numbers in checked_heads(bert, heads).items():
+        there = heads_in(bert, layer)
         stay = [number for number in range(len(there)) if number not in numbers]
         if not stay:
             raise ValueError(f"at least one head must stay in layer {layer}, which has {len(there)}")
@@ -89,18 +89,19 @@ def _weigh(weights: Tensor, attended: Tensor) -> Tensor:
     return attended * weights.to(attended)[:, None, None]  # (H, 1, 1) to each of (B, H, S, K)
 
 
-def _heads(bert: Bert, layer: int) -> list[int]:
+def heads_in(bert: Bert, layer: int) -> list[int]:
     """Return the heads that a layer has now, by their numbers in the unpruned model."""
     pruned = bert.config.pruned_heads.get(layer, ())
     return [head for head in range(bert.config.num_attention_heads) if head not in pruned]
 
 
-def _checked(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
+def checked_heads(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
+    """Return heads in order, by layer where there are any. Raises as ``ablate_heads``."""
     checked = {}
     for layer, several in heads.items():
         if layer not in range(len(bert.layers)):
             raise ValueError(f"there is no layer {layer!r}, only 0 to {len(bert.layers) - 1}")
-        numbers, last = sorted(set(whole_numbers(several, "heads"))), len(_heads(bert, layer)) - 1
+        numbers, last = sorted(set(whole_numbers(several, "heads"))), len(heads_in(bert, layer)) - 1
         if wrong := [number for number in numbers if not 0 <= number <= last]:
             raise ValueError(f"layer {layer} has no head {wrong[0]}, only 0 to {last}")
         if numbers:
@@ -111,7 +112,7 @@ def _checked(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
 def _linears(bert: Bert, layer: int) -> list[nn.Linear]:
     """Return `query`, `key`, `value` and `out`, after checking their sizes."""
     attention, D = bert.layers[layer].attention, bert.config.hidden_size
-    width = len(_heads(bert, layer)) * bert.config.head_size
+    width = len(heads_in(bert, layer)) * bert.config.head_size
     found = []
     for name, shape in (("query", (width, D)), ("key", (width, D)), ("value", (width, D)), ("out", (D, width))):
         linear = getattr(attention, name, None)

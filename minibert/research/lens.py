@@ -34,7 +34,7 @@ def fill_mask(model: BertWithMaskedLM, tokenizer: Tokenizer, text: str, top_k: i
         raise ValueError(f"nothing to fill in: {text!r:.80} has no {tokenizer.mask_token}")
     with torch.no_grad(), evaluating(model):
         x = model.bert(**batch).last_hidden_state
-        return _guesses(model.to_vocabulary(x[0, masked]), tokenizer, top_k)
+        return guesses(model.to_vocabulary(x[0, masked]), tokenizer, top_k)
 
 
 def logit_lens(
@@ -61,7 +61,7 @@ def words_by_layer(model: BertWithMaskedLM, tokenizer: Tokenizer, text: str, top
     batch = tokenizer(text, return_tensors="pt").to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
         # One layer at a time: the logits of all layers of a long text would take gigabytes.
-        return [_guesses(model.to_vocabulary(x[0]), tokenizer, top_k) for x in _states(model, **batch)]
+        return [guesses(model.to_vocabulary(x[0]), tokenizer, top_k) for x in _states(model, **batch)]
 
 
 def _states(model: BertWithMaskedLM, *inputs: Tensor | None, **named: Tensor) -> list[Tensor]:
@@ -74,7 +74,7 @@ def _states(model: BertWithMaskedLM, *inputs: Tensor | None, **named: Tensor) ->
     return states
 
 
-def _guesses(logits: Tensor, tokenizer: Tokenizer, top_k: int) -> list[list[Guess]]:
+def guesses(logits: Tensor, tokenizer: Tokenizer, top_k: int) -> list[list[Guess]]:
     """Return the most probable tokens of each position. Logits (S, V)"""
     if not 1 <= top_k <= logits.shape[-1]:
         raise ValueError(f"top_k must be from 1 to {logits.shape[-1]}, not {top_k}")

@@ -15,21 +15,29 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..call import evaluating
 from ..checkpoint.atomic import write_text
 from ..encoder import SentenceEncoder
+from ..heads import BertWithMaskedLM
+from ..tokenizer import Tokenizer
 from .attribute import attribute
-from .hooks import capture
+from .corpus import Match, TokenIndex, in_template
+from .hooks import capture, patch
+from .lens import guesses
 
 MOST_MEGABYTES = 30  # of a page: a browser takes seconds to open more
-FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "page.js")
+FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "corpus.js", "page.js")
 # These begin or end markup in HTML, or a line in JavaScript. JSON allows an escape for each.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
@@ -42,6 +50,10 @@ def view(
     path: str | os.PathLike[str] = "page.html",
     shares: bool = True,
     show_progress_bar: bool = False,
+    mask: Sequence[str] = (),
+    masked_lm: BertWithMaskedLM | None = None,
+    corpus: Sequence[TokenIndex] = (),
+    nearest: int = 12,
 ) -> Path:
     """Encode one text or two, each by itself as `encode` does, and write the page. Returns its path.
 
@@ -52,47 +64,148 @@ def view(
         path: Of the page.
         shares: Show which words make two texts alike, which takes 128 forwards and backwards.
         show_progress_bar: On stderr, over these.
+        mask: Words of ``text``. The page shows it with and without them, side by side.
+        masked_lm: Of the same checkpoint. The page shows what it would put there.
+        corpus: Indexes of the same lines. The page shows the ``nearest`` tokens of each to every token.
 
     Raises:
-        ValueError: a layer has no `probs`, `q` or `k` any more; or the page would be above 30 MB.
+        ValueError: a layer has no `probs`, `q` or `k` any more; the page would be above 30 MB; a word to be masked is
+            not in the text, or there are two texts; or the indexes are of several corpora.
         TypeError: a text is not a string. OSError: the file can't be written.
     """
     texts = [text] if other is None else [text, other]
-    write_text(path, page(collect(encoder, texts, shares=shares, show_progress_bar=show_progress_bar)))
+    options: dict[str, Any] = {"mask": mask, "masked_lm": masked_lm, "corpus": corpus, "nearest": nearest}
+    write_text(path, page(collect(encoder, texts, shares=shares, show_progress_bar=show_progress_bar, **options)))
     return Path(path)
 
 
 def collect(
-    encoder: SentenceEncoder, texts: list[str], *, shares: bool = True, show_progress_bar: bool = False
+    encoder: SentenceEncoder,
+    texts: list[str],
+    *,
+    shares: bool = True,
+    show_progress_bar: bool = False,
+    mask: Sequence[str] = (),
+    masked_lm: BertWithMaskedLM | None = None,
+    corpus: Sequence[TokenIndex] = (),
+    nearest: int = 12,
 ) -> dict[str, Any]:
-    """Return everything that the page shows, ready for JSON. Raises as ``view``."""
-    _check_size(encoder, texts)
-    attentions = [f"layers.{layer}.attention" for layer in range(len(encoder.model.layers))]
-    by_layer = [[f"{attention}.core.probs", f"{attention}.q", f"{attention}.k"] for attention in attentions]
-    with capture(encoder, *(name for names in by_layer for name in names)) as values:
-        parts = encoder.encode(texts, output_value=None)
-    lost, prompt_length = encoder.truncation_report.lost, encoder._prompt_tokens(encoder.choose_prompt(None))
+    """Return everything that the page shows, ready for JSON. Arguments and errors are those of ``view``."""
+    if mask and len(texts) > 1:
+        raise ValueError("words are masked in one text, which is shown with and without them: leave out the other text")
+    _check_size(encoder, texts * 2 if mask else texts)
+    shown, parts, queries = _compute(encoder, texts, corpus)
     found: dict[str, Any] = {
         "version": __version__,
         "relative": encoder.model.config.position_embedding_type != "absolute",
         "pooling": list(getattr(encoder.pooling, "modes", [type(encoder.pooling).__name__])),
-        "texts": [
+        "texts": shown,
+    }
+    if mask:
+        positions = masked_positions(encoder, shown[0]["tokens"], mask)
+        for before, more in zip((shown, parts, queries), _compute(encoder, texts, corpus, positions), strict=True):
+            before.extend(more)  # type: ignore[attr-defined]
+        guessed = masked_lm and _guess(masked_lm, encoder.tokenizer, parts[1]["token_embeddings"][positions])
+        found["masked"] = {"positions": positions, "guesses": guessed}
+    if len(parts) == 2:
+        a, b = (part["sentence_embedding"] for part in parts)
+        found["cosine"] = float(nn.functional.cosine_similarity(a, b, dim=0))
+        if shares and not mask and all(text.strip() for text in texts):  # a text without words has no scores
+            both = (attribute(encoder, *pair, show_progress_bar=show_progress_bar) for pair in (texts, texts[::-1]))
+            found["shares"] = [each.scores.tolist() for each in both]
+    if corpus:
+        found["corpus"] = _contexts(corpus, shown, queries, nearest)
+    return found
+
+
+def masked_positions(encoder: SentenceEncoder, tokens: list[str], words: Sequence[str]) -> list[int]:
+    """Return the positions of words in a text's tokens. Raises ValueError if one is not there, or no token masks."""
+    tokenizer, found = encoder.tokenizer, set()
+    if tokenizer.mask_id is None:
+        raise ValueError(f"nothing can be masked: the vocabulary has no {tokenizer.mask_token}")
+    for word in words:
+        pieces = tokenizer.tokenize(word)
+        ends = [i + len(pieces) for i in range(len(tokens)) if pieces and tokens[i : i + len(pieces)] == pieces]
+        ends = [end for end in ends if not "".join(tokens[end : end + 1]).startswith("##")]
+        if not ends:
+            there = " ".join(tokens).replace(" ##", "")
+            raise ValueError(f"the text has no word {word!r:.80} to mask; it is read as: {there:.200}")
+        found |= {i for end in ends for i in range(end - len(pieces), end)}
+    return sorted(found)
+
+
+def _guess(masked_lm: BertWithMaskedLM, tokenizer: Tokenizer, x: Tensor) -> list[list[tuple[str, float]]]:
+    """Return the five most probable words of each state (n, D), with their probabilities."""
+    with torch.no_grad(), evaluating(masked_lm):
+        logits = masked_lm.to_vocabulary(x.to(next(masked_lm.parameters())))
+    return [[(guess.token_str, round(guess.score, 4)) for guess in five] for five in guesses(logits, tokenizer, 5)]
+
+
+def _compute(
+    encoder: SentenceEncoder, texts: list[str], corpus: Sequence[TokenIndex], masked: Sequence[int] = ()
+) -> tuple[list[dict[str, Any]], list[dict[str, Tensor]], list[list[Tensor]]]:
+    """Return of each text what is shown, what `encode` gives, and the vectors of its tokens to search each index for.
+
+    At ``masked`` positions the vector of [MASK] takes the place of the token's own.
+    """
+    attentions = [f"layers.{layer}.attention" for layer in range(len(encoder.model.layers))]
+    by_layer = [[f"{attention}.core.probs", f"{attention}.q", f"{attention}.k"] for attention in attentions]
+    names = [*(name for names in by_layer for name in names), *(index.place for index in corpus)]
+    mask_id: Any = encoder.tokenizer.mask_id
+
+    def hide(x: Tensor) -> Tensor:
+        return encoder.model.embeddings.token.weight[mask_id].to(x).expand_as(x)
+
+    with capture(encoder, *names) as values, ExitStack() as hidden:
+        if masked:
+            hidden.enter_context(patch(encoder, "embeddings.token", hide, positions=masked))
+        parts = encoder.encode(texts, output_value=None)
+    lost, prompt_length = encoder.truncation_report.lost, encoder._prompt_tokens(encoder.choose_prompt(None))
+    shown = []
+    for i, part in enumerate(parts):
+        ids = part["input_ids"].cpu().numpy()
+        template = np.flatnonzero(in_template(encoder.tokenizer, ids))
+        if masked:
+            ids[list(masked)] = mask_id
+        shown.append(
             {
-                "tokens": encoder.tokenizer.convert_ids_to_tokens(part["input_ids"].tolist()),
+                "tokens": encoder.tokenizer.convert_ids_to_tokens(ids.tolist()),
+                "template": template.tolist(),
                 "lost": lost.get(i, 0),
                 "pooled": pooling_weights(encoder.pooling, part["token_embeddings"], prompt_length).tolist(),
                 "layers": [_layer(*(values[name][i] for name in names)) for names in by_layer],
             }
-            for i, part in enumerate(parts)
-        ],
+        )
+    return shown, parts, [[index.unit(values[index.place][i]) for index in corpus] for i in range(len(parts))]
+
+
+def _contexts(
+    corpus: Sequence[TokenIndex], shown: list[dict[str, Any]], queries: list[list[Tensor]], nearest: int
+) -> dict[str, Any]:
+    """Return the lines with the nearest tokens, and put into each text which these are and their cosines."""
+    first, numbers = corpus[0], dict[tuple[int, int], int]()  # of each match, by its line and position
+    if any(index.lines != first.lines for index in corpus):
+        raise ValueError("the indexes of a page must be of the same lines")
+
+    def row(match: Match) -> tuple[int, float]:
+        return numbers.setdefault(match[:2], len(numbers)), round(match.score, 4)
+
+    for text, vectors in zip(shown, queries, strict=True):
+        found = [index.search(some, nearest) for index, some in zip(corpus, vectors, strict=True)]
+        text["nearest"] = [[list(map(row, matches)) for matches in by_token] for by_token in found]
+    contexts = {
+        "size": len(first.lines),
+        "searches": [{"layer": index.layer, "heads": index.heads} for index in corpus],
+        "lines": {line: first.tokens(line) for line, _ in numbers},
+        "matches": list(numbers),
+        "looks": _bytes(torch.from_numpy(np.concatenate(first.attended(list(numbers)), axis=2))),
     }
-    if len(parts) == 2:
-        a, b = (part["sentence_embedding"] for part in parts)
-        found["cosine"] = float(nn.functional.cosine_similarity(a, b, dim=0))
-        if shares and all(text.strip() for text in texts):  # a text without words has no scores
-            both = (attribute(encoder, *pair, show_progress_bar=show_progress_bar) for pair in (texts, texts[::-1]))
-            found["shares"] = [each.scores.tolist() for each in both]
-    return found
+    if (megabytes := len(json.dumps(contexts)) / 1e6) > MOST_MEGABYTES:
+        raise ValueError(
+            f"the contexts would take {megabytes:.0f} MB of the page, and at most {MOST_MEGABYTES} can be looked at: "
+            "show fewer of the nearest (--nearest)"
+        )
+    return contexts
 
 
 def _check_size(encoder: SentenceEncoder, texts: list[str]) -> None:

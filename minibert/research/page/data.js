@@ -45,11 +45,18 @@ class Text {
 const TEXTS = DATA.texts.map((source) => new Text(source));
 
 // The reader's choices.
-const chosen = { text: 0, layer: 0, head: 0, token: null, view: "lines" };
+const chosen = { text: 0, layer: 0, head: 0, token: null, view: "lines", share: 1, bare: false, search: 0 };
+const NAMES = DATA.masked ? ["As written", "Masked"] : ["Text A", "Text B"];
 
 const text = () => TEXTS[chosen.text];
 const weights = () => text().weights(chosen.layer, chosen.head);
 const heads = (layer) => text().source.layers[layer].heads;
+
+// Positions of the tokens that are shown: all, or those that are not of the template, as [CLS] and [SEP] are.
+function places() {
+  const { template } = text().source;
+  return [...text().tokens.keys()].filter((i) => !(chosen.bare && template.includes(i)));
+}
 
 function percent(weight) {
   return weight >= 0.0995 ? `${(100 * weight).toFixed(0)} %` : `${(100 * weight).toFixed(1)} %`;

@@ -1,6 +1,7 @@
 // The frame around the views: the text, the heads, the tabs, the theme, and the keys.
 
 const VIEWS = { lines: ["Lines", linesView], matrix: ["Matrix", matrixView], neuron: ["q · k", neuronView] };
+if (DATA.corpus) VIEWS.corpus = ["Corpus", corpusView];
 if (DATA.shares) VIEWS.words = ["Words of the pair", wordsView];
 let shown = null; // the handlers of the current view
 
@@ -19,13 +20,31 @@ function show() {
   panel.replaceChildren();
   panel.setAttribute("aria-labelledby", `tab-${chosen.view}`);
   tip(null, null);
-  shown = VIEWS[chosen.view][1](panel);
+  $("by").hidden = chosen.view !== "corpus" || DATA.corpus.searches.length < 2;
+  $("most").hidden = chosen.view !== "lines";
+  $("less").hidden = !["lines", "corpus"].includes(chosen.view);
+  const view = VIEWS[chosen.view][1];
+  panel.classList.toggle("pair", Boolean(DATA.masked));
+  shown = DATA.masked ? sideBySide(panel, view) : view(panel);
   for (const tab of $("tabs").children) {
     const own = tab.id === `tab-${chosen.view}`;
     tab.setAttribute("aria-selected", own);
     tab.tabIndex = own ? 0 : -1;
   }
   markToken();
+}
+
+// The text as written, and with words masked.
+function sideBySide(panel, view) {
+  const { text } = chosen;
+  const sides = NAMES.map((name, i) => {
+    const side = make("section", { "aria-label": name }, make("h2", { text: name }));
+    panel.append(side);
+    chosen.text = i;
+    return view(side);
+  });
+  chosen.text = text;
+  return { token: () => (chosen.view === "lines" || chosen.view === "matrix" ? sides.forEach((side) => side.token()) : show()) };
 }
 
 function chooseView(name) {
@@ -206,16 +225,38 @@ function choices(box, role, entries, choose) {
   });
 }
 
+// What a masked-LM head would put where words are masked.
+function drawGuesses() {
+  const { positions, guesses } = DATA.masked;
+  const chip = ([word, score]) => make("span", { class: "word" }, make("span", { text: word }), make("small", { text: percent(score) }));
+  $("guesses").hidden = false;
+  $("guesses").append(...positions.map((at, i) => make("p", {}, make("b", { text: `${TEXTS[0].tokens[at]} (${at})` }),
+    ...(guesses ? [" is masked. The masked-LM head would put", ...guesses[i].map(chip)] : [" is masked."]))));
+  if (!guesses) $("guesses").append(note("This checkpoint has no masked-LM head that could fill in words."));
+}
+
+$("share").addEventListener("input", ({ target }) => {
+  chosen.share = target.value / 100;
+  target.nextElementSibling.textContent = `${target.value} %`;
+  show();
+});
+$("bare").addEventListener("change", ({ target }) => { chosen.bare = target.checked; show(); });
+$("search").addEventListener("change", ({ target }) => { chosen.search = target.selectedIndex; show(); });
+
 function start() {
   const layers = DATA.texts[0].layers;
   const shapes = [...new Set(layers.map((layer) => `${layer.heads} heads of ${layer.size}`))];
-  const cosine = "cosine" in DATA ? ` · cosine ${DATA.cosine.toFixed(3)}` : "";
+  const cosine = "cosine" in DATA ? ` · cosine${DATA.masked ? " with and without" : ""} ${DATA.cosine.toFixed(3)}` : "";
   $("model").textContent = `${layers.length} layers, ${shapes.join(" or ")} · pooling ${DATA.pooling.join(" + ")}${cosine}`;
   $("foot").textContent = `minibert ${DATA.version}. Square roots of weights are stored to within 1/510, q and k to within 1/254 of the largest number in their vector. Everything is in this file.`;
   choices($("tabs"), "tab", Object.entries(VIEWS).map(([name, [words]]) => [`tab-${name}`, words]), (i) => chooseView(Object.keys(VIEWS)[i]));
+  if (DATA.masked) drawGuesses();
+  if (DATA.corpus) $("search").append(...DATA.corpus.searches.map((search) => make("option", { text: searchName(search) })));
+  const marks = TEXTS[0].source.template.map((i) => TEXTS[0].tokens[i]);
+  $("less").lastElementChild.textContent = `Hide ${marks.join(" and ")}`;
   if (TEXTS.length > 1) {
     $("texts").hidden = false;
-    choices($("texts"), "radio", TEXTS.map((_, i) => [`text-${i}`, `Text ${"AB"[i]}`]), chooseText);
+    choices($("texts"), "radio", TEXTS.map((_, i) => [`text-${i}`, NAMES[i]]), chooseText);
   }
   const system = matchMedia("(prefers-color-scheme: dark)");
   readPalette();

@@ -6,40 +6,45 @@ const MOST_LINES = 4000;
 function linesView(panel) {
   const { tokens, size } = text();
   const bytes = weights();
-  const high = rowHeight(size);
+  const there = places();
+  const row = new Map(there.map((at, i) => [at, i]));
+  const high = rowHeight(there.length);
   const received = new Float32Array(size);
-  for (let i = 0; i < bytes.length; i++) received[i % size] += WEIGHT[bytes[i]];
+  for (const i of there) for (const j of there) received[j] += WEIGHT[bytes[i * size + j]];
   const most = Math.max(...received);
   const room = panel.clientWidth;
   const wide = Math.max(80, Math.min(520, room - (room < 480 ? 204 : 330)));
-  const [canvas, context] = board(wide, high * size, { "aria-hidden": "true" });
+  const [canvas, context] = board(wide, high * there.length, { "aria-hidden": "true" });
   const sides = ["from", "to"].map((side) =>
     make("ol", { "aria-label": side === "from" ? "Where it looks from" : "Where it looks to" },
-      ...tokens.map((token, i) => {
-        const item = make("li", { "data-side": side, "data-at": i }, make("span", { text: token }), make("small"));
+      ...there.map((i) => {
+        const item = make("li", { "data-side": side, "data-at": i }, make("span", { text: tokens[i] }), make("small"));
         item.style.height = `${high}px`;
         return item;
       })));
   const [left, right] = sides;
-  const heavy = cutoff(bytes);
+  const lowest = there.map((i) => floor(bytes.subarray(i * size, (i + 1) * size), there)); // by row
+  const drawn = there.flatMap((i, at) => there.map((j) => bytes[i * size + j]).filter((byte) => byte >= lowest[at]));
+  const heavy = cutoff(drawn);
+  const full = chosen.bare ? drawn.reduce((most, byte) => Math.max(most, byte), 6) : 255; // what is left is mostly weak
 
   function draw(focus) {
-    context.clearRect(0, 0, wide, high * size);
+    context.clearRect(0, 0, wide, high * there.length);
     context.strokeStyle = css("--accent");
     context.lineCap = "round";
     const paths = Array.from({ length: 64 }, () => new Path2D()); // one stroke for all lines of about one weight
-    for (let i = 0; i < size; i++) {
-      if (focus && focus.side === "from" && focus.at !== i) continue;
-      for (let j = 0; j < size; j++) {
+    there.forEach((i, at) => {
+      if (focus && focus.side === "from" && focus.at !== i) return;
+      there.forEach((j, to) => {
         const byte = bytes[i * size + j];
-        if (byte < (focus ? 6 : heavy) || (focus && focus.side === "to" && focus.at !== j)) continue;
-        const path = paths[byte >> 2], y = (i + 0.5) * high, z = (j + 0.5) * high;
+        if (byte < Math.max(lowest[at], focus ? 6 : heavy) || (focus && focus.side === "to" && focus.at !== j)) return;
+        const path = paths[byte >> 2], y = (at + 0.5) * high, z = (to + 0.5) * high;
         path.moveTo(2, y);
         path.bezierCurveTo(wide * 0.45, y, wide * 0.55, z, wide - 2, z);
-      }
-    }
+      });
+    });
     paths.forEach((path, group) => {
-      const root = (group * 4 + 2) / 255;
+      const root = Math.min(1, (group * 4 + 2) / full);
       context.globalAlpha = Math.min(1, focus ? 0.12 + root * 0.9 : 0.03 + root * root * 0.95);
       context.lineWidth = focus ? 0.8 + 5 * root * root : 0.7 + 2.6 * root * root;
       context.stroke(path);
@@ -61,7 +66,7 @@ function linesView(panel) {
     }
   }
 
-  const pinned = () => (chosen.token === null ? null : { side: "from", at: chosen.token });
+  const pinned = () => (row.has(chosen.token) ? { side: "from", at: chosen.token } : null);
   const place = (event) => {
     const item = event.target.closest("li");
     return item && { side: item.dataset.side, at: Number(item.dataset.at) };
@@ -77,8 +82,18 @@ function linesView(panel) {
   }, left, canvas, right);
   panel.append(box);
   draw(pinned());
-  if (heavy > 1) panel.append(note(`Only the strongest of ${(size * size).toLocaleString("en")} lines are drawn, from ${percent(WEIGHT[heavy])} up. Point at a token to see all of its lines.`));
+  if (chosen.share < 1) panel.append(note(`Of each token only the strongest lines are drawn, up to ${percent(chosen.share)} of its attention${chosen.bare ? " to the tokens that are shown" : ""}.`));
+  if (heavy > 1) panel.append(note(`Only the strongest of ${drawn.length.toLocaleString("en")} lines are drawn, from ${percent(WEIGHT[heavy])} up. Point at a token to see all of its lines.`));
   return { token: () => draw(pinned()) };
+}
+
+// The lowest byte of a row's strongest weights that reach the chosen share of the row.
+function floor(bytes, there) {
+  if (chosen.share === 1) return 0;
+  const sorted = there.map((j) => bytes[j]).sort((a, b) => b - a);
+  const most = chosen.share * sorted.reduce((sum, byte) => sum + WEIGHT[byte], 0);
+  let sum = 0;
+  return sorted.find((byte) => (sum += WEIGHT[byte]) >= most);
 }
 
 // The lowest byte such that at most MOST_LINES weights are as high.
@@ -101,7 +116,7 @@ function matrixView(panel) {
   const labelled = cell >= 9;
   const edge = labelled ? named : 44;
   const [canvas, context] = board(edge + cell * size + 2, edge + cell * size + 2, {
-    id: "matrix", tabindex: 0, role: "img", "aria-label": "Matrix of weights: move with the arrow keys, the weight appears below",
+    class: "matrix", tabindex: 0, role: "img", "aria-label": "Matrix of weights: move with the arrow keys, the weight appears below",
   });
   const source = picture(size, size, (i) => palette.heat[bytes[i]]);
   let cursor = null;
@@ -248,7 +263,7 @@ function wordsView(panel) {
       chip.style.color = inkOn(colour);
       return chip;
     });
-    box.append(make("div", {}, make("h3", { text: `Text ${"AB"[t]}` }), make("p", {}, ...chips)));
+    box.append(make("div", {}, make("h3", { text: NAMES[t] }), make("p", {}, ...chips)));
   });
   box.append(note("Blue words raise the cosine, orange ones lower it: integrated gradients, summed over the pieces of a word. The words of a text sum to the difference from the same text without words."));
   panel.append(box);
