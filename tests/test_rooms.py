@@ -34,7 +34,7 @@ ROOMS = {
     "cross_encoder": {"torch", "numpy"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
-    "bulk": {"torch", "numpy", "pyarrow"},
+    "bulk": {"torch", "numpy", "pyarrow", "ray"},
     "cli": {"numpy", "torch"},
     "__main__": set(),
 }

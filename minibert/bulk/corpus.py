@@ -56,9 +56,15 @@ def embed_corpus(
         raise ValueError(f"on_error must be stop or skip, not {on_error!r}")
     chosen, place, start = CorpusOptions(**options), Path(folder), perf_counter()
     found = find_sources(sources, chosen.column, chosen.input_format, chosen.id_column)
+    if chosen.engine == "ray" and (unread := [source.name for source in found if source.size is None]):
+        raise ValueError(f"{unread[0]}: other machines can't read it: engine='ray' needs files")
     with open_job(place, _describe(encoder, chosen, found)) as state:
         before = state.rows
-        if not state.complete:
+        if not state.complete and chosen.engine == "ray":
+            from .ray import embed_on_ray
+
+            state, before = embed_on_ray(encoder, chosen, found, place, on_error == "skip", show_progress_bar)
+        elif not state.complete:
             _Run(chosen, place, state)(encoder, found, on_error, show_progress_bar)
             finish(place, state)
         elif any(source.size is None for source in found):  # what has no fingerprint is compared row by row
