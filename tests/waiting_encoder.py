@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from minibert import SentenceEncoder
@@ -10,26 +11,29 @@ from minibert import SentenceEncoder
 class WaitingEncoder(SentenceEncoder):
     """In its third batch on a machine other than ``driver`` it says so in a file, and waits for its end.
 
-    Only the first that comes so far does this. Without ``place`` this is the encoder that it was made of.
+    Only the first that comes so far does this, and on ``driver`` none begins before. Without ``place`` this is the
+    encoder that it was made of.
     """
 
     place = driver = None
     batches = 0
 
     def encode_document(self, texts, **options):
+        if self.place and texts:
+            self.batches += 1
+            self.wait(Path(self.place) / "started")
+        return super().encode_document(texts, **options)
+
+    def wait(self, said):
         import ray
 
-        if self.place and texts and ray.is_initialized():
-            here = ray.get_runtime_context().get_node_id()
-            self.batches += here != self.driver
-            if self.batches == 3 and not (said := Path(self.place) / "started").exists():
-                temporary = said.with_name(f"{os.getpid()}")
-                temporary.write_text(here)
-                try:
-                    os.link(temporary, said)  # whole, and once
-                except FileExistsError:
-                    return super().encode_document(texts, **options)
-                deadline = time.monotonic() + 100
-                while time.monotonic() < deadline:
-                    time.sleep(0.05)
-        return super().encode_document(texts, **options)
+        here, ours = ray.get_runtime_context().get_node_id(), said.with_name(f"{os.getpid()}")
+        if here != self.driver and self.batches == 3 and not said.exists():
+            ours.write_text(here)
+            with suppress(FileExistsError):
+                os.link(ours, said)  # whole, and once
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and (
+            not said.exists() if here == self.driver else said.exists() and ours.exists() and said.samefile(ours)
+        ):
+            time.sleep(0.05)

@@ -39,8 +39,8 @@ READERS = 16  # files that are read at once; one feeds a hundred actors
 class Embedder:
     """Add a column of vectors to batches, for ``map_batches`` of Ray Data. Each actor loads the encoder once.
 
-    ``dataset.map_batches(Embedder, batch_format="pyarrow", batch_size=4096, concurrency=(1, 64))``. The column is
-    "embedding": lists of a fixed size, which Parquet keeps. Ray makes tensors of its own of numpy's arrays.
+    ``dataset.map_batches(Embedder, fn_constructor_kwargs={"model": ...}, batch_format="pyarrow", batch_size=4096)``
+    adds "embedding": lists of a fixed size, which Parquet keeps. Of numpy's arrays Ray makes a type of its own.
 
     Args:
         model: A folder or a hub id, for `from_pretrained`; or an encoder, which is sent to each actor.
@@ -101,19 +101,22 @@ def embed_on_ray(
         JobError: the machines don't share the folder's disk. As `embed_corpus`; and Ray's own errors, if it gives up.
     """
     from ray import put
-    from ray.data import ActorPoolStrategy, from_items
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy, from_items
 
+    # Readers take no core: with one, Ray would fuse them with the writers, and a file would be a single actor's.
     rooted = [replace(source, root=os.getcwd()) for source in sources]
     reference = put(encoder)  # that has a name here stays in Ray's store
     rows = (
         from_items(list(range(len(sources))), override_num_blocks=len(sources))
-        .flat_map(_read, fn_args=(rooted, chosen, skip), num_cpus=0, concurrency=min(READERS, len(sources)))
+        .flat_map(
+            _read, fn_args=(rooted, chosen, skip), num_cpus=0, compute=TaskPoolStrategy(min(READERS, len(sources)))
+        )
         .map(
             _Writer,
             fn_constructor_args=(reference, folder.absolute(), chosen),
-            compute=ActorPoolStrategy(size=chosen.processes if chosen.processes > 1 else None),
-            num_cpus=1,
-            num_gpus=int(encoder.device.type == "cuda"),
+            # Not of a fixed size: where a machine died and no other has room, an actor has to end for one to restart.
+            compute=ActorPoolStrategy(max_size=chosen.processes if chosen.processes > 1 else None),
+            **{"num_gpus" if encoder.device.type == "cuda" else "num_cpus": 1},
         )
     )
     rows.context.target_max_block_size = 1  # a window is a block, so any actor may take it

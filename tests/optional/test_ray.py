@@ -3,6 +3,9 @@
 import gzip
 import json
 import os
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +18,9 @@ from waiting_encoder import WaitingEncoder
 from minibert import SentenceEncoder
 from minibert.bulk import Embedder, JobError, embed_corpus
 from minibert.bulk import ray as on_ray
+from minibert.bulk.ray import Part, _Writer
+from minibert.bulk.settings import CorpusOptions
+from minibert.bulk.sources import Position, Window
 from minibert.cli import main
 from minibert.tables import BadRow
 
@@ -134,10 +140,29 @@ def test_a_bad_row_and_a_text_that_the_model_refuses_are_said_as_locally(cluster
         embed_corpus(encoder, path.with_suffix(".txt.gz"), tmp_path / "damaged", on_error="skip", **options)
 
 
+def test_what_other_machines_cannot_read_is_refused(encoder, tmp_path):
+    with pytest.raises(ValueError, match="stdin: other machines can't read it"):
+        embed_corpus(encoder, "-", tmp_path / "out", engine="ray", output_format="parquet")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_machine_that_does_not_share_the_disk_is_said(cluster, encoder, tmp_path):
+    chosen = CorpusOptions(engine="ray", output_format="parquet")
+    part = Part(0, 0, Window(["a"], ["hello"], Position()), [], 0, {})
+    sent = _Writer(ray.put(encoder), tmp_path / "none", chosen)({"part": pickle.dumps(part)})
+    assert isinstance(error := pickle.loads(sent["part"]), JobError)
+    assert "give a folder on a disk that all share" in str(error)
+
+
+def test_ray_is_imported_only_when_it_is_asked_for():
+    code = "import sys, minibert.bulk.corpus, minibert.bulk.ray, minibert.cli; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_driver_that_died_goes_on(cluster, encoder, tmp_path, monkeypatch):
     sources = write_sources(tmp_path, TEXTS[:400], files=2)
     options = {"engine": "ray", "output_format": "parquet", "column": "t", "shard_rows": 50}
-    embed_corpus(encoder, sources, tmp_path / "whole", **options)
+    embed_corpus(encoder, sources, tmp_path / "local", output_format="parquet", column="t")
 
     def die(*args):
         raise KeyboardInterrupt
@@ -152,9 +177,8 @@ def test_a_driver_that_died_goes_on(cluster, encoder, tmp_path, monkeypatch):
             (tmp_path / name / "parts" / "1-2" / "counts.json").unlink()  # not all of it was written
         report = embed_corpus(encoder, sources, tmp_path / name, **options)
         assert (report.texts, report.resumed) == (400, 350 if name == "_gather" else 400)
-        for path in (tmp_path / "whole").iterdir():
-            assert path.read_bytes() == (tmp_path / name / path.name).read_bytes()
-        assert len(list((tmp_path / name).iterdir())) == 9
+        same(table(tmp_path / name), table(tmp_path / "local"))
+        assert len(list((tmp_path / name).iterdir())) == 9  # shards and the manifest
 
 
 def test_the_command(cluster, model, tmp_path, capfd):
@@ -169,15 +193,16 @@ def test_the_command(cluster, model, tmp_path, capfd):
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_the_actor_class_in_a_pipeline_of_ones_own(cluster, model, encoder, tmp_path, by_name):
-    write_sources(tmp_path, TEXTS[:300])
+    (tmp_path / "in").mkdir()
+    write_sources(tmp_path / "in", TEXTS[:300])
     (
-        ray.data.read_parquet([str(path) for path in tmp_path.glob("*.parquet")])
+        ray.data.read_parquet(str(tmp_path / "in"))
         .map_batches(
             Embedder,
             batch_format="pyarrow",
             batch_size=64,
             fn_constructor_kwargs={"model": str(model) if by_name else encoder, "column": "t", "batch_size": 16},
-            concurrency=2,
+            compute=ray.data.ActorPoolStrategy(max_size=2),
         )
         .write_parquet(str(tmp_path / "out"))
     )
