@@ -114,7 +114,6 @@ def embed_on_ray(
         .map(
             _Writer,
             fn_constructor_args=(reference, folder.absolute(), chosen),
-            # Not of a fixed size: where a machine died and no other has room, an actor has to end for one to restart.
             compute=ActorPoolStrategy(max_size=chosen.processes if chosen.processes > 1 else None),
             **{"num_gpus" if encoder.device.type == "cuda" else "num_cpus": 1},
         )

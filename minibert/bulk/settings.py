@@ -29,8 +29,8 @@ class CorpusOptions:
         shard_rows: Vectors of a shard. What a crash costs is the time of one.
         truncate_dim, normalize_embeddings, prompt, prompt_name, batch_size: As in `encode_document`.
         processes: That encode side by side on this machine, each on its share of the cores, or on a GPU.
-        engine: "local", or "ray": Ray Data on many machines, for Parquet. ``processes`` are then actors, each on a core
-            or a GPU; 1 means as many as there is room for.
+        engine: "local", or "ray": Ray Data on many machines, for Parquet. ``processes`` are then the most actors, each
+            on a core or a GPU; 1 means as many as there is room for.
 
     Raises:
         ValueError: a value is wrong.
