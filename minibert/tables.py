@@ -26,8 +26,11 @@ class BadRow(ValueError):
     """A row that can't be used: its file, the number of its first line (Parquet: of the row), and the reason."""
 
     def __init__(self, file: str, line: int, reason: str, form: str = "text") -> None:
-        self.file, self.line, self.reason = file, line, in_short(reason)
+        self.file, self.line, self.reason, self.form = file, line, in_short(reason), form
         super().__init__(f"{place_of(file, line, form)}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type[BadRow], tuple[str, int, str, str]]:
+        return BadRow, (self.file, self.line, self.reason, self.form)  # for pickling, from another process
 
 
 def place_of(file: str, line: int, form: str) -> str:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import pickle
 import subprocess
 import sys
 from itertools import chain
@@ -14,10 +15,13 @@ from safetensors.numpy import load_file
 from tiny_folder import MEAN, write_encoder
 
 from minibert import SentenceEncoder, quantize_embeddings
-from minibert.bulk import embed_corpus
+from minibert.bulk import Embedder, JobError, embed_corpus
 from minibert.bulk import sources as sources_module
+from minibert.bulk.ray import Part, _gather
+from minibert.bulk.sources import Position, Window
 from minibert.cli import main
 from minibert.tables import LONGEST, BadRow, read_rows
+from minibert.vectors import find_ranges
 
 TEXTS = ["the cat sat", "hello", "", "a man eats food", "日本 and more", "the world"]
 
@@ -84,6 +88,9 @@ def test_many_files_by_patterns_in_order(encoder, tmp_path, monkeypatch):
     }
 
 
+RAY = {"engine": "ray", "output_format": "parquet"}
+
+
 @pytest.mark.parametrize(
     ("names", "options", "said"),
     [
@@ -100,11 +107,16 @@ def test_many_files_by_patterns_in_order(encoder, tmp_path, monkeypatch):
         (["x.txt"], {"copy": "float16", "output_format": "jsonl"}, "a copy is for output_format='npy'"),
         (["x.txt"], {"prompt_name": "none"}, "the model has no prompt 'none'"),
         (["x.txt"], {"shard_rows": 0}, "shard_rows must be"),
+        (["x.txt"], {"engine": "spark"}, "engine must be one of local, ray"),
+        (["x.txt"], {"engine": "ray"}, "engine='ray' writes output_format='parquet', not 'npy'"),
+        (["x.txt"], {**RAY, "precision": "int8"}, "engine='ray' has no int8"),
+        (["x.txt"], RAY, r"engine='ray' needs Ray: pip install \"minibert\[ray\]\""),
         ([], {}, "no files are given"),
     ],
 )
 def test_what_is_wrong_with_the_sources_is_said_before_any_work(encoder, tmp_path, monkeypatch, names, options, said):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
     for name in ("x.txt", "x.csv", "x.json"):
         write(tmp_path / name, "t\n")
     with pytest.raises((ValueError, OSError), match=said):
@@ -270,6 +282,37 @@ def test_several_processes_keep_the_order(encoder, tmp_path):
     assert len(list((tmp_path / "2").iterdir())) == len(list((tmp_path / "1").iterdir())) == 27
 
 
+# --- What Ray Data runs; tests/optional/test_ray.py runs it there
+
+
+def test_the_actor_class_adds_vectors_to_a_table(encoder):
+    pyarrow = pytest.importorskip("pyarrow")
+    texts = [f"the cat {i} sat" for i in range(120)]
+    table, vectors = pyarrow.table({"t": texts, "n": range(120)}), encoder.encode(texts, truncate_dim=8)
+    found = Embedder(encoder, "t", truncate_dim=8)(table)
+    assert found.schema == table.schema.append(pyarrow.field("embedding", pyarrow.list_(pyarrow.float32(), 8)))
+    assert np.allclose(np.array(found["embedding"].to_pylist()), vectors, atol=1e-6)
+    with pytest.raises(ValueError, match="int8 needs ranges here"):
+        Embedder(encoder, precision="int8")
+    ranges = find_ranges(vectors, "int8")
+    found = Embedder(encoder, "t", truncate_dim=8, precision="int8", ranges=ranges)(table)
+    near = np.array(found["embedding"].to_pylist()) - quantize_embeddings(vectors, "int8", ranges).astype(int)
+    assert np.abs(near).max() <= 1
+
+
+def test_a_window_that_is_missing_is_noticed(tmp_path):
+    parts = [Part(0, i, Window([], [], Position()), [], 0, {"rows": 1} if i < 2 else {}) for i in range(3)]
+    for lost in range(3):
+        with pytest.raises(JobError, match="Ray has lost a part"):
+            _gather(tmp_path, [part for part in parts if part.number != lost], 1, False)
+
+
+def test_a_bad_row_can_be_sent_from_another_process():
+    bad = BadRow("x.parquet", 3, "a reason", "parquet")
+    sent = pickle.loads(pickle.dumps(bad))
+    assert (str(sent), sent.file, sent.line, sent.reason) == ("x.parquet, row 3: a reason", "x.parquet", 3, "a reason")
+
+
 # --- The command
 
 
@@ -316,11 +359,18 @@ def test_lines_of_stdin(model, tmp_path):
     assert content(tmp_path / "out")[0][5] == "stdin:6"
 
 
-def test_wrong_arguments_cost_no_import_of_torch(tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "none.txt: No such file or directory"),
+        (["--engine", "ray"], "engine='ray' needs Ray: pip install \"minibert[ray]\""),
+    ],
+)
+def test_wrong_arguments_cost_no_import_of_torch(tmp_path, flags, said):
     code = (
-        "import sys\nfrom minibert.cli import main\n"
-        f"print(main(['embed-corpus', 'none.txt', '-o', {str(tmp_path)!r}]), 'torch' in sys.modules)"
+        "import sys\nfrom minibert.cli import main\nsys.modules['ray'] = None\n"
+        f"print(main(['embed-corpus', 'none.txt', '-o', {str(tmp_path)!r}, *{flags}]), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "False"]
-    assert done.stderr == "minibert: none.txt: No such file or directory\n"
+    assert done.stderr == f"minibert: {said}\n"

@@ -39,7 +39,7 @@ ROOMS = {
     "cross_encoder": {"torch", "numpy"},
     "vocabulary": {"torch", "numpy"},
     "sparse_encoder": {"torch", "numpy"},
-    "bulk": {"torch", "numpy", "pyarrow"},
+    "bulk": {"torch", "numpy", "pyarrow", "ray"},
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
     "util": {"torch", "numpy"},

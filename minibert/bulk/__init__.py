@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .mining import community_detection as community_detection
     from .mining import paraphrase_mining as paraphrase_mining
     from .mining import paraphrase_mining_embeddings as paraphrase_mining_embeddings
+    from .ray import Embedder as Embedder
     from .search import Index as Index
     from .search import semantic_search as semantic_search
     from .settings import CorpusReport as CorpusReport
@@ -19,6 +20,7 @@ _NAMES = {
     "corpus": "embed_corpus",
     "job": "JobError",
     "mining": "community_detection paraphrase_mining paraphrase_mining_embeddings",
+    "ray": "Embedder",
     "search": "Index semantic_search",
     "settings": "CorpusReport",
 }

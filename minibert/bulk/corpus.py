@@ -19,6 +19,7 @@ from ..display import progress_bar
 from ..truncation import TruncationReport
 from ..vectors import find_ranges, write_npy
 from .job import JobError, Rejects, State, describe_model, finish, open_job, save_state
+from .ray import embed_on_ray
 from .settings import CorpusOptions, CorpusReport
 from .shards import RANGES, store, write_shard
 from .sources import Position, Reader, Source, Window, find_sources
@@ -59,7 +60,9 @@ def embed_corpus(
     found = find_sources(sources, chosen.column, chosen.input_format, chosen.id_column)
     with open_job(place, _describe(encoder, chosen, found)) as state:
         before = state.rows
-        if not state.complete:
+        if not state.complete and chosen.engine == "ray":
+            state, before = embed_on_ray(encoder, chosen, found, place, on_error == "skip", show_progress_bar)
+        elif not state.complete:
             _Run(chosen, place, state)(encoder, found, on_error, show_progress_bar)
             finish(place, state)
         elif any(source.size is None for source in found):  # what has no fingerprint is compared row by row
@@ -78,7 +81,9 @@ def embed_corpus(
 
 
 def _describe(encoder: SentenceEncoder, chosen: CorpusOptions, sources: list[Source]) -> dict[str, Any]:
-    """Return the manifest. A wrong option of `encode` is refused here."""
+    """Return the manifest. A wrong option of `encode` is refused here, and a source that no other machine can read."""
+    if chosen.engine == "ray" and (unread := [source.name for source in sources if source.size is None]):
+        raise ValueError(f"{unread[0]}: other machines can't read it: engine='ray' needs files")
     vectors, _ = encode_window(encoder, Window([], [], Position()), chosen.encoding)
     return {
         "format": 1,

@@ -127,15 +127,19 @@ class Rejects:
         """Add a row, and return the bytes of the file; or raise it."""
         if self._file is None:
             raise bad
-        line = {"file": bad.file, "line": bad.line, "reason": bad.reason}
         with naming(self._path):
-            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.write(reject_line(bad))
         return self._file.tell()
 
     def close(self) -> None:
         """Close the file."""
         if self._file:
             self._file.close()
+
+
+def reject_line(bad: BadRow) -> bytes:
+    """Return the line of rejects.jsonl for a row."""
+    return json.dumps({"file": bad.file, "line": bad.line, "reason": bad.reason}).encode() + b"\n"
 
 
 def finish(folder: Path, state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ..config import check_count
@@ -10,6 +11,7 @@ from ..tables import Column
 
 FORMATS = "npy", "parquet", "safetensors", "jsonl"
 PRECISIONS = "float32", "float16", "int8", "ubinary"
+ENGINES = "local", "ray"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class CorpusOptions:
         shard_rows: Vectors of a shard. What a crash costs is the time of one.
         truncate_dim, normalize_embeddings, prompt, prompt_name, batch_size: As in `encode_document`.
         processes: That encode side by side on this machine, each on its share of the cores, or on a GPU.
+        engine: "local", or "ray": Ray Data on many machines, for Parquet. ``processes`` are then the most actors, each
+            on a core or a GPU; 1 means as many as there is room for.
 
     Raises:
         ValueError: a value is wrong.
@@ -46,16 +50,25 @@ class CorpusOptions:
     prompt_name: str | None = None
     batch_size: int | None = None
     processes: int = 1
+    engine: str = "local"
 
     def __post_init__(self) -> None:
         check_count("shard_rows", self.shard_rows)
         check_count("processes", self.processes)
         choices = {"output_format": FORMATS, "precision": PRECISIONS, "copy": (None, "float32", "float16")}
+        choices["engine"] = ENGINES
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
         if self.copy and self.output_format != "npy":
             raise ValueError(f"a copy is for output_format='npy', not {self.output_format!r}")
+        if self.engine == "ray":
+            if self.output_format != "parquet":
+                raise ValueError(f"engine='ray' writes output_format='parquet', not {self.output_format!r}")
+            if self.precision == "int8":
+                raise ValueError("engine='ray' has no int8, whose ranges are of the first shard: take float16")
+            if not find_spec("ray"):
+                raise ValueError("engine='ray' needs Ray: pip install \"minibert[ray]\"")
 
     @property
     def columns(self) -> list[Column]:

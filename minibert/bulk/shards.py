@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,12 @@ def write_shard(
         import pyarrow
         from pyarrow import parquet
 
-        lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(array.reshape(-1)), array.shape[1])
         with (folder / name_of(shard, form)).open("wb") as file:
-            parquet.write_table(pyarrow.table({**columns, "embedding": lists}), file)
+            parquet.write_table(pyarrow.table({**columns, "embedding": as_lists(array)}), file)
+
+
+def as_lists(array: np.ndarray) -> Any:
+    """Convert an array (n, D) to pyarrow's lists of a fixed size."""
+    import pyarrow
+
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(array.reshape(-1)), array.shape[1])

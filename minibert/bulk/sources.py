@@ -27,6 +27,7 @@ class Source:
 
     path: str
     form: str
+    root: str = ""  # that a relative path is below, on another machine
 
     @property
     def name(self) -> str:
@@ -36,11 +37,12 @@ class Source:
     @property
     def size(self) -> int | None:
         """In bytes; None for stdin and pipes, which can be read only once."""
-        return os.path.getsize(self.path) if self.path != "-" and os.path.isfile(self.path) else None
+        place = os.path.join(self.root, self.path)
+        return os.path.getsize(place) if self.path != "-" and os.path.isfile(place) else None
 
     def open(self) -> AbstractContextManager[BinaryIO]:
         """Open the file, compressed as it may be."""
-        return nullcontext(sys.stdin.buffer) if self.path == "-" else open(self.path, "rb")
+        return nullcontext(sys.stdin.buffer) if self.path == "-" else open(os.path.join(self.root, self.path), "rb")
 
     def fingerprint(self) -> dict[str, Any]:
         """Return form, size and a hash of the content: of all up to 64 MiB, else of 64 parts of 1 MiB."""

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from ..bulk.settings import FORMATS, PRECISIONS, CorpusOptions
+from ..bulk.settings import ENGINES, FORMATS, PRECISIONS, CorpusOptions
 from ..bulk.sources import find_sources
 from ..display import table
 from ..tables import FORMS
@@ -37,8 +37,8 @@ def add_flags(parser: ArgumentParser) -> None:
     text = "of the files (default: from each name)"
     parser.add_argument("--input-format", choices=("text", *FORMS), help=text)
     add_encoder(parser)
-    text = "of the shards (default: %(default)s)"
-    parser.add_argument("--format", dest="output_format", choices=FORMATS, default="npy", help=text)
+    text = "of the shards (default: npy; with Ray parquet)"
+    parser.add_argument("--format", dest="output_format", choices=FORMATS, help=text)
     text = "of the numbers (default: %(default)s)"
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help=text)
     text = "keep such vectors too, by which a search in int8 or ubinary rescores"
@@ -55,11 +55,16 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="most texts per batch (default: by tokens)")
     text = "that encode side by side, each on its share of the cores, or a GPU (default: %(default)s)"
     parser.add_argument("--processes", type=int, default=1, metavar="N", help=text)
+    text = "ray: Ray Data, on the cluster of RAY_ADDRESS or of this machine, as many actors as cores or --processes"
+    parser.add_argument("--engine", choices=ENGINES, default="local", help=text)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(options: Namespace) -> None:
     """Embed the corpus, and print the report."""
+    options.output_format = options.output_format or ("parquet" if options.engine == "ray" else "npy")
+    chosen = keywords(options, *NAMES)
+    CorpusOptions(**chosen)
     find_sources(options.sources, options.column, options.input_format, options.id_column)  # before torch is imported
     from ..bulk.corpus import embed_corpus
 
@@ -69,7 +74,7 @@ def run(options: Namespace) -> None:
         options.output,
         on_error=options.on_error,
         show_progress_bar=sys.stderr.isatty(),
-        **keywords(options, *NAMES),
+        **chosen,
     )
     if options.json:
         print(json.dumps(asdict(report)))
