@@ -333,6 +333,9 @@ def test_vectors_that_do_not_fit_are_refused(encoder):
         encoder.decode(torch.zeros(2, 98))
     with pytest.raises(ValueError, match="expected vectors"):
         encoder.similarity(torch.zeros(2, 3, V), a)
+    for form in (a, a.to_sparse_csr(), encoder.encode(TEXTS, layout="scipy")):
+        with pytest.raises(ValueError, match="these vectors are sparse: compare them by SparseEncoder"):
+            vectors.similarity(form, form)
     with pytest.raises(ValueError, match="similarity must be one of cosine, dot"):
         sparse_vectors.similarity(a, a, "maxsim")
 
