@@ -19,6 +19,7 @@ from minibert import (
     BertForMaskedLM,
     CheckpointError,
     ConfigError,
+    HubError,
     SentenceEncoder,
     SparseEncoder,
     Tokenizer,
@@ -333,6 +334,9 @@ def test_vectors_that_do_not_fit_are_refused(encoder):
         encoder.decode(torch.zeros(2, 98))
     with pytest.raises(ValueError, match="expected vectors"):
         encoder.similarity(torch.zeros(2, 3, V), a)
+    for form in (a, a.to_sparse_csr(), encoder.encode(TEXTS, layout="scipy")):
+        with pytest.raises(ValueError, match="these vectors are sparse: compare them by SparseEncoder"):
+            vectors.similarity(form, form)
     with pytest.raises(ValueError, match="similarity must be one of cosine, dot"):
         sparse_vectors.similarity(a, a, "maxsim")
 
@@ -479,7 +483,13 @@ TYPES = {"q": SPLADE + "SparseStaticEmbedding", "d": SPLADE + "MLMTransformer", 
         ({"types": TYPES, "structure": {"document": ["d", "p"]}}, "no route for query: it has 'document'"),
         ({"types": TYPES | {"q": "a.Dense"}, "structure": ROUTES}, "one masked LM for documents"),
         ({"types": TYPES, "structure": ROUTES, "parameters": {"route_mappings": {"(": "query"}}}, "route_mappings"),
+        ({"types": TYPES, "structure": ROUTES, "parameters": {"route_mappings": ["query"]}}, "route_mappings"),
+        ({"types": TYPES, "structure": ROUTES, "parameters": {"route_mappings": {"[]": "query"}}}, "route_mappings"),
+        ({"types": TYPES, "structure": ROUTES, "parameters": {"default_route": ["query"]}}, "no route for texts"),
         ({"types": TYPES, "structure": ROUTES, "parameters": {"mix": True}}, "does not know the setting mix"),
+        ({"types": TYPES, "structure": {**ROUTES, "query": "q"}}, "structure must map routes to lists of modules"),
+        ({"types": TYPES, "structure": {**ROUTES, "query": []}}, "structure must map routes to lists of modules"),
+        ({"types": TYPES, "structure": [1]}, "expected the objects"),
     ],
 )
 def test_other_routers_are_refused(tmp_path, router, text):
@@ -488,6 +498,26 @@ def test_other_routers_are_refused(tmp_path, router, text):
     write_json(tmp_path, "config_sentence_transformers.json", {"model_type": "SparseEncoder"})
     write_json(tmp_path, "router_config.json", router)
     with pytest.raises(ConfigError, match=rf"router_config\.json: .*{text}"):
+        SparseEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({"config": {"frozen": "no"}}, "frozen must be true or false"),
+        ({"config": {"scale": 2}}, "does not know the setting scale"),
+        ({"config": {"path": "idf.json"}, "idf": {"the": "high"}}, "the weight of 'the' is not a number"),
+        ({"config": {"path": "/elsewhere/idf.json"}}, "has no file idf.json"),
+        ({}, "has no weights that minibert reads"),
+    ],
+)
+def test_damaged_static_weights_are_named(tokenizer, static, tmp_path, files, text):
+    make(tokenizer, static=static).save_pretrained(tmp_path)
+    place = tmp_path / "query_0_SparseStaticEmbedding"
+    (place / "model.safetensors").unlink()
+    for name, values in files.items():
+        write_json(place, f"{name}.json", values)
+    with pytest.raises((CheckpointError, ConfigError, HubError), match=text):
         SparseEncoder.from_pretrained(tmp_path)
 
 

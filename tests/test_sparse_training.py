@@ -14,7 +14,18 @@ from tiny_training import make_texts
 from minibert import BertForMaskedLM, SparseEncoder, Tokenizer
 from minibert.checkpoint.sparse_encoders import SparseModules
 from minibert.static_queries import StaticQueries
-from minibert.training import Examples, InBatchNegatives, Settings, SparseTask, Splade, train
+from minibert.training import (
+    Examples,
+    InBatchNegatives,
+    RetrievalEvaluator,
+    Settings,
+    SparseTask,
+    Splade,
+    STSEvaluator,
+    TripletEvaluator,
+    evaluate,
+    train,
+)
 from minibert.training.sparse import flops
 
 TEXTS = list(dict.fromkeys(make_texts(200)))[:64]
@@ -113,6 +124,35 @@ def test_queries_of_static_weights(tokenizer, frozen):
     losses = [record["loss"] for record in train(task, SETTINGS)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert bool((encoder.static.weight == 1).all()) is frozen
+
+
+def test_evaluators_take_sparse_vectors(tokenizer, monkeypatch):
+    """They give the scores of dense vectors with the same numbers."""
+
+    class Dense:
+        def __init__(self, encoder):
+            self.encoder = encoder
+
+        def encode(self, texts, **options):
+            return self.encoder.encode(texts, convert_to_sparse_tensor=False)
+
+        encode_query = encode_document = encode
+
+        def similarity(self, a, b):
+            return a @ b.T
+
+        def similarity_pairwise(self, a, b):
+            return (a * b).sum(1)
+
+    monkeypatch.setattr(evaluate, "CELLS", 100)
+    encoder = make(tokenizer).double()
+    scores = torch.arange(20.0)
+    for evaluator in (
+        STSEvaluator(Examples([TEXTS[:20], TEXTS[20:40]], scores)),
+        TripletEvaluator(Examples([TEXTS[:20], TEXTS[20:40], TEXTS[40:60]])),
+        RetrievalEvaluator.from_pairs(Examples([TEXTS[:20], TEXTS[20:40]]), chunk=7),
+    ):
+        assert evaluator(encoder) == pytest.approx(evaluator(Dense(encoder)))
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_losses(tokenizer, tmp_path):
