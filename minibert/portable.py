@@ -63,9 +63,13 @@ class Portable(nn.Module):
         """Return this very model: to scikit-learn's `clone` it is a setting that no fit changes, not one to copy."""
         return self
 
+    def _state(self) -> dict[str, Any]:
+        """Return all but what calls remember."""
+        return {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what calls remember, and weights that are in files."""
-        state = {**self.__dict__, "_decision": None, "truncation_report": TruncationReport()}
+        state = self._state()
         if own := _unchanged(self.model):
             report = self.model.report
             digests = tuple(map(digest_of, report.files))
@@ -97,6 +101,22 @@ class Portable(nn.Module):
     def _pack(self, files: CheckpointFiles) -> None:
         """Pack the weights, which were just mapped from these files."""
         raise NotImplementedError
+
+
+class Whole:
+    """Pickle a model with all its weights, for a machine without its files. What is unpickled is the model itself."""
+
+    def __init__(self, model: Portable) -> None:
+        self.model = model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _put_together, (type(self.model), self.model._state())
+
+
+def _put_together(kind: type[Portable], state: dict[str, Any]) -> Portable:
+    model = kind.__new__(kind)
+    model.__setstate__(state)
+    return model
 
 
 def _unchanged(model: Any) -> dict[int, nn.Parameter]:

@@ -295,5 +295,5 @@ class SparseEncoder(TextModel):
         """Return a word by its id; #id for a row of the table without a word."""
         return self.tokenizer._backend.id_to_token(word) or f"#{word}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_head": None}
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "_head": None}

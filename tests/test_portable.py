@@ -13,7 +13,7 @@ from torch import nn
 
 from minibert import Bert, SentenceEncoder
 from minibert.checkpoint.tensors import CheckpointError
-from minibert.portable import StoredWeights
+from minibert.portable import StoredWeights, Whole
 
 
 @pytest.fixture
@@ -114,6 +114,15 @@ def test_without_its_files_an_encoder_pickles_whole(folder):
     shutil.rmtree(folder)
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert np.array_equal(other.encode(TEXTS), before)
+
+
+def test_a_whole_pickle_needs_no_files(folder):
+    encoder = load(folder)
+    dumped, before = pickle.dumps(Whole(encoder)), encoder.encode(TEXTS)
+    shutil.rmtree(folder)
+    other = pickle.loads(dumped)
+    assert isinstance(other, SentenceEncoder)
+    assert np.array_equal(other.encode(TEXTS), before)
 
 
 def test_a_pickle_of_the_built_in_model_is_small():

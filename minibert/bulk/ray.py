@@ -20,6 +20,7 @@ import numpy as np
 from ..checkpoint.atomic import replacing, replacing_all, write_text
 from ..config import read_json
 from ..display import progress_bar
+from ..portable import Whole
 from ..tables import BadRow
 from .job import MANIFEST, REJECTS, JobError, State, finish, reject_line
 from .settings import CorpusOptions
@@ -105,7 +106,7 @@ def embed_on_ray(
 
     # Readers take no core: with one, Ray would fuse them with the writers, and a file would be a single actor's.
     rooted = [replace(source, root=os.getcwd()) for source in sources]
-    reference = put(encoder)  # that has a name here stays in Ray's store
+    reference = put(Whole(encoder))  # that has a name here stays in Ray's store
     rows = (
         from_items(list(range(len(sources))), override_num_blocks=len(sources))
         .flat_map(
