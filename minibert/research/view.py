@@ -2,6 +2,7 @@
 
     view(encoder, "A man is eating food.", "Someone has a meal.", path="page.html")
 
+It can also show a text with and without some words, and the tokens of a corpus that are nearest to each token.
 The file needs no server and no network, and its content security policy forbids both. Styles and script come from
 `page/` and are identified by their hashes, so no text in the file can ever run. Numbers are base64 bytes. Weights are
 stored as square roots in 255 steps, because most are small; q and k in 127 steps to each side, with a scale per vector.
