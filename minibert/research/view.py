@@ -51,7 +51,7 @@ def view(
     path: str | os.PathLike[str] = "page.html",
     shares: bool = True,
     show_progress_bar: bool = False,
-    mask: Sequence[str] = (),
+    mask: str | Sequence[str] = (),
     masked_lm: BertWithMaskedLM | None = None,
     corpus: Sequence[TokenIndex] = (),
     nearest: int = 12,
@@ -86,7 +86,7 @@ def collect(
     *,
     shares: bool = True,
     show_progress_bar: bool = False,
-    mask: Sequence[str] = (),
+    mask: str | Sequence[str] = (),
     masked_lm: BertWithMaskedLM | None = None,
     corpus: Sequence[TokenIndex] = (),
     nearest: int = 12,
@@ -119,12 +119,12 @@ def collect(
     return found
 
 
-def masked_positions(encoder: SentenceEncoder, tokens: list[str], words: Sequence[str]) -> list[int]:
+def masked_positions(encoder: SentenceEncoder, tokens: list[str], words: str | Sequence[str]) -> list[int]:
     """Return the positions of words in a text's tokens. Raises ValueError if one is not there, or no token masks."""
     tokenizer, found = encoder.tokenizer, set()
     if tokenizer.mask_id is None:
         raise ValueError(f"nothing can be masked: the vocabulary has no {tokenizer.mask_token}")
-    for word in words:
+    for word in [words] if isinstance(words, str) else words:
         pieces = tokenizer.tokenize(word)
         ends = [i + len(pieces) for i in range(len(tokens)) if pieces and tokens[i : i + len(pieces)] == pieces]
         ends = [end for end in ends if not "".join(tokens[end : end + 1]).startswith("##")]
