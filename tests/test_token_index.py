@@ -1,6 +1,8 @@
 """The search for tokens of a corpus is exact, is kept in a folder, and says where heads look."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -154,6 +156,19 @@ def test_a_folder_that_was_not_finished_is_computed_anew(encoder, tmp_path, monk
             TokenIndex.build(encoder, LINES, layer=0, folder=tmp_path)
     index = TokenIndex.build(encoder, LINES, layer=0, folder=tmp_path)
     assert np.array_equal(index.vectors, TokenIndex.build(encoder, LINES, layer=0).vectors)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system can't reserve a file's room")
+def test_a_full_disk_is_an_error_before_anything_is_computed(encoder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        patched.setattr(encoder, "_compute", None)
+        with pytest.raises(OSError, match=r"No space left.*vectors\.npy"):
+            TokenIndex.build(encoder, LINES, layer=0, folder=tmp_path)
+    assert len(TokenIndex.build(encoder, LINES, layer=0, folder=tmp_path).search(np.ones(32, np.float32))[0]) == 10
 
 
 def test_other_files_in_the_folder_are_left_alone(encoder, tmp_path):

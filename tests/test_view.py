@@ -279,6 +279,7 @@ def test_pieces_of_a_word_are_masked_together_and_only_whole_words(tiny):
     assert tokens[1:4] == ["b", "##a", "##d"]
     assert masked_positions(tiny, tokens, ["bad"]) == [1, 2, 3, 10, 11, 12]
     assert masked_positions(tiny, tokens, ["cat a", "bade"]) == [4, 5, 6, 7, 8, 9]
+    assert masked_positions(tiny, tokens, "cat") == [4]
 
 
 @pytest.mark.parametrize(

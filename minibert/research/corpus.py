@@ -28,6 +28,7 @@ from .. import __version__
 from ..bulk.job import describe_model, finish, open_job
 from ..bulk.search import open_array, semantic_search
 from ..call import as_list, current_batch
+from ..checkpoint.atomic import naming
 from ..encoder import SentenceEncoder
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import announce
@@ -226,6 +227,6 @@ def _allocated(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """Return a new array in a file. Raises OSError now if the disk is full: later, a mapped file ends the process."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
+        with naming(path), path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

@@ -2,6 +2,7 @@
 
     view(encoder, "A man is eating food.", "Someone has a meal.", path="page.html")
 
+It can also show a text with and without some words, and the tokens of a corpus that are nearest to each token.
 The file needs no server and no network, and its content security policy forbids both. Styles and script come from
 `page/` and are identified by their hashes, so no text in the file can ever run. Numbers are base64 bytes. Weights are
 stored as square roots in 255 steps, because most are small; q and k in 127 steps to each side, with a scale per vector.
@@ -50,7 +51,7 @@ def view(
     path: str | os.PathLike[str] = "page.html",
     shares: bool = True,
     show_progress_bar: bool = False,
-    mask: Sequence[str] = (),
+    mask: str | Sequence[str] = (),
     masked_lm: BertWithMaskedLM | None = None,
     corpus: Sequence[TokenIndex] = (),
     nearest: int = 12,
@@ -85,7 +86,7 @@ def collect(
     *,
     shares: bool = True,
     show_progress_bar: bool = False,
-    mask: Sequence[str] = (),
+    mask: str | Sequence[str] = (),
     masked_lm: BertWithMaskedLM | None = None,
     corpus: Sequence[TokenIndex] = (),
     nearest: int = 12,
@@ -118,12 +119,12 @@ def collect(
     return found
 
 
-def masked_positions(encoder: SentenceEncoder, tokens: list[str], words: Sequence[str]) -> list[int]:
+def masked_positions(encoder: SentenceEncoder, tokens: list[str], words: str | Sequence[str]) -> list[int]:
     """Return the positions of words in a text's tokens. Raises ValueError if one is not there, or no token masks."""
     tokenizer, found = encoder.tokenizer, set()
     if tokenizer.mask_id is None:
         raise ValueError(f"nothing can be masked: the vocabulary has no {tokenizer.mask_token}")
-    for word in words:
+    for word in [words] if isinstance(words, str) else words:
         pieces = tokenizer.tokenize(word)
         ends = [i + len(pieces) for i in range(len(tokens)) if pieces and tokens[i : i + len(pieces)] == pieces]
         ends = [end for end in ends if not "".join(tokens[end : end + 1]).startswith("##")]

@@ -53,12 +53,12 @@ function corpusView(panel) {
   if (chosen.token === null) chosen.token = tokens.findIndex((_, i) => !text().source.template.includes(i));
   if (chosen.token < 0) chosen.token = 0;
   const found = text().source.nearest[chosen.search][chosen.token];
-  const places = found.map(([match]) => DATA.corpus.lines[DATA.corpus.matches[match][0]]);
+  const lines = found.map(([match]) => DATA.corpus.lines[DATA.corpus.matches[match][0]]);
   panel.append(
     make("h3", { text: `Nearest to ${tokens[chosen.token]} (${chosen.token})` }),
     make("div", { class: "counts" },
-      counts("Words found", found.map(([match], i) => wordAt(places[i], DATA.corpus.matches[match][1]))),
-      counts(`Where layers.${chosen.layer}, head ${chosen.head}, looks from there`, found.map(([match], i) => wordAt(places[i], looksAt(match))))),
+      counts("Words found", found.map(([match], i) => wordAt(lines[i], DATA.corpus.matches[match][1]))),
+      counts(`Where layers.${chosen.layer}, head ${chosen.head}, looks from there`, found.map(([match], i) => wordAt(lines[i], looksAt(match))))),
     make("ol", { class: "contexts" }, ...found.map(context)),
     note(`The nearest of all tokens in ${DATA.corpus.size.toLocaleString("en")} lines by the cosine of ${searchName(DATA.corpus.searches[chosen.search])}. Underlined: where the chosen head looks the most.`));
   return { token: () => show() };
