@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from .heads import BertForPreTraining as BertForPreTraining
     from .heads import BertForSequenceClassification as BertForSequenceClassification
     from .heads import BertForTokenClassification as BertForTokenClassification
+    from .late import TokenVectors as TokenVectors
     from .model import Bert as Bert
+    from .multi_vector_encoder import MultiVectorEncoder as MultiVectorEncoder
+    from .token_pooling import HierarchicalTokenPooling as HierarchicalTokenPooling
     from .tokenizer import Tokenizer as Tokenizer
     from .truncation import TooLongError as TooLongError
     from .vectors import quantize_embeddings as quantize_embeddings
@@ -42,7 +45,10 @@ _NAMES = {
     "encoder": "SentenceEncoder",
     "heads": "BertForMaskedLM BertForNextSentencePrediction BertForPreTraining BertForSequenceClassification "
     "BertForTokenClassification",
+    "late": "TokenVectors",
     "model": "Bert",
+    "multi_vector_encoder": "MultiVectorEncoder",
+    "token_pooling": "HierarchicalTokenPooling",
     "tokenizer": "Tokenizer",
     "truncation": "TooLongError",
     "vectors": "quantize_embeddings similarity",

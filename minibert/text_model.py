@@ -149,7 +149,7 @@ class TextModel(nn.Module):
         words = self.choose_prompt(prompt, prompt_name)
         if words:
             texts = [words + text if isinstance(text, str) else text for text in texts]
-        tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
+        tokens = self._tokenize(texts, pairs, reading)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode, stacklevel=4)
         if (report := getattr(self.model, "report", None)) is not None:
@@ -199,7 +199,10 @@ class TextModel(nn.Module):
                 return by_text(states, values, lengths[rows]) if per_token else values
 
             padding, config = decision.padding, self.model.config
-            batches = plan(lengths, config, batch_size, workers, padding=padding, alone=batch_invariant)
+            # Texts of one length and of as many tokens to attend to come together.
+            order = np.arange(count) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
+            batches = plan(lengths[order], config, batch_size, workers, padding=padding, alone=batch_invariant)
+            batches = [order[rows] for rows in batches]
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 release_freed_memory(count, done, len(rows))
                 result, done = put(result, count, rows, values, device), done + len(rows)
@@ -219,13 +222,17 @@ class TextModel(nn.Module):
         stack = decision.stack
         if stack is None or not lengths.max(initial=0):  # without any token the page says what is wrong
             batch = self._pad(tokens, rows)
-            mask = batch["attention_mask"] if lengths.min() < lengths.max() else None
+            mask = batch["attention_mask"] if lengths.min() < lengths.max() or tokens.seen is not None else None
             output = self.model(batch["input_ids"], mask, batch["token_type_ids"])
             return output, None if mask is None else mask.bool()
         x, mask = stack.compute(tokens, rows, first_only=first_only)
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
         return output if self.model is stack.bert else self.model.read(output), mask
+
+    def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, reading: Mapping[str, Any]) -> Tokens:
+        """Tokenize and truncate. ``reading`` are the call's own options."""
+        return self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
 
     def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
         """Return the last hidden states (B, S, D) and the results (B, ...) of a batch.

@@ -108,7 +108,7 @@ def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> N
         if isinstance(module, Pooling):
             write_json(_pooling_config(module, hidden_size), below / "config.json")
         if isinstance(module, Dense):
-            write_json(_dense_config(module), below / "config.json")
+            write_json(dense_config(module), below / "config.json")
             write_tensors(module.state_dict(), below / SAFETENSORS)
         entries.append((f"sentence_transformers.models.{kind}", below.name))
     settings = {"similarity_fn_name": modules.similarity_fn_name, "truncate_dim": modules.truncate_dim}
@@ -131,12 +131,12 @@ def write_settings(
     write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
 
 
-def read_entries(path: Path) -> list[dict[str, Any]]:
+def read_entries(path: Path, libraries: tuple[str, ...] = ("sentence_transformers.",)) -> list[dict[str, Any]]:
     """Read the modules that modules.json lists, each with a type and a path. Raise ConfigError if it is damaged."""
     entries = read_json(path, list)
     if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
-    if odd := [row["type"] for row in entries if not row["type"].startswith("sentence_transformers.")]:
+    if odd := [row["type"] for row in entries if not row["type"].startswith(libraries)]:
         text = "is none of sentence-transformers, and minibert runs no code of a checkpoint"
         raise ConfigError(f"{path}: the module {odd[0]!r} {text}")
     return entries
@@ -152,21 +152,21 @@ def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
         raise ConfigError(f"{where}: default_prompt_name {default!r} is not one of its prompts")
     found.prompts = {name: text or "" for name, text in prompts.items()}
     found.default_prompt_name, found.source = default, where
-    found.similarity_fn_name = str(values.get("similarity_fn_name") or "cosine")
-    found.truncate_dim = _whole_number(values, "truncate_dim", where)
+    found.similarity_fn_name = str(values.get("similarity_fn_name") or found.similarity_fn_name)
+    found.truncate_dim = whole_number(values, "truncate_dim", where)
     below = files.below(found.transformer)
     values, where = below.read_object(TRANSFORMER_SETTINGS), f"{below.name}/{TRANSFORMER_SETTINGS}"
-    found.max_seq_length = _whole_number(values, "max_seq_length", where)
-    found.do_lower_case = _flag(values, "do_lower_case", False, where)
+    found.max_seq_length = whole_number(values, "max_seq_length", where)
+    found.do_lower_case = flag(values, "do_lower_case", False, where)
 
 
-def _whole_number(values: Fields, name: str, where: str) -> int | None:
+def whole_number(values: Fields, name: str, where: str) -> int | None:
     if (value := values.get(name)) is not None and not is_integer(value, 1):
         raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
     return value and min(value, 2**31)  # torch takes no larger ones
 
 
-def _flag(values: Fields, name: str, usual: bool, where: str) -> bool:
+def flag(values: Fields, name: str, usual: bool, where: str) -> bool:
     if (value := values.get(name, usual)) not in (True, False, None):  # "false" would count as true
         raise ConfigError(f"{where}: {name} must be true or false, not {value!r:.80}")
     return bool(value)
@@ -187,26 +187,26 @@ def _add(
     if kind == "Pooling":
         found.after.append(_read_pooling(below, found))
     elif kind == "Dense":
-        found.after.append(_read_dense(below))
+        found.after.append(read_dense(below))
     elif kind == "Normalize":
-        _read_config(below, PLACES, needed=False)  # nearly no model has one
+        read_module_config(below, PLACES, needed=False)  # nearly no model has one
         found.after.append(Normalize())
     else:
         found.transformer = entry["path"]
 
 
 def _read_pooling(files: CheckpointFiles, found: SentenceModules) -> Pooling:
-    values, where = _read_config(files, POOLING_SETTINGS)
+    values, where = read_module_config(files, POOLING_SETTINGS)
     modes = values.get("pooling_mode")
     if modes is None:
-        modes = [mode for name, mode in BOOLEANS.items() if _flag(values, name, False, where)]
+        modes = [mode for name, mode in BOOLEANS.items() if flag(values, name, False, where)]
         if not modes:
             modes = ["mean"]
             found.notes.append(f"{where} names no pooling: mean is sentence-transformers' default")
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or not all(mode in list(POOLINGS) for mode in modes):
         raise ConfigError(f"{where}: pooling_mode {modes!r} is unknown; minibert computes {', '.join(POOLINGS)}")
-    return Pooling(modes, include_prompt=_flag(values, "include_prompt", True, where))
+    return Pooling(modes, include_prompt=flag(values, "include_prompt", True, where))
 
 
 def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
@@ -218,14 +218,15 @@ def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
     return {"embedding_dimension": hidden_size, "pooling_mode": modes, **prompt}
 
 
-def _read_dense(files: CheckpointFiles) -> Dense:
-    values, where = _read_config(files, DENSE_SETTINGS)
+def read_dense(files: CheckpointFiles, place: str = "sentence_embedding") -> Dense:
+    """Read a Dense of a module's folder. Raise ConfigError, or CheckpointError where its weights do not fit."""
+    values, where = read_module_config(files, DENSE_SETTINGS, place=place)
     for name in ("in_features", "out_features"):
         if not is_integer(width := values.get(name), 1, 2**20 - 1):
             raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
     dotted = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = activation_name(dotted, f"{where}: activation_function")
-    flags = {"bias": _flag(values, "bias", True, where), "residual": _flag(values, "use_residual", False, where)}
+    flags = {"bias": flag(values, "bias", True, where), "residual": flag(values, "use_residual", False, where)}
     with on_meta():  # no memory on the config's word alone
         dense = Dense(values["in_features"], values["out_features"], activation=activation, **flags)
     tensors = open_weights(files, (SAFETENSORS, PICKLE))
@@ -238,7 +239,8 @@ def _read_dense(files: CheckpointFiles) -> Dense:
     return dense
 
 
-def _dense_config(dense: Dense) -> dict[str, Any]:
+def dense_config(dense: Dense) -> dict[str, Any]:
+    """Return the fields from which `read_dense` makes the same."""
     config = {
         "in_features": dense.linear.in_features,
         "out_features": dense.linear.out_features,
@@ -262,15 +264,17 @@ def dotted_activation(name: str) -> str:
     return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
-def _read_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True) -> tuple[Fields, str]:
+def read_module_config(
+    files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True, place: str = "sentence_embedding"
+) -> tuple[Fields, str]:
     """Read a module's config.json, and return its name too.
 
-    Unknown settings and modules that work on token vectors are refused: both would change the numbers.
+    Unknown settings and modules that work on other values than ``place`` are refused: both would change the numbers.
     """
     values, where = files.read_object("config.json", needed=needed, quiet=True), f"{files.name}/config.json"
     for name in PLACES:
-        if values.get(name) not in (None, "sentence_embedding"):
-            raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")
+        if values.get(name) not in (None, place):
+            raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only {place!r}")
     if unknown := [name for name in values if name not in known]:
         raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown)}")
     return values, where

@@ -16,13 +16,13 @@ from ..display import table
 from ..fused import FUSED, has_hooks
 from ..heads import BertForSequenceClassification
 from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
-from ..pooling import Pooling
+from ..pooling import Dense, Normalize, Pooling
 from .changes import PAGE, Code, Snapshot, TrackedParameter, modules_in, track
 from .check import page_is_known
 from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
-READERS = Pooling, Pooler  # of these it is known which last states they read: none at padding
+READERS = Pooling, Pooler, Dense, Normalize  # it is known which last states they read: none at padding
 
 
 @dataclass(frozen=True)
