@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .model import Bert as Bert
     from .multi_vector_encoder import MultiVectorEncoder as MultiVectorEncoder
     from .token_pooling import HierarchicalTokenPooling as HierarchicalTokenPooling
+    from .sparse_encoder import SparseEncoder as SparseEncoder
     from .tokenizer import Tokenizer as Tokenizer
     from .truncation import TooLongError as TooLongError
     from .vectors import quantize_embeddings as quantize_embeddings
@@ -49,6 +50,7 @@ _NAMES = {
     "model": "Bert",
     "multi_vector_encoder": "MultiVectorEncoder",
     "token_pooling": "HierarchicalTokenPooling",
+    "sparse_encoder": "SparseEncoder",
     "tokenizer": "Tokenizer",
     "truncation": "TooLongError",
     "vectors": "quantize_embeddings similarity",

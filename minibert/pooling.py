@@ -1,4 +1,4 @@
-"""Token vectors -> one vector per sentence, and the modules that may follow: Dense and Normalize.
+"""Token vectors -> one vector per sentence, and the modules that may follow: Dense and Normalize. Below: SPLADE's.
 
 The six modes are those of sentence-transformers' Pooling module. Sentence-BERT (arXiv 1908.10084, section 3) compares
 cls, mean and max. Each is a pure function from token vectors (B, S, D) and a mask (B, S), True at tokens, to (B, D).
@@ -135,6 +135,51 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return unit vectors; a zero vector stays zero."""
         return nn.functional.normalize(x, dim=-1)
+
+
+# By the names that sentence-transformers writes: the logarithm once (SPLADE, arXiv 2107.05720) or twice (2504.14839).
+SPLADE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda x: torch.relu(x).log1p(),
+    "log1p_relu": lambda x: torch.relu(x).log1p().log1p(),
+}
+SPLADE_STRATEGIES = ("max", "sum")
+
+
+class SpladePooling(nn.Module):
+    """Weigh each word of the vocabulary in a text. Scores (B, S, V) and a mask (B, S) or None -> (B, V)
+
+    The weight is the highest log(1 + relu(score)) over the tokens, or their sum. Padding never counts.
+    Raises ValueError if the strategy or the activation is unknown.
+    """
+
+    def __init__(self, pooling_strategy: str = "max", activation_function: str = "relu") -> None:
+        super().__init__()
+        self.pooling_strategy, self.activation_function = pooling_strategy, activation_function
+        for name, known in (("pooling_strategy", SPLADE_STRATEGIES), ("activation_function", SPLADE_ACTIVATIONS)):
+            if (value := getattr(self, name)) not in list(known):
+                raise ValueError(f"{name} {value!r:.80} is unknown: choose {' or '.join(known)}")
+
+    def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool all tokens."""
+        return self.finish(self.reduce(scores, mask))
+
+    def reduce(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Do what needs each token's scores, of all words or of some. (B, S, C) -> (B, C)"""
+        if self.pooling_strategy == "sum":  # sums lose too much in half precision
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            weights = SPLADE_ACTIVATIONS[self.activation_function](scores)
+            return (weights if mask is None else weights.masked_fill(~mask.unsqueeze(-1), 0)).sum(1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask.unsqueeze(-1), -torch.inf)
+        return scores.max(1).values if scores.requires_grad else scores.amax(1)  # the gradient of max keeps less
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        """Activate what was reduced, any shape. The activations rise, so they need not come before the maximum."""
+        return SPLADE_ACTIVATIONS[self.activation_function](pooled) if self.pooling_strategy == "max" else pooled
+
+    def extra_repr(self) -> str:
+        """Return the text that print(encoder) shows."""
+        return f"{self.pooling_strategy}, {self.activation_function}"
 
 
 def _positions(mask: Tensor) -> Tensor:

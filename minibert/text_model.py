@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ class TextModel(nn.Module):
     ``fast`` says who computes: None, the stack where it can; False, the page; True, the stack or an error.
     """
 
-    unit: ClassVar[str] = "texts"
-    verb: ClassVar[str] = "encode"
+    unit, verb = "texts", "encode"
+    computes = "model"  # the part that batches go through, before `_read`
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
@@ -109,9 +109,8 @@ class TextModel(nn.Module):
             self._compiled, self._not_compiled = find(files, compiled, arithmetic)
         elif compiled:
             raise ValueError("compiled=True: compiled code needs device='cpu', and not fast=False")
-        notes = [*notes, *self.tokenizer.notes]
-        if arithmetic != "float32":
-            notes = [*notes, f"the linear layers compute in {arithmetic}"]
+        products = [] if arithmetic == "float32" else [f"the linear layers compute in {arithmetic}"]
+        notes = [*notes, *self.tokenizer.notes, *products]
         self.report = self.model.report.with_notes(*notes)
         self._arithmetic, self.fast = arithmetic, fast
         self.eval()
@@ -219,16 +218,16 @@ class TextModel(nn.Module):
         With ``first_only`` S is 1, the first token.
         """
         lengths = tokens.lengths[rows]
-        stack = decision.stack
+        stack, model = decision.stack, cast(Any, self.get_submodule(self.computes))
         if stack is None or not lengths.max(initial=0):  # without any token the page says what is wrong
             batch = self._pad(tokens, rows)
             mask = batch["attention_mask"] if lengths.min() < lengths.max() or tokens.seen is not None else None
-            output = self.model(batch["input_ids"], mask, batch["token_type_ids"])
+            output = model(batch["input_ids"], mask, batch["token_type_ids"])
             return output, None if mask is None else mask.bool()
         x, mask = stack.compute(tokens, rows, first_only=first_only)
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
-        return output if self.model is stack.bert else self.model.read(output), mask
+        return output if model is stack.bert else model.read(output), mask
 
     def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, reading: Mapping[str, Any]) -> Tokens:
         """Tokenize and truncate. ``reading`` are the call's own options."""
@@ -270,10 +269,10 @@ class TextModel(nn.Module):
         Raises:
             ValueError: ``fast`` is True, and the page has to compute a part; why.
         """
-        decision = self._decision
-        if decision is None or not known:
+        if (decision := self._decision) is None or not known:
             make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
-            decision = self._decision = decide(self, self.model, self._readers(), self._arithmetic, decision, make)
+            model = self.get_submodule(self.computes)
+            decision = self._decision = decide(self, model, self._readers(), self._arithmetic, decision, make)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):

@@ -54,8 +54,9 @@ class HierarchicalTokenPooling:
         if count < len(rest):
             y = rest.detach().float().cpu()
             places = torch.from_numpy(ward_clusters((1 - y @ y.T).clamp(0, 2).double().numpy(), count)).to(x.device)
-            sums = rest.new_zeros(count, rest.shape[1]).index_add(0, places, rest)
-            x = torch.cat([kept, sums / torch.bincount(places, minlength=count)[:, None]])
+            counts = torch.bincount(places)
+            sums = rest.new_zeros(len(counts), rest.shape[1]).index_add(0, places, rest)
+            x = torch.cat([kept, sums / counts[:, None]])
         if not self.normalize_embeddings:
             return x
         return functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1).to(x.dtype)
@@ -73,10 +74,10 @@ def check_tasks(tasks: object, name: str) -> tuple[str, ...]:
 
 
 def ward_clusters(distances: np.ndarray, count: int) -> np.ndarray:
-    """Cut Ward's tree (Murtagh and Legendre, arXiv 1111.6285) into ``count`` clusters, numbered as scipy does.
+    """Cut Ward's tree into ``count`` clusters, numbered as scipy does; fewer where heights are equal.
 
-    Clusters that are each other's nearest are merged all at once: by Ward's method no merge brings others closer, so
-    this gives the tree of one merge at a time, and a dozen rounds make it. (n, n) symmetric -> (n,), from 0
+    The tree is found by chains of nearest neighbours (Müllner, arXiv 1109.2378, section 3.2), and clusters are as far
+    apart as Lance and Williams say. Equal distances are taken in scipy's order. (n, n) symmetric -> (n,), from 0
 
     Raises:
         ValueError: a distance is not finite.
@@ -84,53 +85,45 @@ def ward_clusters(distances: np.ndarray, count: int) -> np.ndarray:
     if not np.isfinite(distances).all():
         raise ValueError("token pooling needs vectors of finite numbers")
     n = len(distances)
-    squares, sizes, names = np.square(distances), np.ones(n), np.arange(n)  # of the clusters that are left
-    merges: list[tuple[float, int, int]] = []  # the square of the height, and both names; it is named n + its place
-    while len(names) > 1:
-        np.fill_diagonal(squares, np.inf)
-        nearest, own = squares.argmin(1), np.arange(len(names))
-        first = np.flatnonzero((nearest[nearest] == own) & (nearest > own))
-        second = nearest[first]
-        pairs, keep = (first, second, squares[first, second]), np.delete(own, second)
-        both = zip(pairs[2].tolist(), names[first].tolist(), names[second].tolist(), strict=True)
-        names[first] = np.arange(n + len(merges), n + len(merges) + len(first))
-        merges += both
-        after = sizes.copy()
-        after[first] += sizes[second]
-        squares = _merge_columns(squares, sizes, sizes, *pairs)[:, keep]
-        squares = _merge_columns(squares.T.copy(), after[keep], sizes, *pairs)[:, keep]
-        sizes, names = after[keep], names[keep]
-    return _cut(merges, n, count)
+    d, sizes, merges = distances.copy(), np.ones(n), []  # of clusters, in the place of one of their members
+    np.fill_diagonal(d, np.inf)
+    chain: list[int] = []
+    while len(merges) < n - 1:
+        chain = chain or [int((sizes > 0).argmax())]
+        near = int(d[chain[-1]].argmin())
+        if len(chain) < 2 or d[chain[-1], near] < d[chain[-1], chain[-2]]:
+            chain.append(near)
+            continue
+        x, y = sorted((chain.pop(), chain.pop()))
+        height, t = d[x, y], 1 / (sizes[x] + sizes[y] + sizes)
+        first, second = (sizes + sizes[x]) * t * d[x] * d[x], (sizes + sizes[y]) * t * d[y] * d[y]
+        merges.append((float(height), x, y))
+        with np.errstate(invalid="ignore"):
+            d[y] = np.sqrt(first + second - sizes * t * height * height)
+        sizes[y], sizes[x] = sizes[x] + sizes[y], 0
+        d[y, (sizes == 0) | (np.arange(n) == y)] = np.inf
+        d[:, y], d[x], d[:, x] = d[y], np.inf, np.inf
+    return _cut(merges, count)
 
 
-def _merge_columns(
-    squares: np.ndarray, rows: np.ndarray, sizes: np.ndarray, first: np.ndarray, second: np.ndarray, heights: np.ndarray
-) -> np.ndarray:
-    """Put the distance to both (Lance and Williams) in the first one's column. ``rows``: the sizes of the rows."""
-    a, b, r = sizes[first], sizes[second], rows[:, None]
-    squares[:, first] = ((a + r) * squares[:, first] + (b + r) * squares[:, second] - r * heights) / (a + b + r)
-    return squares
-
-
-def _cut(merges: list[tuple[float, int, int]], n: int, count: int) -> np.ndarray:
-    """Undo the last ``count - 1`` merges, by height, and number what is left as scipy walks the tree. -> (n,)"""
-    heights = [0.0] * n
-    for height, left, right in merges:
-        heights.append(max(height, heights[left], heights[right]))  # rounding may not turn parent and child round
-    order = np.argsort(heights[n:], kind="stable")
-    names = np.arange(2 * n - 1)
-    names[n + order] = np.arange(n, 2 * n - 1)  # by height
-    children = [sorted(names[list(merges[place][1:])].tolist()) for place in order]
-    whole = 2 * n - count  # names from here on are cut
+def _cut(merges: list[tuple[float, int, int]], count: int) -> np.ndarray:
+    """Keep merges up to the least height that leaves at most ``count``; number these as scipy walks the tree. (n,)"""
+    n = len(merges) + 1
+    heights, children, names = np.zeros(2 * n - 1), {}, np.arange(n)  # of the cluster that each token is in
+    for name, (height, x, y) in enumerate(sorted(merges, key=lambda merge: merge[0]), n):
+        left, right = children[name] = sorted((int(names[x]), int(names[y])))
+        heights[name] = height
+        names[(names == left) | (names == right)] = name
+    whole = int(np.searchsorted(heights, heights[2 * n - 1 - count], side="right"))  # names from here on are cut
     numbers, found, waiting = [-1] * (2 * n - 1), 0, [2 * n - 2]
     while waiting:
         name = waiting.pop()
         if name >= whole:
-            left, right = children[name - n]
+            left, right = children[name]
             waiting += sorted((right, left), key=lambda child: child >= n)  # leaves last, each kind left to right
         else:
             numbers[name], found = found, found + 1
     for name in range(whole - 1, n - 1, -1):
-        for child in children[name - n]:
+        for child in children[name]:
             numbers[child] = numbers[name]
     return np.array(numbers[:n])

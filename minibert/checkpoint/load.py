@@ -133,6 +133,7 @@ def read_again(model: nn.Module, files: CheckpointFiles) -> Iterator[tuple[nn.Pa
     """
     report: Any = model.report
     tensors = by_canonical_name(open_weights(files))
+    tensors = {name: tensors[copy] for copy, name in TIED.items() if copy in tensors} | tensors
     _check_unchanged(report)
     for ours, parameter in model.named_parameters():
         name = canonical_name(published_name(ours))

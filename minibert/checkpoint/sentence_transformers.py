@@ -125,7 +125,8 @@ def write_settings(
     """
     prompts = {"prompts": modules.prompts, "default_prompt_name": modules.default_prompt_name}
     transformer = {**transformer, "do_lower_case": modules.do_lower_case}
-    for file, values in ((TRANSFORMER_SETTINGS, transformer), (SETTINGS, settings | prompts)):
+    place = Path(modules.transformer, TRANSFORMER_SETTINGS)
+    for file, values in ((place, transformer), (SETTINGS, settings | prompts)):
         write_json({name: value for name, value in values.items() if value is not None}, folder / file)
     rows = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (kind, path) in enumerate(entries)]
     write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
@@ -161,12 +162,14 @@ def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
 
 
 def whole_number(values: Fields, name: str, where: str) -> int | None:
+    """Return a setting, None where it is not set. Raise ConfigError unless it is a whole number, at least 1."""
     if (value := values.get(name)) is not None and not is_integer(value, 1):
         raise ConfigError(f"{where}: {name} must be a whole number, not {value!r}")
     return value and min(value, 2**31)  # torch takes no larger ones
 
 
 def flag(values: Fields, name: str, usual: bool, where: str) -> bool:
+    """Return a setting, or the usual value. Raise ConfigError unless it is true or false."""
     if (value := values.get(name, usual)) not in (True, False, None):  # "false" would count as true
         raise ConfigError(f"{where}: {name} must be true or false, not {value!r:.80}")
     return bool(value)

@@ -14,15 +14,15 @@ from ..checkpoint.tensors import on_meta
 from ..config import ClassifierConfig
 from ..display import table
 from ..fused import FUSED, has_hooks
-from ..heads import BertForSequenceClassification
+from ..heads import BertForSequenceClassification, MaskedLMHead
 from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
-from ..pooling import Dense, Normalize, Pooling
+from ..pooling import Dense, Normalize, Pooling, SpladePooling
 from .changes import PAGE, Code, Snapshot, TrackedParameter, modules_in, track
 from .check import page_is_known
 from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
-READERS = Pooling, Pooler, Dense, Normalize  # it is known which last states they read: none at padding
+READERS = Pooling, SpladePooling, Pooler, Dense, Normalize  # known to read no last state at padding
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def decide(
     stack = None if why else _stack(bert, arithmetic, reasons, before, make)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
-    own_pooler = pooler is not None and _departure(pooler, "pooler", Pooler) is not None
+    own_pooler = pooler is not None and departure(pooler, "pooler", Pooler) is not None
     plain = not own_pooler and all(type(reader) in READERS and _own(reader) is None for reader in readers)
     # Dropout is off in the stack, so modes count in the other parts only.
     skipped = {part for layer in fast for part in layer.layer.modules()}
@@ -114,7 +114,7 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
         return "a hook is registered on all modules of torch"
     kinds: Any = (Bert if bert is model else BertForSequenceClassification), Bert, Encoder
     for part, name, kind in zip((model, bert, bert.layers), ("model", "model", "layers"), kinds, strict=True):
-        if why := _departure(part, name, kind, deep=False):
+        if why := departure(part, name, kind, deep=False):
             return why
     return None if len(bert.layers) else "the model has no layers"
 
@@ -133,7 +133,7 @@ def _stack(
     layer: Any
     for i, layer in enumerate(bert.layers):
         name = f"layers.{i}"
-        if why := _departure(layer, name, EncoderLayer) or _unlike(layer, name) or _unusable(layer, name, dtype):
+        if why := departure(layer, name, EncoderLayer) or _unlike(layer, name) or unusable(layer, name, dtype):
             reasons[name] = why
             layers.append(None)
             continue
@@ -142,7 +142,7 @@ def _stack(
             known[layer] = fast
         layers.append(known[layer])
     embeddings = bert.embeddings
-    if why := _departure(embeddings, "embeddings", Embeddings) or _unusable(embeddings, "embeddings", dtype):
+    if why := departure(embeddings, "embeddings", Embeddings) or unusable(embeddings, "embeddings", dtype):
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
     track(bert)
@@ -163,10 +163,10 @@ def _fresh(kind: Any) -> Any:
 def _fresh_parts() -> dict[type, nn.Module]:
     with on_meta():
         model = BertForSequenceClassification(ClassifierConfig(num_hidden_layers=1))
-    return {type(part): part for part in reversed((*model.modules(), Pooling()))}
+        return {type(part): part for part in reversed((*model.modules(), Pooling(), MaskedLMHead(model.config)))}
 
 
-def _departure(owner: nn.Module, name: str, kind: Any, *, deep: bool = True) -> str | None:
+def departure(owner: nn.Module, name: str, kind: Any, *, deep: bool = True) -> str | None:
     """Say which part (``deep``: or part of it) is not the page's own, or is watched; None where all are."""
     for path, fresh in _fresh(kind).named_modules() if deep else [("", _fresh(kind))]:
         part: Any = reduce(lambda part, step: part._modules.get(step), path.split(".") if path else [], owner)
@@ -201,7 +201,7 @@ def _unlike(layer: Any, name: str) -> str | None:
     return None
 
 
-def _unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
+def unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
     """Say why the weights of a part can't be read by the stack; None where they can."""
     for path, part in owner.named_modules(prefix=name):
         if getattr(part, "max_norm", None) is not None:
