@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .late import TokenVectors as TokenVectors
     from .model import Bert as Bert
     from .multi_vector_encoder import MultiVectorEncoder as MultiVectorEncoder
-    from .token_pooling import HierarchicalTokenPooling as HierarchicalTokenPooling
     from .sparse_encoder import SparseEncoder as SparseEncoder
+    from .token_pooling import HierarchicalTokenPooling as HierarchicalTokenPooling
     from .tokenizer import Tokenizer as Tokenizer
     from .truncation import TooLongError as TooLongError
     from .vectors import quantize_embeddings as quantize_embeddings

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .batches import side_by_side, workers_for
 from .display import table
+from .tokenizer import Tokens
 
 # Similarities of tokens that are in memory at once, of each block: enough for fast products.
 BLOCK = 2**20
@@ -141,7 +142,7 @@ def maxsim_pairwise(queries: Texts, documents: Texts, *, mean: bool = False) -> 
 
 
 def _highest(similarities: Tensor, lengths: np.ndarray) -> Tensor:
-    """Return the highest of each document's columns. (Q, all tokens), (documents,) -> (Q, documents), 0 for no tokens"""
+    """Return the highest of each document's columns, 0 where it has none. (Q, all tokens) -> (Q, documents)"""
     real = np.flatnonzero(lengths)
     best = similarities.new_zeros(len(similarities), len(lengths))
     if not len(real) or not len(similarities):
@@ -179,3 +180,13 @@ def _texts(texts: Any) -> list[Tensor]:
         shapes = f"{tuple(odd[0].shape)}, after {tuple(parts[0].shape)}"
         raise ValueError(f"expected each text's vectors, (tokens, D), of one width, not {shapes}")
     return parts
+
+
+def fill_up(tokens: Tokens, length: int, filler: int, *, attend: bool) -> Tokens:
+    """Add a token to texts, up to a length; without ``attend`` the texts' own tokens do not attend to it."""
+    lengths = np.maximum(tokens.lengths, length)
+    starts = np.cumsum([0, *lengths])
+    ids, types = np.full(starts[-1], filler, dtype=np.int32), np.zeros(starts[-1], dtype=np.int8)
+    places = np.arange(len(tokens.ids)) + np.repeat(starts[:-1] - tokens.starts[:-1], tokens.lengths)
+    ids[places], types[places] = tokens.ids, tokens.types
+    return Tokens(ids, types, starts, tokens.truncation, None if attend else tokens.lengths)

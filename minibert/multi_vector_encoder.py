@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,21 +13,15 @@ from torch import Tensor, nn
 
 from .arithmetic import choose
 from .call import CallOptions, as_list, best_first
+from .checkpoint.colbert import LateModules, QueryExpansion, add_markers
 from .checkpoint.hub import HubOptions, open_files
 from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
-from .checkpoint.multi_vector import (
-    MEASURES,
-    LateModules,
-    QueryExpansion,
-    add_markers,
-    read_late_modules,
-    write_late_modules,
-)
+from .checkpoint.multi_vector import MEASURES, read_late_modules, write_late_modules
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import check_writable, vector_width
 from .config import ConfigError, check_count, named
-from .late import Matches, Texts, TokenVectors, maxsim, maxsim_pairwise
+from .late import Matches, Texts, TokenVectors, fill_up, maxsim, maxsim_pairwise
 from .model import Bert, EncoderOutput
 from .pooling import Normalize
 from .text_model import DOCUMENT, QUERY, TextModel
@@ -39,9 +32,15 @@ from .truncation import announce, check_mode
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-# Of LateModules, and attributes of the encoder by the same names.
-SETTINGS = "similarity_fn_name token_pooling query_length document_length query_expansion skiplist_words".split()
-SETTINGS += ["skiplist_tasks", "keep_only_token_ids", "prompts", "default_prompt_name"]
+SETTINGS = (
+    "similarity_fn_name",
+    "query_length",
+    "document_length",
+    "query_expansion",
+    "skiplist_words",
+    "skiplist_tasks",
+)
+SETTINGS = (*SETTINGS, "keep_only_token_ids", "token_pooling", "prompts", "default_prompt_name")  # as in LateModules
 
 
 class MultiVectorEncoder(TextModel):
@@ -65,9 +64,7 @@ class MultiVectorEncoder(TextModel):
         Without ``modules``: unit vectors of the Bert's own width, no markers, no expansion. To train ColBERT's form:
         ``LateModules(after=[Dense(D, 128, bias=False, activation="Identity"), Normalize()], ...)``.
 
-        Raises:
-            ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
-            TypeError: a Bert without a Tokenizer, or an unknown keyword.
+        Raise ConfigError for parts that do not fit each other, and as `SentenceEncoder`.
         """
         if not isinstance(model, Bert):
             nn.Module.__init__(self)
@@ -109,13 +106,9 @@ class MultiVectorEncoder(TextModel):
             device, dtype, truncation, fast, compiled: As for ``SentenceEncoder``. Vectors are float32 at least.
             hub: See ``HubOptions``.
 
-        Returns:
-            An encoder in eval mode; ``report`` accounts for every tensor.
-
         Raises:
-            HubError: the model can't be had.
-            ConfigError, CheckpointError: it is damaged, for another class, or minibert does not compute it; or its
-                vocabulary lacks a marker.
+            HubError: the model can't be had. ConfigError, CheckpointError: it is damaged, for another class, or
+                minibert does not compute it; or its vocabulary lacks a marker.
         """
         check_mode(truncation)
         files = open_files(name, **hub)
@@ -187,7 +180,7 @@ class MultiVectorEncoder(TextModel):
         return self.encode(inputs, task="query", **self._prompt_for(QUERY, options))
 
     def encode_document(self, inputs: str | Iterable[str], **options: Any) -> Any:
-        """Encode documents, by their prompt and length, without words to skip. Takes, returns and raises as `encode`."""
+        """Encode documents, by their prompt and length, without what is skipped. Takes and returns what `encode` does."""
         return self.encode(inputs, task="document", **self._prompt_for(DOCUMENT, options))
 
     def similarity(self, queries: Texts, documents: Texts) -> Tensor:
@@ -237,14 +230,15 @@ class MultiVectorEncoder(TextModel):
 
         ``options`` are `encode`'s. The document's vectors are not pooled, as a mean belongs to no token.
         """
-        sides = []
-        for text, task, names in ((query, "query", QUERY), (document, "document", DOCUMENT)):
-            words = self._prompt_for(names, options)
-            tokens, results = self._run([text], None, {"task": task}, self.device, True, **words)
-            counts = self.counts(tokens, task)
-            sides.append((self.tokenizer.convert_ids_to_tokens(tokens.ids[counts]), results[0][0].cpu()[counts]))
-        (names, x), (others, y) = sides
+        x, names = self._side(query, "query", self._prompt_for(QUERY, options))
+        y, others = self._side(document, "document", self._prompt_for(DOCUMENT, options))
         return Matches(names, others, x @ y.T)
+
+    def _side(self, text: str, task: str, options: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
+        """Return a text's vectors (tokens, D), and the tokens."""
+        tokens, results = self._run([text], None, {"task": task}, self.device, True, **options)
+        counts = self.counts(tokens, task)
+        return results[0][0].cpu()[torch.from_numpy(counts)], self.tokenizer.convert_ids_to_tokens(tokens.ids[counts])
 
     def tokenize(self, texts: str | Iterable[str], task: str | None = None) -> dict[str, Tensor]:
         """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each.
@@ -270,16 +264,9 @@ class MultiVectorEncoder(TextModel):
         return vector_width(self.model.config.hidden_size, nn.Identity(), self.head)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that sentence-transformers 6 loads to the same vectors.
-
-        Raises:
-            CheckpointError, ConfigError: a part has no published form. OSError: the folder can't be written, and stays.
-        """
-        settings = LateModules(
-            after=list(self.head),
-            do_lower_case=self._do_lower_case,
-            **{name: getattr(self, name) for name in SETTINGS},
-        )
+        """Write a folder that sentence-transformers 6 loads to the same vectors. Raises as `SentenceEncoder`'s."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in SETTINGS}
+        settings = LateModules(after=list(self.head), do_lower_case=self._do_lower_case, **values)
         check_writable(settings.after)
         tokenizer = copy(self.tokenizer)
         tokenizer.max_length = self.max_seq_length  # where the reference looks for it
@@ -295,7 +282,8 @@ class MultiVectorEncoder(TextModel):
         if expansion is None:
             return self.tokenizer.encode(texts, limit=limit)
         limit = expansion.length if expansion.strategy == "fixed" else max(limit, expansion.length)
-        return _filled_up(self.tokenizer.encode(texts, limit=limit), expansion, self._filler(expansion))
+        tokens = self.tokenizer.encode(texts, limit=limit)
+        return fill_up(tokens, expansion.length, self._filler(expansion), attend=expansion.attend)
 
     def _filler(self, expansion: QueryExpansion) -> int:
         """Return the id that queries are filled up with. Raise ConfigError if the expansion does not fit the model."""
@@ -321,13 +309,3 @@ class MultiVectorEncoder(TextModel):
 
     def _readers(self) -> list[nn.Module]:
         return list(self.head) or [nn.Identity()]
-
-
-def _filled_up(tokens: Tokens, expansion: QueryExpansion, filler: int) -> Tokens:
-    """Add tokens to short texts."""
-    lengths = np.maximum(tokens.lengths, expansion.length)
-    starts = np.cumsum([0, *lengths])
-    ids, types = np.full(starts[-1], filler, dtype=np.int32), np.zeros(starts[-1], dtype=np.int8)
-    places = np.arange(len(tokens.ids)) + np.repeat(starts[:-1] - tokens.starts[:-1], tokens.lengths)
-    ids[places], types[places] = tokens.ids, tokens.types
-    return replace(tokens, ids=ids, types=types, starts=starts, seen=None if expansion.attend else tokens.lengths)

@@ -86,10 +86,8 @@ class TextModel(nn.Module):
     def compile(self, folder: str | os.PathLike[str]) -> None:
         """Save this model with its layers as machine code for this processor, and compute by that from now on.
 
-        The folder is a checkpoint as ``save_pretrained`` writes it. `from_pretrained` of it needs no compiler.
-
-        Raises:
-            CompileError: there is no GNU C++ compiler, or it fails. OSError: the folder can't be written, and stays.
+        The folder is a checkpoint as ``save_pretrained`` writes it. `from_pretrained` of it needs no compiler. Raise
+        CompileError without a GNU C++ compiler, or where it fails; OSError if the folder can't be written: it stays.
         """
         save: Any = self.save_pretrained
         self._compiled, self._decision = save_compiled(folder, save, self.model.config), None
@@ -138,10 +136,9 @@ class TextModel(nn.Module):
         truncation: str | None = None,
         **options: Any,
     ) -> tuple[Tokens, Any]:
-        """Tokenize texts, or pairs of texts, and compute them: all of `encode` and `predict` but the results' form.
+        """Tokenize texts, or pairs, and compute them: all of `encode` and `predict` but the results' form.
 
-        Those after per_token are the user's, see ``CallOptions``. Return the tokens; and the results in the order of
-        the texts, None where there are no texts.
+        Options after per_token are ``CallOptions``. Return the tokens, and the results (no texts: None) in their order.
         """
         check_options(f"{type(self).__name__}.{self.verb}", options)
         mode = check_mode(truncation or self.truncation)
@@ -198,7 +195,7 @@ class TextModel(nn.Module):
                 return by_text(states, values, lengths[rows]) if per_token else values
 
             padding, config = decision.padding, self.model.config
-            # Texts of one length and of as many tokens to attend to come together.
+            # Of equal lengths, texts with as many tokens to attend to come together.
             order = np.arange(count) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
             batches = plan(lengths[order], config, batch_size, workers, padding=padding, alone=batch_invariant)
             batches = [order[rows] for rows in batches]
@@ -259,15 +256,9 @@ class TextModel(nn.Module):
         return "autocast is on" if torch.is_autocast_enabled("cpu") else None
 
     def _decide(self, fast: bool | None, forced: str | None, *, known: bool) -> Decision:
-        """Choose who computes a call, part by part.
+        """Choose who computes a call, part by part. ``fast`` is `encode`'s, ``forced`` from `_why_page`.
 
-        Args:
-            fast: As in `encode`.
-            forced: From `_why_page`.
-            known: The last decision is known to hold.
-
-        Raises:
-            ValueError: ``fast`` is True, and the page has to compute a part; why.
+        ``known``: the last decision is known to hold. Raise ValueError, why, if ``fast`` is True and the page must.
         """
         if (decision := self._decision) is None or not known:
             make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None

@@ -85,7 +85,8 @@ def ward_clusters(distances: np.ndarray, count: int) -> np.ndarray:
     if not np.isfinite(distances).all():
         raise ValueError("token pooling needs vectors of finite numbers")
     n = len(distances)
-    d, sizes, merges = distances.copy(), np.ones(n), []  # of clusters, in the place of one of their members
+    d, sizes = distances.copy(), np.ones(n)  # of clusters, in the place of one of their members
+    merges: list[tuple[float, int, int]] = []
     np.fill_diagonal(d, np.inf)
     chain: list[int] = []
     while len(merges) < n - 1:
