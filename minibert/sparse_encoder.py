@@ -159,9 +159,8 @@ class SparseEncoder(TextModel):
             ValueError: another value is wrong. TooLongError (a ValueError): see ``truncation``.
         """
         if layout not in LAYOUTS or (layout != "coo" and not (convert_to_tensor and convert_to_sparse_tensor)):
-            raise ValueError(
-                f"layout must be one of {', '.join(LAYOUTS)} ('coo' for lists and dense), not {layout!r:.80}"
-            )
+            text = f"layout must be one of {', '.join(LAYOUTS)}, and 'coo' for lists and dense tensors"
+            raise ValueError(f"{text}, not {layout!r:.80}")
         if task not in (None, *TASKS):
             raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r:.80}")
         keep = self.max_active_dims if max_active_dims is None else max_active_dims
@@ -234,10 +233,8 @@ class SparseEncoder(TextModel):
             pooling=self.pooling,
             max_active_dims=self.max_active_dims,
         )
-        if type(self.pooling) is not SpladePooling:
-            raise ConfigError(
-                f"{type(self.pooling).__name__} is not a module of sentence-transformers: it can't be saved"
-            )
+        if (kind := type(self.pooling)) is not SpladePooling:
+            raise ConfigError(f"{kind.__name__} is not a module of sentence-transformers, so it can't be saved")
         if (static := self.static) is not None:
             settings.static, settings.static_for, settings.frozen = static.weight, static.tasks, static.frozen
             settings.transformer, settings.static_folder = ROUTED

@@ -119,8 +119,8 @@ def rows_of(embeddings: Any) -> Iterator[Row]:
     """Yield the ids and weights of each vector."""
     matrix = as_coo(embeddings)
     numbers, ids = matrix.indices().cpu().numpy()
-    cuts = np.searchsorted(numbers, np.arange(1, len(matrix)))
-    yield from zip(np.split(ids, cuts), np.split(matrix.values().cpu().numpy(), cuts), strict=True)
+    cuts = np.searchsorted(numbers, np.arange(len(matrix)))  # the first part is empty
+    yield from zip(np.split(ids, cuts)[1:], np.split(matrix.values().cpu().numpy(), cuts)[1:], strict=True)
 
 
 def _pair(a: Any, b: Any, measure: str) -> tuple[Tensor, Tensor]:

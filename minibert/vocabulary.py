@@ -51,7 +51,7 @@ class FastHead:
 
     def __init__(self, model: BertForMaskedLM, arithmetic: str) -> None:
         head = model.masked_lm
-        track(model)
+        self.weights = track(model)  # kept, so that no other takes the place of one in memory
         self.key = _key(model, arithmetic)  # before packing, so that a change meanwhile is noticed
         self.norm, self.activation = head.norm, activation_name(head.activation)
         with torch.no_grad():
@@ -130,6 +130,9 @@ def weigh(
     begin = 0
     for group in _groups(lengths, getattr(head, "tokens", TOKENS)):
         end = begin + sum(group)
+        if begin == end:  # no text has a token
+            rows += [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(group)
+            continue
         parts = [_pool(pooling, scores, group) for scores in head(x[begin:end])]
         rows += _words_of(torch.cat(parts, 1), pooling, keep)
         begin = end

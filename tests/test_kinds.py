@@ -9,6 +9,7 @@ from tiny_folder import MEAN, MODULE, write_cross_encoder, write_encoder, write_
 from minibert import Bert, BertForMaskedLM, ConfigError, CrossEncoder, SentenceEncoder
 from minibert.checkpoint.hub import open_files
 from minibert.checkpoint.kinds import kind_of
+from minibert.cli import main
 from minibert.pooling import POOLINGS
 
 SPARSE, BASE = "sentence_transformers.sparse_encoder.", "sentence_transformers.base.modules."
@@ -97,3 +98,8 @@ def test_a_bare_bert_is_a_sentence_encoder_with_mean_pooling(tmp_path, kind):
     write_encoder(tmp_path)
     widen(kind(TINY)).save_pretrained(tmp_path)
     assert SentenceEncoder.from_pretrained(tmp_path, device="cpu").pooling.modes == ("mean",)
+
+
+def test_inspect_shows_the_bert_of_another_kind(tmp_path, capsys):
+    assert main(["inspect", str(write_cross_encoder(tmp_path))]) == 0
+    assert "the checkpoint is for CrossEncoder: this is its Bert" in capsys.readouterr().out

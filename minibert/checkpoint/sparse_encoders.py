@@ -8,7 +8,7 @@ both understand.
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,13 @@ SPLADE_SETTINGS = (
     *("pooling_strategy", "activation_function", "embedding_dimension"),
     *("word_embedding_dimension", "chunk_size"),  # of version 5; how many tokens at a time
 )
+# Of the masked LM's settings: the only values that are computed, and those that matter elsewhere or not at all.
+PLAIN: Fields = {
+    "transformer_task": "fill-mask",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "token_embeddings",
+}
+HARMLESS = ("max_seq_length", "do_lower_case", "unpad_inputs")
 TASKS = ("query", "document")
 ROUTED = f"document_0_{MASKED_LM}", f"query_0_{STATIC[0]}"  # where the two are saved
 
@@ -102,11 +109,7 @@ def _read_route(
         text = f"minibert computes Transformer and {SPLADE}, and for queries SparseStaticEmbedding"
         raise ConfigError(f"{where}: {', '.join(kinds) or 'no module'}: {text}")
     found.transformer = route[0]
-    below = files.below(route[0])
-    task = below.read_object(TRANSFORMER_SETTINGS).get("transformer_task", "fill-mask" if kinds[0] == MASKED_LM else "")
-    if task != "fill-mask":
-        text = f"transformer_task {task!r:.80} gives no scores of words, only 'fill-mask' does"
-        raise ConfigError(f"{below.name}/{TRANSFORMER_SETTINGS}: {text}")
+    _check_transformer(files.below(route[0]), PLAIN if kinds[0] == MASKED_LM else {})
     values, where = read_module_config(files.below(route[1]), SPLADE_SETTINGS)
     chosen = {name: values[name] for name in SPLADE_SETTINGS[:2] if name in values}
     try:
@@ -115,20 +118,37 @@ def _read_route(
         raise ConfigError(f"{where}: {error}") from None
 
 
+def _check_transformer(files: CheckpointFiles, usual: Fields) -> None:
+    """Refuse settings of the masked LM that give other numbers than the scores of its words."""
+    values, where = files.read_object(TRANSFORMER_SETTINGS), f"{files.name}/{TRANSFORMER_SETTINGS}"
+    for name, value in (usual | values).items():
+        if name not in (*PLAIN, *HARMLESS) and value not in (None, {}):
+            raise ConfigError(f"{where}: minibert does not know the setting {name}")
+        if name in PLAIN and value != PLAIN[name]:
+            raise ConfigError(f"{where}: {name} {value!r:.80} is not a sparse encoder's {PLAIN[name]!r}")
+    if "transformer_task" not in usual | values:
+        raise ConfigError(f"{where}: no transformer_task, so there are no scores of words: it must be 'fill-mask'")
+
+
 def _read_router(found: SparseModules, files: CheckpointFiles, below: CheckpointFiles, folder: str) -> None:
     """Read where queries and documents go."""
     where = f"{below.name}/{ROUTER_SETTINGS}"
     values = below.read_object(ROUTER_SETTINGS) or below.read_object("config.json")
-    types, routes, options = (values.get(name) for name in ("types", "structure", "parameters"))
-    if not (isinstance(types, dict) and isinstance(routes, dict) and isinstance(options := options or {}, dict)):
+    types, routes, options = (values.get(name) or {} for name in ("types", "structure", "parameters"))
+    if not (types and routes and all(isinstance(part, dict) for part in (types, routes, options))):
         raise ConfigError(f"{where}: expected the objects types, structure and parameters")
+    if not all(isinstance(route, list) and {*map(type, route)} == {str} for route in routes.values()):
+        raise ConfigError(f"{where}: structure must map routes to lists of modules")
+    if unknown := options.keys() - {"default_route", "allow_empty_key", "route_mappings"}:
+        raise ConfigError(f"{where}: minibert does not know the setting {min(unknown)}")
     base = f"{folder.rstrip('/')}/" if folder not in ("", ".") else ""
     kinds = {base + place: str(kind).rsplit(".", 1)[-1] for place, kind in types.items()}
-    known = {name: tuple(base + str(place) for place in route) for name, route in routes.items()}
+    known = {name: tuple(base + place for place in route) for name, route in routes.items()}
     if odd := [place for route in known.values() for place in route if place not in kinds]:
         raise ConfigError(f"{where}: structure names {odd[0]!r:.80}, which types lacks")
     usual = options.get("default_route") or (next(iter(known)) if options.get("allow_empty_key", True) else None)
-    chosen = {task: _route(known, options.get("route_mappings") or {}, task, usual, where) for task in (None, *TASKS)}
+    mappings = _read_mappings(options.get("route_mappings") or {}, where)
+    chosen = {task: _route(known, mappings, task, usual, where) for task in (None, *TASKS)}
     static = {task: route for task, route in chosen.items() if route and kinds[route[0]] in STATIC and len(route) == 1}
     others = {route for task, route in chosen.items() if route and task not in static}
     if "document" in static or len(others) != 1 or len({*static.values()}) > 1:
@@ -141,29 +161,36 @@ def _read_router(found: SparseModules, files: CheckpointFiles, below: Checkpoint
         found.static_for = frozenset(static)
 
 
+def _read_mappings(mappings: object, where: str) -> dict[object, object]:
+    """Return routes by pairs of a task and a modality, which the file has as Python writes them."""
+    try:
+        return {literal_eval(key): name for key, name in mappings.items()}  # type: ignore[attr-defined]
+    except (AttributeError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ConfigError(f"{where}: route_mappings is damaged ({error})") from None
+
+
 def _route(
-    known: dict[str, tuple[str, ...]], mappings: Fields, task: str | None, usual: str | None, where: str
+    known: dict[str, tuple[str, ...]], mappings: Mapping[object, object], task: str | None, usual: object, where: str
 ) -> tuple[str, ...] | None:
     """Return the folders of the modules for a task, found as sentence-transformers does; None where it would fail."""
-    try:
-        by_key = {literal_eval(key): name for key, name in mappings.items()}
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"{where}: route_mappings: {error}") from None
     keys = ((task, "text"), (task, None), (None, "text"), (None, None))
-    name = next((by_key[key] for key in keys if key in by_key), None)
+    name = next((mappings[key] for key in keys if key in mappings), None)
     name = name or next((name for name in (task, "text") if name in known), None)
     name = name or (usual if task is None else None)
-    if name not in known and (name or task):
-        raise ConfigError(f"{where}: no route for {task or 'texts'}: it has {', '.join(map(repr, known)) or 'none'}")
-    return None if name is None else known[name]
+    if name is None and task is None:
+        return None
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"{where}: no route for {task or 'texts'}: it has {', '.join(map(repr, known))}")
+    return known[name]
 
 
 def _read_static(found: SparseModules, files: CheckpointFiles, root: CheckpointFiles) -> None:
     """Read the weight of each word, from tensors or from a JSON file of words."""
     values, where = read_module_config(files, ("frozen", "path"), needed=False)
     found.frozen = flag(values, "frozen", False, where)
-    if (source := values.get("path")) is not None:
-        name = Path(str(source)).name  # below the checkpoint, wherever its author had it
+    source = values.get("path")
+    if isinstance(source, str) and source.endswith(".json"):  # sentence-transformers ignores others
+        name = Path(source).name  # below the checkpoint, wherever its author had it
         path = files.get(name) or root.require(name)
         found.static = _by_words(read_json(path), files, path)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.hub import DEFAULT_MODEL
 from ..display import table
@@ -37,9 +38,11 @@ def run(options: Namespace) -> None:
     from ..config import read_json
     from ..cross_encoder import CrossEncoder
     from ..encoder import SentenceEncoder
+    from ..sparse_encoder import SparseEncoder
 
     source = keywords(options, "revision", "local_files_only")
-    kind = CrossEncoder if kind_of(open_files(options.model, **source)) == "CrossEncoder" else SentenceEncoder
+    kinds: dict[str | None, Any] = {"CrossEncoder": CrossEncoder, "SparseEncoder": SparseEncoder}
+    kind = kinds.get(kind_of(open_files(options.model, **source)), SentenceEncoder)
     kind.from_pretrained(options.model, device="cpu", **source).compile(options.output)
     facts = read_json(options.output / FOLDER / MANIFEST)
     speeds = [(name, *(f"{times:.1f} x" for times in speed)) for name, speed in facts["speed"].items()]

@@ -29,19 +29,25 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Print the description of an encoder, or of a checkpoint without a tokenizer."""
+    """Print the description of an encoder, or of the Bert in a checkpoint of another kind or without a tokenizer."""
+    from ..checkpoint.hub import open_files
+    from ..checkpoint.kinds import kind_of
     from ..checkpoint.wordpiece import NoTokenizerError
     from ..encoder import SentenceEncoder
     from ..model import Bert
 
     source = keywords(options, "revision", "local_files_only")
+    if (kind := kind_of(open_files(options.model, **source))) not in (None, "SentenceEncoder"):
+        text = f"the checkpoint is for {kind}: this is its Bert"
+        print(describe(Bert.from_pretrained(options.model, device="cpu", **source), text))
+        return
     try:
         print(describe(SentenceEncoder.from_pretrained(options.model, device="cpu", **source)))
     except NoTokenizerError:
         print(describe(Bert.from_pretrained(options.model, device="cpu", **source)))
 
 
-def describe(model: SentenceEncoder | Bert) -> str:
+def describe(model: SentenceEncoder | Bert, without: str = "no tokenizer in the checkpoint: token ids only") -> str:
     """Return config, parameters per part, the way from text to vector, and the load report, each with a heading."""
     from ..encoder import SentenceEncoder
 
@@ -50,7 +56,7 @@ def describe(model: SentenceEncoder | Bert) -> str:
     sections = {
         "Config": table(list(asdict(bert.config).items()), left=(0, 1)),
         "Parameters": _parameters(bert, encoder),
-        "From text to vector": _pipeline(encoder) if encoder else "no tokenizer in the checkpoint: token ids only",
+        "From text to vector": _pipeline(encoder) if encoder else without,
         "Load report": str(model.report or "not loaded from files"),
     }
     return "\n\n".join(f"{heading}\n{text}" for heading, text in sections.items())

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .reading import read_examples as read_examples
     from .run_folder import ResumeError as ResumeError
     from .settings import Settings as Settings
+    from .sparse import SparseTask as SparseTask
+    from .sparse import Splade as Splade
     from .task import SentenceTask as SentenceTask
     from .task import Task as Task
 
@@ -42,6 +44,7 @@ _NAMES = {
     "reading": "NLI_CLASSES read_examples",
     "run_folder": "ResumeError",
     "settings": "Settings",
+    "sparse": "SparseTask Splade",
     "task": "SentenceTask Task",
 }
 _FILES = {name: file for file, names in _NAMES.items() for name in names.split()}

@@ -1,20 +1,24 @@
 """Evaluators: `evaluator(encoder)` returns scores by name, from 0 to 1 (correlations from -1 to 1).
 
-Each is made once, from examples. Dropout is off while they run.
+Each is made once, from examples. Dropout is off while they run. All but NLI's take a SparseEncoder too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import sparse_vectors, vectors
 from ..config import check_count
 from ..encoder import SentenceEncoder
-from ..vectors import similarity_pairwise
+from ..sparse_encoder import SparseEncoder
 from .examples import Examples
+
+AnyEncoder: TypeAlias = SentenceEncoder | SparseEncoder
 
 CELLS = 2**24  # most numbers in a matrix of scores: 64 MiB
 
@@ -28,10 +32,11 @@ class STSEvaluator:
         if len(self.scores) < 2:
             raise ValueError("a correlation needs at least two pairs")
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+    def __call__(self, encoder: AnyEncoder) -> dict[str, float]:
         """Return `spearman` (of the ranks; papers quote it) and `pearson`; NaN if all cosines are equal."""
         u, v = _encode(encoder.encode, self.first, self.second)
-        cosines = similarity_pairwise(u, v, "cosine").double().cpu().numpy()
+        compare = sparse_vectors.similarity_pairwise if u.is_sparse else vectors.similarity_pairwise
+        cosines = compare(u, v, "cosine").double().cpu().numpy()
         return {"spearman": spearman(cosines, self.scores), "pearson": pearson(cosines, self.scores)}
 
 
@@ -64,7 +69,7 @@ class TripletEvaluator:
     def __init__(self, examples: Examples) -> None:
         self.anchors, self.positives, self.negatives = _columns(examples, 3, "a triplet evaluation")
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+    def __call__(self, encoder: AnyEncoder) -> dict[str, float]:
         """Return `accuracy`."""
         (anchors,) = _encode(encoder.encode_query, self.anchors)
         positives, negatives = _encode(encoder.encode_document, self.positives, self.negatives)
@@ -127,7 +132,7 @@ class RetrievalEvaluator:
         texts = {text: text for text in documents}
         return cls({text: text for text in queries}, texts, relevant, at=at, chunk=chunk)
 
-    def __call__(self, encoder: SentenceEncoder) -> dict[str, float]:
+    def __call__(self, encoder: AnyEncoder) -> dict[str, float]:
         """Return means over queries, for each k.
 
         `accuracy@k`: a relevant document is among the first k. `recall@k`: the share of the relevant ones among them.
@@ -150,22 +155,23 @@ class RetrievalEvaluator:
             scores[f"ndcg@{k}"] = _mean((top * gains[: top.shape[1]]).sum(1) / best)
         return scores
 
-    def _search(self, encoder: SentenceEncoder) -> Tensor:
+    def _search(self, encoder: AnyEncoder) -> Tensor:
         """Return the places of each query's best documents, best first. (Q, at most max(at))"""
         (queries,) = _encode(encoder.encode_query, self.queries)
         most = max(self.at)
-        scores = queries.new_empty(len(queries), 0)
+        scores = torch.empty(len(queries), 0, dtype=queries.dtype, device=queries.device)
         places = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
         for start in range(0, len(self.corpus), self.chunk):
             (documents,) = _encode(encoder.encode_document, self.corpus[start : start + self.chunk])
             here = start + torch.arange(len(documents), device=queries.device)
             best = []
-            rows = max(1, CELLS // len(documents))
-            for some, s, p in zip(queries.split(rows), scores.split(rows), places.split(rows), strict=True):
+            size = max(1, CELLS // len(documents))
+            for rows in torch.arange(len(queries), device=queries.device).split(size):
                 # Earlier documents come first, and a stable sort keeps the order of ties.
-                new = torch.cat([s, encoder.similarity(some, documents)], 1)
+                s, p = scores[rows], places[rows]
+                new = torch.cat([s, encoder.similarity(queries.index_select(0, rows), documents)], 1)
                 new, order = new.sort(dim=1, descending=True, stable=True)
-                best.append((new[:, :most], torch.cat([p, here.expand(len(some), -1)], 1).gather(1, order[:, :most])))
+                best.append((new[:, :most], torch.cat([p, here.expand(len(rows), -1)], 1).gather(1, order[:, :most])))
             scores, places = torch.cat([s for s, _ in best]), torch.cat([p for _, p in best])
         return places
 
@@ -192,8 +198,8 @@ def _encode(encode: Callable[..., Tensor], *columns: Sequence[str]) -> list[Tens
     """Return the vectors of each column, (n, D); a text that occurs several times is encoded once."""
     places: dict[str, int] = {}
     rows = [[places.setdefault(text, len(places)) for text in column] for column in columns]
-    vectors = encode(list(places), convert_to_tensor=True)
-    return [vectors[torch.tensor(row, device=vectors.device)] for row in rows]
+    found = encode(list(places), convert_to_tensor=True)  # a sparse matrix takes no other index
+    return [found.index_select(0, torch.tensor(row, device=found.device)) for row in rows]
 
 
 def _mean(values: Tensor) -> float:

@@ -125,6 +125,7 @@ def _steps(run: RunState, settings: Settings, total: int) -> Iterator[dict[str, 
         started = time.perf_counter()
         batches = [next(order) for _ in range(settings.accumulate)]
         rate = settings.rate(run.step, total)
+        run.task.begin_step(run.step, total)
         seeds = np.random.SeedSequence([settings.seed, run.step, parallel.rank()])
         torch.manual_seed(int(seeds.generate_state(1)[0]))  # whatever was drawn before
         try:

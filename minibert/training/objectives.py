@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import check_count
-from ..vectors import cosine
+from ..vectors import SIMILARITIES
 
 
 class Objective(nn.Module):
     """Vectors, one (B, D) per text column, and labels -> the mean loss of the batch, a scalar.
 
-    A subclass needs `forward`. Its `check` can refuse data before the first step. If its `forward` has an argument
+    A subclass needs `forward`. Its `check` can refuse data before the first step. Its `begin_step(step, total)`, if
+    there is one, is called before each step, counted from 0. If its `forward` has an argument
     ``texts``, that is a number for each text, (B, columns): equal numbers are equal texts.
     """
 
@@ -150,6 +151,8 @@ class Triplet(Objective):
 class InBatchNegatives(Objective):
     """The partner of u among the batch's texts: cross-entropy of softmax(scale * cos(u, every v)). No labels.
 
+    ``similarity`` is "cosine", or another of `vectors.SIMILARITIES`: sparse vectors have "dot", with a scale of 1.
+
     Multiple negatives ranking (arXiv 1705.00652, section 4.4), with InfoNCE's cosines. Columns from the third on are
     hard negatives: every row's are candidates for all rows. A larger batch makes the task harder; `SentenceTask`'s
     ``chunk_size`` makes room for it. ``scale`` is the inverse of the temperature.
@@ -158,11 +161,13 @@ class InBatchNegatives(Objective):
     out of the candidates. (sentence-transformers keeps such rows apart by a sampler, if it is told to.)
     """
 
-    def __init__(self, scale: float = 20.0) -> None:
+    def __init__(self, scale: float = 20.0, similarity: str = "cosine") -> None:
         super().__init__()
         if not scale > 0:
             raise ValueError(f"scale must be above 0, not {scale}")
-        self.scale = scale
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {similarity!r:.80}")
+        self.scale, self.similarity = scale, similarity
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Require pairs, with hard negatives or without."""
@@ -172,7 +177,7 @@ class InBatchNegatives(Objective):
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None, texts: Tensor | None = None) -> Tensor:
         """Two or more of (B, D) -> scalar. Without ``texts`` all are taken to differ."""
         self.check(len(vectors), labels)
-        scores = self.scale * cosine(vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
+        scores = self.scale * SIMILARITIES[self.similarity](vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
         own = torch.arange(len(scores), device=scores.device)
         if texts is not None:
             u, v, candidates = texts[:, :1], texts[:, 1:2], texts[:, 1:].T.reshape(1, -1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import check_count
-from ..encoder import SentenceEncoder
+from ..text_model import TextModel
 from ..tokenizer import Tokens
 from ..truncation import announce
 from . import parallel
@@ -33,6 +33,12 @@ class Task(nn.Module):
         the mean of all processes' losses must be the loss of all rows.
         """
         raise NotImplementedError
+
+    def begin_step(self, step: int, total: int) -> None:
+        """Tell each part that has a `begin_step` of its own which step comes next, from 0 on, of how many."""
+        for part in list(self.modules())[1:]:
+            if (begin := getattr(part, "begin_step", None)) is not None:
+                begin(step, total)
 
     def identity(self) -> dict[str, Any]:
         """Return what the weights depend on besides the settings, in JSON's types. It must match for a resume."""
@@ -59,10 +65,10 @@ class SentenceTask(Task):
         ValueError: The objective can't learn from these examples, or chunk_size is below 1.
     """
 
-    model: SentenceEncoder
+    model: Any  # a SentenceEncoder; subclasses have other encoders
 
     def __init__(
-        self, encoder: SentenceEncoder, objective: nn.Module, examples: Examples, *, chunk_size: int | None = None
+        self, encoder: TextModel, objective: nn.Module, examples: Examples, *, chunk_size: int | None = None
     ) -> None:
         super().__init__()
         check_count("chunk_size", chunk_size, optional=True)
@@ -71,8 +77,7 @@ class SentenceTask(Task):
         # With weights in half precision the objective is in float32, as the vectors that `forward` returns.
         self.objective = objective.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         self.model, self.examples, self.chunk_size = encoder, examples, chunk_size
-        limit = encoder.max_seq_length
-        self.tokens = [encoder.tokenizer.encode(column, limit=limit) for column in examples.columns]
+        self.tokens = [self.tokenize(number, column) for number, column in enumerate(examples.columns)]
         for tokens in self.tokens:
             announce(tokens.truncation, encoder.truncation)
         self.lengths = np.sum([tokens.lengths for tokens in self.tokens], axis=0)
@@ -80,6 +85,10 @@ class SentenceTask(Task):
         ids = [np.split(tokens.ids, tokens.starts[1:-1]) for tokens in self.tokens]
         texts = [[numbers.setdefault(text.tobytes(), len(numbers)) for text in column] for column in ids]
         self.texts = torch.tensor(texts).T  # (N, columns)
+
+    def tokenize(self, number: int, column: Sequence[str]) -> Tokens:
+        """Tokenise a column of texts, cut to the model's limit."""
+        return self.model.tokenizer.encode(column, limit=self.model.max_seq_length)
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the loss of the whole batch, on every process; each embeds its share of the rows."""
@@ -121,7 +130,7 @@ class SentenceTask(Task):
         }
 
 
-def padded(encoder: SentenceEncoder, tokens: Tokens, rows: np.ndarray) -> dict[str, Tensor]:
+def padded(encoder: TextModel, tokens: Tokens, rows: np.ndarray) -> dict[str, Tensor]:
     """Return the arguments of the encoder's `forward`, (B, S) each, on its device; no mask if nothing is padded."""
     batch, lengths = encoder._pad(tokens, rows), tokens.lengths[rows]
     if lengths.min() == lengths.max():

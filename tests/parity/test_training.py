@@ -13,14 +13,18 @@ import pytest
 import torch
 from helpers import TINY, widen
 from sentence_transformers import SentenceTransformer
+from sentence_transformers import SparseEncoder as TheirSparse
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sparse_encoder import losses as sparse_losses
+from sentence_transformers.sparse_encoder.callbacks.splade_callbacks import SpladeRegularizerWeightSchedulerCallback
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tiny_folder import write_vocabulary
 from tiny_training import make_texts
-from transformers import BertConfig, BertModel, get_linear_schedule_with_warmup
+from transformers import BertConfig, BertForMaskedLM, BertModel, TrainerState, get_linear_schedule_with_warmup
 
-from minibert import SentenceEncoder
+from minibert import SentenceEncoder, SparseEncoder
 from minibert.training import (
     CosineRegression,
     Examples,
@@ -29,6 +33,8 @@ from minibert.training import (
     SentenceTask,
     Settings,
     Softmax,
+    SparseTask,
+    Splade,
     TeacherVectors,
     Triplet,
     train,
@@ -68,8 +74,9 @@ def our_losses(folder, objective, examples, *, chunk_size=None, settings=SETTING
     return [record["loss"] for record in records]
 
 
-def their_losses(folder, make_loss, examples, settings=SETTINGS):
-    model = SentenceTransformer(str(folder), device="cpu").double()
+def their_losses(folder, make_loss, examples, settings=SETTINGS, kind=SentenceTransformer, schedule_of=None):
+    """``schedule_of`` makes their callback for a loss, which changes its weights at the begin of each step."""
+    model = kind(str(folder), device="cpu").double()
     loss = make_loss(model)
     lengths = np.sum([[model.tokenize([text])["input_ids"].shape[1] for text in c] for c in examples.columns], axis=0)
     named = dict(loss.named_parameters()).items()
@@ -87,10 +94,16 @@ def their_losses(folder, make_loss, examples, settings=SETTINGS):
     ]
     schedule = get_linear_schedule_with_warmup(optimizer, int(np.ceil(0.1 * len(batches))), len(batches))
     curve = []
-    for rows in batches:
+    callback = schedule_of(loss) if schedule_of else None
+    if callback:
+        callback.on_train_begin(None, TrainerState(max_steps=len(batches)), None)
+    for step, rows in enumerate(batches):
+        if callback:
+            callback.on_step_begin(None, TrainerState(global_step=step), None)
         features = [model.tokenize([column[row] for row in rows]) for column in examples.columns]
         labels = None if examples.labels is None else examples.labels[torch.from_numpy(rows)]
         value = loss(features, labels)
+        value = sum(value.values()) if isinstance(value, dict) else value
         value.backward()
         torch.nn.utils.clip_grad_norm_(loss.parameters(), settings.max_grad_norm)
         optimizer.step()
@@ -185,3 +198,62 @@ def test_other_hyper_parameters_would_be_noticed(folder, theirs_of_triplets, cha
     ours = our_losses(folder, Triplet(), Examples([U, V, W]), settings=replace(SETTINGS, **change))
     with pytest.raises(AssertionError):
         assert_same_curve(ours, theirs_of_triplets)
+
+
+# --- Sparse
+
+
+@pytest.fixture(scope="module", params=["max", "sum"])
+def sparse_folder(request, tmp_path_factory):
+    """A tiny masked LM with SPLADE's pooling and no dropout, as sentence-transformers saves it."""
+    bert, saved = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("saved")
+    config = {**TINY.to_dict(), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    widen(BertForMaskedLM(BertConfig(**config))).save_pretrained(bert)
+    write_vocabulary(bert, config={"do_lower_case": True, "tokenizer_class": "BertTokenizer"})
+    modules = [Transformer(str(bert), transformer_task="fill-mask"), SpladePooling(request.param)]
+    TheirSparse(modules=modules, device="cpu").save(str(saved), create_model_card=False)
+    return saved
+
+
+SPLADES = {
+    "pairs": ({"document_regularizer_weight": 3e-3, "query_regularizer_weight": 5e-3}, [U, V]),
+    "hard negatives": ({"document_regularizer_weight": 3e-2, "query_regularizer_weight": 5e-2}, [U, V, W]),
+    "thresholds": (
+        {
+            "document_regularizer_weight": 3e-3,
+            "query_regularizer_weight": 5e-3,
+            "document_regularizer_threshold": 55,
+            "query_regularizer_threshold": 50,
+        },
+        [U, V],
+    ),
+    "free queries": ({"document_regularizer_weight": 3e-3, "query_regularizer_weight": None}, [U, V]),
+    "documents only": (
+        {
+            "document_regularizer_weight": 3e-3,
+            "query_regularizer_weight": None,
+            "use_document_regularizer_only": True,
+        },
+        [U, V],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPLADES)
+@pytest.mark.parametrize(("schedule", "warmup"), [("quadratic", 1 / 3), ("linear", 0.9), (None, 0)])
+def test_the_curve_of_splade_is_theirs(sparse_folder, name, schedule, warmup):
+    weights, columns = SPLADES[name]
+    encoder = SparseEncoder.from_pretrained(sparse_folder, device="cpu", dtype="float64")
+    objective = Splade(**weights, warmup=warmup, schedule=schedule or "linear")
+    ours = [record["loss"] for record in train(SparseTask(encoder, objective, Examples(columns)), SETTINGS)]
+
+    def make_loss(model):
+        return sparse_losses.SpladeLoss(model, sparse_losses.SparseMultipleNegativesRankingLoss(model), **weights)
+
+    def callback(loss):
+        return SpladeRegularizerWeightSchedulerCallback(loss, schedule, warmup)
+
+    theirs = their_losses(
+        sparse_folder, make_loss, Examples(columns), kind=TheirSparse, schedule_of=callback if schedule else None
+    )
+    assert_same_curve(ours, theirs)
