@@ -32,15 +32,10 @@ from .truncation import announce, check_mode
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-SETTINGS = (
-    "similarity_fn_name",
-    "query_length",
-    "document_length",
-    "query_expansion",
-    "skiplist_words",
-    "skiplist_tasks",
-)
-SETTINGS = (*SETTINGS, "keep_only_token_ids", "token_pooling", "prompts", "default_prompt_name")  # as in LateModules
+# Attributes by the same names as in LateModules.
+LENGTHS = "query_length", "document_length", "query_expansion"
+SCORING = "skiplist_words", "skiplist_tasks", "keep_only_token_ids", "token_pooling", "similarity_fn_name"
+SETTINGS = (*LENGTHS, *SCORING, "prompts", "default_prompt_name")
 
 
 class MultiVectorEncoder(TextModel):
@@ -81,9 +76,8 @@ class MultiVectorEncoder(TextModel):
         self.query_expansion = settings.query_expansion
         self.skiplist_words, self.skiplist_tasks = settings.skiplist_words, settings.skiplist_tasks
         self.keep_only_token_ids = settings.keep_only_token_ids
-        if self.similarity_fn_name not in MEASURES:
-            measures = ", ".join(MEASURES)
-            raise ConfigError(f"similarity_fn_name must be one of {measures}, not {self.similarity_fn_name!r:.80}")
+        if (measure := settings.similarity_fn_name) not in MEASURES:
+            raise ConfigError(f"similarity_fn_name must be one of {', '.join(MEASURES)}, not {measure!r:.80}")
         if self.query_expansion is not None:
             self._filler(self.query_expansion)
 
@@ -176,11 +170,11 @@ class MultiVectorEncoder(TextModel):
         return vectors[0] if isinstance(inputs, str) else vectors
 
     def encode_query(self, inputs: str | Iterable[str], **options: Any) -> Any:
-        """Encode queries, by their prompt, length and expansion. Takes, returns and raises as `encode`."""
+        """Encode queries, by their prompt, length and expansion. As `encode`."""
         return self.encode(inputs, task="query", **self._prompt_for(QUERY, options))
 
     def encode_document(self, inputs: str | Iterable[str], **options: Any) -> Any:
-        """Encode documents, by their prompt and length, without what is skipped. Takes and returns what `encode` does."""
+        """Encode documents, by their prompt and length, without words to skip. As `encode`."""
         return self.encode(inputs, task="document", **self._prompt_for(DOCUMENT, options))
 
     def similarity(self, queries: Texts, documents: Texts) -> Tensor:
@@ -226,10 +220,7 @@ class MultiVectorEncoder(TextModel):
         return best_first(scores.tolist(), top_k, texts if return_documents else None)
 
     def match(self, query: str, document: str, **options: Any) -> Matches:
-        """Tell which tokens make two texts similar: the attribution of their score to pairs of tokens.
-
-        ``options`` are `encode`'s. The document's vectors are not pooled, as a mean belongs to no token.
-        """
+        """Tell which tokens make two texts similar. ``options`` are `encode`'s. A mean belongs to no token: no pooling."""
         x, names = self._side(query, "query", self._prompt_for(QUERY, options))
         y, others = self._side(document, "document", self._prompt_for(DOCUMENT, options))
         return Matches(names, others, x @ y.T)
@@ -241,10 +232,7 @@ class MultiVectorEncoder(TextModel):
         return results[0][0].cpu()[torch.from_numpy(counts)], self.tokenizer.convert_ids_to_tokens(tokens.ids[counts])
 
     def tokenize(self, texts: str | Iterable[str], task: str | None = None) -> dict[str, Tensor]:
-        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each.
-
-        There are no prompts in it; ``task`` decides on length and expansion, as in `encode`.
-        """
+        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, (n, S) each, without a prompt."""
         tokens = self._tokenize(as_list(texts), None, {"task": task})
         announce(tokens.truncation, self.truncation)
         return self._pad(tokens, range(len(tokens.lengths)))
