@@ -173,6 +173,13 @@ def trim_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def best_first(scores: Sequence[float], top_k: int | None, texts: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Sort documents by their scores, as `rank` returns them; what is not a number comes last."""
+    order = [(score == score, score) for score in scores]
+    best = sorted(range(len(scores)), key=order.__getitem__, reverse=True)[:top_k]
+    return [{"corpus_id": i, "score": scores[i]} | ({} if texts is None else {"text": texts[i]}) for i in best]
+
+
 @contextmanager
 def in_batch(batch: Batch) -> Iterator[None]:
     """Let hooks know which texts are being computed."""

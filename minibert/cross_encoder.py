@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .arithmetic import choose
-from .call import CallOptions, PredictOptions, as_list
+from .call import CallOptions, PredictOptions, as_list, best_first
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -226,9 +226,7 @@ class CrossEncoder(TextModel):
         check_count("top_k", top_k, optional=True)
         texts = as_list(documents)
         scores = self.predict([(query, text) for text in texts], convert_to_tensor=True, **options).tolist()
-        order = [(score == score, score) for score in scores]  # what is not a number comes last
-        best = sorted(range(len(texts)), key=order.__getitem__, reverse=True)[:top_k]
-        return [{"corpus_id": i, "score": scores[i]} | ({"text": texts[i]} if return_documents else {}) for i in best]
+        return best_first(scores, top_k, texts if return_documents else None)
 
     @property
     def config(self) -> ClassifierConfig:

@@ -88,10 +88,8 @@ class TextModel(Portable):
     def compile(self, folder: str | os.PathLike[str]) -> None:
         """Save this model with its layers as machine code for this processor, and compute by that from now on.
 
-        The folder is a checkpoint as ``save_pretrained`` writes it. `from_pretrained` of it needs no compiler.
-
-        Raises:
-            CompileError: there is no GNU C++ compiler, or it fails. OSError: the folder can't be written, and stays.
+        The folder is a checkpoint as ``save_pretrained`` writes it. `from_pretrained` of it needs no compiler. Raise
+        CompileError without a GNU C++ compiler, or where it fails; OSError if the folder can't be written: it stays.
         """
         save: Any = self.save_pretrained
         self._compiled, self._decision = save_compiled(folder, save, self.model.config), None
@@ -111,9 +109,8 @@ class TextModel(Portable):
             self._compiled, self._not_compiled = find(files, compiled, arithmetic)
         elif compiled:
             raise ValueError("compiled=True: compiled code needs device='cpu', and not fast=False")
-        notes = [*notes, *self.tokenizer.notes]
-        if arithmetic != "float32":
-            notes = [*notes, f"the linear layers compute in {arithmetic}"]
+        products = [] if arithmetic == "float32" else [f"the linear layers compute in {arithmetic}"]
+        notes = [*notes, *self.tokenizer.notes, *products]
         self.report = self.model.report.with_notes(*notes)
         self._arithmetic, self.fast = arithmetic, fast
         self.eval()
@@ -139,17 +136,16 @@ class TextModel(Portable):
         truncation: str | None = None,
         **options: Any,
     ) -> tuple[Tokens, Any]:
-        """Tokenize texts, or pairs of texts, and compute them: all of `encode` and `predict` but the results' form.
+        """Tokenize texts, or pairs, and compute them: all of `encode` and `predict` but the results' form.
 
-        Those after per_token are the user's, see ``CallOptions``. Return the tokens; and the results in the order of
-        the texts, None where there are no texts.
+        Options after per_token are ``CallOptions``. Return the tokens, and the results (no texts: None) in their order.
         """
         check_options(f"{type(self).__name__}.{self.verb}", options)
         mode = check_mode(truncation or self.truncation)
         words = self.choose_prompt(prompt, prompt_name)
         if words:
             texts = [words + text if isinstance(text, str) else text for text in texts]
-        tokens = self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
+        tokens = self._tokenize(texts, pairs, reading)
         self.truncation_report = tokens.truncation
         announce(tokens.truncation, mode, stacklevel=self._frames)
         if (report := getattr(self.model, "report", None)) is not None:
@@ -199,7 +195,10 @@ class TextModel(Portable):
                 return by_text(states, values, lengths[rows]) if per_token else values
 
             padding, config = decision.padding, self.model.config
-            batches = plan(lengths, config, batch_size, workers, padding=padding, alone=batch_invariant)
+            # Of equal lengths, texts with as many tokens to attend to come together.
+            order = np.arange(count) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
+            batches = plan(lengths[order], config, batch_size, workers, padding=padding, alone=batch_invariant)
+            batches = [order[rows] for rows in batches]
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 release_freed_memory(count, done, len(rows))
                 result, done = put(result, count, rows, values, device), done + len(rows)
@@ -219,13 +218,17 @@ class TextModel(Portable):
         stack, model = decision.stack, cast(Any, self.get_submodule(self.computes))
         if stack is None or not lengths.max(initial=0):  # without any token the page says what is wrong
             batch = self._pad(tokens, rows)
-            mask = batch["attention_mask"] if lengths.min() < lengths.max() else None
+            mask = batch["attention_mask"] if lengths.min() < lengths.max() or tokens.seen is not None else None
             output = model(batch["input_ids"], mask, batch["token_type_ids"])
             return output, None if mask is None else mask.bool()
         x, mask = stack.compute(tokens, rows, first_only=first_only)
         pooler = stack.bert.pooler
         output = EncoderOutput(x, pooler(x) if pooler is not None and decision.reads_pooler else None)
         return output if model is stack.bert else model.read(output), mask
+
+    def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, reading: Mapping[str, Any]) -> Tokens:
+        """Tokenize and truncate. ``reading`` are the call's own options."""
+        return self.tokenizer.encode(texts, pairs, limit=self.max_seq_length)
 
     def _read(self, output: Any, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Tensor, Tensor]:
         """Return the last hidden states (B, S, D) and the results (B, ...) of a batch.
@@ -253,15 +256,9 @@ class TextModel(Portable):
         return "autocast is on" if torch.is_autocast_enabled("cpu") else None
 
     def _decide(self, fast: bool | None, forced: str | None, *, known: bool) -> Decision:
-        """Choose who computes a call, part by part.
+        """Choose who computes a call, part by part. ``fast`` is `encode`'s, ``forced`` from `_why_page`.
 
-        Args:
-            fast: As in `encode`.
-            forced: From `_why_page`.
-            known: The last decision is known to hold.
-
-        Raises:
-            ValueError: ``fast`` is True, and the page has to compute a part; why.
+        ``known``: the last decision is known to hold. Raise ValueError, why, if ``fast`` is True and the page must.
         """
         if (decision := self._decision) is None or not known:
             make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None

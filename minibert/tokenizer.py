@@ -53,6 +53,7 @@ class Tokens:
     types: np.ndarray  # int8 (all tokens,): 0 for the first text of a pair, 1 for the second
     starts: np.ndarray  # int64 (texts + 1,)
     truncation: TruncationReport
+    seen: np.ndarray | None = None  # (texts,): so many first tokens of each text are attended to; None: all
 
     @cached_property  # read for every batch
     def lengths(self) -> np.ndarray:
@@ -219,12 +220,12 @@ class Tokenizer:
         """Pad the texts of these rows to the longest, or to ``width``. Return int64 arrays (B, S)."""
         chosen = np.fromiter(rows, dtype=np.int64)
         lengths = tokens.lengths[chosen, None]  # (B, 1)
-        S = max(int(lengths.max(initial=0)), width or 0)
-        mask = np.arange(S) < lengths  # (B, S)
-        flat = (tokens.starts[chosen, None] + np.arange(S))[mask]
+        places = np.arange(max(int(lengths.max(initial=0)), width or 0))  # S
+        mask, seen = places < lengths, lengths if tokens.seen is None else tokens.seen[chosen, None]
+        flat = (tokens.starts[chosen, None] + places)[mask]
         ids, types = (np.full(mask.shape, fill, dtype=np.int64) for fill in (self.pad_id, 0))
         ids[mask], types[mask] = tokens.ids[flat], tokens.types[flat]
-        return Batch({"input_ids": ids, "token_type_ids": types, "attention_mask": mask.astype(np.int64)})
+        return Batch({"input_ids": ids, "token_type_ids": types, "attention_mask": (places < seen).astype(np.int64)})
 
     def tokenize(self, text: str) -> list[str]:
         """Split a text into pieces, without special tokens: "embeddings" -> em ##bed ##ding ##s."""

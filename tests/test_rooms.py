@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "minibert"
 ROOMS = {
     "config": set(),
     "pooling": {"torch"},
+    "token_pooling": {"torch", "numpy"},
     "display": {"huggingface_hub"},
     "tables": {"pyarrow"},
     "checkpoint": {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub"},
@@ -28,6 +29,7 @@ ROOMS = {
     "tokenizer": {"tokenizers", "torch", "numpy"},
     "static_queries": {"torch", "numpy"},
     "batches": {"torch", "numpy"},
+    "late": {"torch", "numpy"},
     "fast": {"torch", "numpy"},
     "arithmetic": {"torch"},
     "compiled": {"torch", "numpy"},
@@ -37,6 +39,7 @@ ROOMS = {
     "drop_in": {"torch", "numpy"},
     "encoder": {"torch", "numpy"},
     "cross_encoder": {"torch", "numpy"},
+    "multi_vector_encoder": {"torch", "numpy"},
     "vocabulary": {"torch", "numpy"},
     "sparse_encoder": {"torch", "numpy"},
     "bulk": {"torch", "numpy", "pyarrow", "ray"},

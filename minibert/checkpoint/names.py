@@ -59,7 +59,10 @@ NEEDED: dict[str, set[str]] = {
     "BertForTokenClassification": {"classifier"},
 }
 
-_HEAD = re.compile(r"(cls\.[^.]+|cls|classifier|qa_outputs|pooler(?=\.dense\.(?:weight|bias)$))\..+")
+# `linear.weight` is ColBERT's.
+_HEAD = re.compile(
+    r"(cls\.[^.]+|cls|classifier|qa_outputs|linear(?=\.weight$)|pooler(?=\.dense\.(?:weight|bias)$))\..+"
+)
 # Known tensors that are not weights: an old buffer of 0, 1, 2, ..., and the state of optimisers.
 _LEFTOVERS = re.compile(
     r"embeddings\.position_ids|global_step|beta[12]_power"

@@ -108,7 +108,7 @@ def write_modules(modules: SentenceModules, hidden_size: int, folder: Path) -> N
         if isinstance(module, Pooling):
             write_json(_pooling_config(module, hidden_size), below / "config.json")
         if isinstance(module, Dense):
-            write_json(_dense_config(module), below / "config.json")
+            write_json(dense_config(module), below / "config.json")
             write_tensors(module.state_dict(), below / SAFETENSORS)
         entries.append((f"sentence_transformers.models.{kind}", below.name))
     settings = {"similarity_fn_name": modules.similarity_fn_name, "truncate_dim": modules.truncate_dim}
@@ -132,12 +132,12 @@ def write_settings(
     write_json(rows, folder / "modules.json")  # last: without it the folder is not yet an encoder
 
 
-def read_entries(path: Path) -> list[dict[str, Any]]:
+def read_entries(path: Path, libraries: tuple[str, ...] = ("sentence_transformers.",)) -> list[dict[str, Any]]:
     """Read the modules that modules.json lists, each with a type and a path. Raise ConfigError if it is damaged."""
     entries = read_json(path, list)
     if not all(isinstance(row, dict) and {type(row.get("type")), type(row.get("path"))} == {str} for row in entries):
         raise ConfigError(f"{path}: expected a list of objects with a type and a path each")
-    if odd := [row["type"] for row in entries if not row["type"].startswith("sentence_transformers.")]:
+    if odd := [row["type"] for row in entries if not row["type"].startswith(libraries)]:
         text = "is none of sentence-transformers, and minibert runs no code of a checkpoint"
         raise ConfigError(f"{path}: the module {odd[0]!r} {text}")
     return entries
@@ -190,7 +190,7 @@ def _add(
     if kind == "Pooling":
         found.after.append(_read_pooling(below, found))
     elif kind == "Dense":
-        found.after.append(_read_dense(below))
+        found.after.append(read_dense(below))
     elif kind == "Normalize":
         read_module_config(below, PLACES, needed=False)  # nearly no model has one
         found.after.append(Normalize())
@@ -221,8 +221,9 @@ def _pooling_config(pooling: Pooling, hidden_size: int) -> dict[str, Any]:
     return {"embedding_dimension": hidden_size, "pooling_mode": modes, **prompt}
 
 
-def _read_dense(files: CheckpointFiles) -> Dense:
-    values, where = read_module_config(files, DENSE_SETTINGS)
+def read_dense(files: CheckpointFiles, place: str = "sentence_embedding") -> Dense:
+    """Read a Dense of a module's folder. Raise ConfigError, or CheckpointError where its weights do not fit."""
+    values, where = read_module_config(files, DENSE_SETTINGS, place=place)
     for name in ("in_features", "out_features"):
         if not is_integer(width := values.get(name), 1, 2**20 - 1):
             raise ConfigError(f"{where}: {name} must be a whole number below {2**20}, not {width!r}")
@@ -241,7 +242,8 @@ def _read_dense(files: CheckpointFiles) -> Dense:
     return dense
 
 
-def _dense_config(dense: Dense) -> dict[str, Any]:
+def dense_config(dense: Dense) -> dict[str, Any]:
+    """Return the fields from which `read_dense` makes the same."""
     config = {
         "in_features": dense.linear.in_features,
         "out_features": dense.linear.out_features,
@@ -265,15 +267,17 @@ def dotted_activation(name: str) -> str:
     return f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
 
 
-def read_module_config(files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True) -> tuple[Fields, str]:
+def read_module_config(
+    files: CheckpointFiles, known: tuple[str, ...], *, needed: bool = True, place: str = "sentence_embedding"
+) -> tuple[Fields, str]:
     """Read a module's config.json, and return its name too.
 
-    Unknown settings and modules that work on token vectors are refused: both would change the numbers.
+    Unknown settings and modules that work on other values than ``place`` are refused: both would change the numbers.
     """
     values, where = files.read_object("config.json", needed=needed, quiet=True), f"{files.name}/config.json"
     for name in PLACES:
-        if values.get(name) not in (None, "sentence_embedding"):
-            raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only 'sentence_embedding'")
+        if values.get(name) not in (None, place):
+            raise ConfigError(f"{where}: {name} {values[name]!r} is not supported, only {place!r}")
     if unknown := [name for name in values if name not in known]:
         raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown)}")
     return values, where

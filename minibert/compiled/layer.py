@@ -63,7 +63,7 @@ class Library:
         code = ctypes.CDLL(str(self.path))
         if not hasattr(code, "minibert_layer"):
             raise OSError(f"{self.path} is not a library of minibert")
-        code.minibert_layer.argtypes = [POINTER, POINTER, POINTER, POINTER, *[ctypes.c_int] * 3]
+        code.minibert_layer.argtypes = [*[POINTER] * 5, *[ctypes.c_int] * 3]
         return code
 
     def load(self) -> None:
@@ -75,10 +75,10 @@ class Library:
         """Outputs that are computed at once."""
         return int(self._code.minibert_panel())
 
-    def compute(self, layer: Layer, x: Tensor, y: Tensor, lengths: np.ndarray, *, first: bool) -> None:
+    def compute(self, layer: Layer, x: Tensor, y: Tensor, texts: PackedTokens, *, first: bool) -> None:
         """Compute a layer into y, on as many threads as torch uses. Raise MemoryError."""
-        place = lengths.__array_interface__["data"][0]  # sooner than `ctypes.data`
-        arguments = x.data_ptr(), y.data_ptr(), place, len(lengths), first, torch.get_num_threads()
+        places = (counts.__array_interface__["data"][0] for counts in (texts.lengths, texts.seen))  # not slow `ctypes`
+        arguments = x.data_ptr(), y.data_ptr(), *places, len(texts.lengths), first, torch.get_num_threads()
         if not self._code.minibert_layer(ctypes.addressof(layer), *arguments):
             raise MemoryError("a compiled layer could not get memory for its states")
 
@@ -147,7 +147,7 @@ class CompiledLayer(FastLayer):
         described = self._described.get(first)
         if described is None or described[0] != places:
             described = self._described[first] = places, self._describe(first, places)
-        self.library.compute(described[1], x, y, texts.lengths, first=first)
+        self.library.compute(described[1], x, y, texts, first=first)
         return y
 
     def _describe(self, first: bool, places: list[int]) -> Layer:

@@ -16,13 +16,13 @@ from ..display import table
 from ..fused import FUSED, has_hooks
 from ..heads import BertForSequenceClassification, MaskedLMHead
 from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
-from ..pooling import Pooling, SpladePooling
+from ..pooling import Dense, Normalize, Pooling, SpladePooling
 from .changes import PAGE, Code, Snapshot, TrackedParameter, modules_in, track
 from .check import page_is_known
 from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
-READERS = Pooling, SpladePooling, Pooler  # of these it is known which last states they read: none at padding
+READERS = Pooling, SpladePooling, Pooler, Dense, Normalize  # known to read no last state at padding
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,7 @@ class Stack:
             x, packed = self.bert.embeddings(*texts.as_page_input()), False
         for left, layer, fast in zip(range(len(self.layers))[::-1], self.bert.layers, self.layers, strict=True):
             if fast is None or not (packed or texts.fit(x, fast.attention_norm[0][0])):
-                mask = None if (real := texts.mask) is None else real[:, None, None]
-                x, packed = layer(texts.unpack(x) if packed else x, mask), False
+                x, packed = layer(texts.unpack(x) if packed else x, texts.attended), False
                 continue
             x = x if packed else texts.pack(x)
             if first_only and left == 0:

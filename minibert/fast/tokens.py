@@ -35,37 +35,38 @@ class PackedTokens:
         self.count = sum(lengths)
         self.equal = self.count == len(lengths) * self.shape[1]  # packed and padded tokens are the same
         starts = tokens.starts[rows]
-        if len(lengths) == 1:
-            self.runs = [(self.count, 1)]  # as below
-            place: slice | np.ndarray = slice(int(starts[0]), int(starts[0]) + self.count)
-        else:
-            # Neighbours of one length, as most are in a sorted batch: (length, number of texts).
-            self.runs = [(length, len(list(same))) for length, same in groupby(lengths)]
-            self._first = np.cumsum(self.lengths) - self.lengths  # (B,), where each text begins
+        self.seen = self.lengths if tokens.seen is None else tokens.seen[rows]
+        # Neighbours of one length, as most are in a sorted batch: (length, tokens attended to, number of texts).
+        self.runs = [(*run, len(list(same))) for run, same in groupby(zip(lengths, self.seen.tolist(), strict=True))]
+        self._first = np.cumsum(self.lengths) - self.lengths  # (B,), where each text begins
+        place: slice | np.ndarray = slice(int(starts[0]), int(starts[0]) + self.count)
+        if len(lengths) > 1:
             place = np.repeat(starts - self._first, self.lengths) + np.arange(self.count)
         filler = round_up(self.count) - self.count
         self.input_ids = _filled(tokens.ids[place], filler)
-        self.token_type_ids: Tensor | None = None  # all 0
-        if tokens.types[place].any():
-            self.token_type_ids = _filled(tokens.types[place].astype(np.int32), filler)
+        types = tokens.types[place]
+        self.token_type_ids = _filled(types.astype(np.int32), filler) if types.any() else None  # all 0
 
     @property
     def first(self) -> Tensor:
         """The place of each text's first token among the packed ones. (B,)"""
-        if self.equal:
-            return torch.arange(self.shape[0], device="cpu") * self.shape[1]
         return torch.from_numpy(np.minimum(self._first, len(self.input_ids) - 1))
 
     @property
     def positions(self) -> Tensor:
         """The place of each token in its own text, 0 for filler; where lengths differ. (T,)"""
-        places = np.arange(self.count) - np.repeat(self._first, self.lengths)
-        return _filled(places, len(self.input_ids) - self.count)
+        return _filled(np.arange(self.count) - np.repeat(self._first, self.lengths), len(self.input_ids) - self.count)
 
     @property
     def mask(self) -> Tensor | None:
         """True at tokens, False at padding, (B, S); None where nothing is padded."""
         return None if self.equal else torch.from_numpy(np.arange(self.shape[1]) < self.lengths[:, None])
+
+    @property
+    def attended(self) -> Tensor | None:
+        """True at tokens that are attended to, (B, 1, 1, S); None where all are."""
+        seen = torch.from_numpy(np.arange(self.shape[1]) < self.seen[:, None])
+        return None if seen.all() else seen[:, None, None]
 
     def as_page_input(self) -> tuple[Tensor, Tensor | None]:
         """Return ids and token types as the page's embeddings take them. (B, S) each"""
@@ -108,10 +109,11 @@ def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
     """Let every token attend to its own text. Queries, keys, values side by side (T, 3 D) -> (T, D)"""
     qkv = _kernel_dtype(qkv)
     parts, begin = [], 0
-    for length, count in texts.runs:
+    for length, keys, count in texts.runs:
         end = begin + length * count
         if begin < end:
             q, k, v = _split(qkv[begin:end], count, length, 3, head_size).unbind(0)
+            k, v = k[..., :keys, :], v[..., :keys, :]
             parts.append(_merge(_attend_equal(q, k, v, beyond=qkv.shape[0] - end)))
         begin = end
     if begin < qkv.shape[0]:
@@ -126,10 +128,10 @@ def attend_first(q: Tensor, kv: Tensor, texts: PackedTokens, head_size: int) -> 
     """
     q, kv = _kernel_dtype(q), _kernel_dtype(kv)
     parts, begin, text = [], 0, 0
-    for length, count in texts.runs:
+    for length, keys, count in texts.runs:
         end = begin + length * count
         (query,) = _split(q[text : text + count], count, 1, 1, head_size)
-        k, v = _split(kv[begin:end], count, length, 2, head_size).unbind(0)
+        k, v = _split(kv[begin:end], count, length, 2, head_size)[..., :keys, :].unbind(0)
         parts.append(_merge(functional.scaled_dot_product_attention(query, k, v)))
         begin, text = end, text + count
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -143,8 +145,7 @@ def _split(x: Tensor, count: int, length: int, parts: int, head_size: int) -> Te
 
 def _merge(x: Tensor) -> Tensor:
     """Bring the heads together. (B, H, S, K) -> (B * S, D)"""
-    B, _, S, _ = x.shape
-    return x.transpose(1, 2).reshape(B * S, -1)
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
@@ -155,7 +156,7 @@ def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     """
     B, H, S, K = q.shape
     texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
-    if (B == 1 and S % LANES <= LEFT_OVER) or (texts == 1 and S % LANES < 3):
+    if k.shape[2] < S or (B == 1 and S % LANES <= LEFT_OVER) or (texts == 1 and S % LANES < 3):
         return functional.scaled_dot_product_attention(q, k, v)
     group = texts * S
     window = -(-group // LANES) * LANES

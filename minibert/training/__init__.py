@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .evaluate import STSEvaluator as STSEvaluator
     from .evaluate import TripletEvaluator as TripletEvaluator
     from .examples import Examples as Examples
+    from .late import LateDistillation as LateDistillation
+    from .late import LateInBatchNegatives as LateInBatchNegatives
+    from .late import LateMarginMSE as LateMarginMSE
+    from .late import LateTask as LateTask
     from .loop import DivergedError as DivergedError
     from .loop import train as train
     from .masked import MaskedLMEvaluator as MaskedLMEvaluator
@@ -38,6 +42,7 @@ _NAMES = {
     "distill": "LayerTask SimilarityMatrix TeacherVectors",
     "evaluate": "NLIEvaluator RetrievalEvaluator STSEvaluator TripletEvaluator",
     "examples": "Examples",
+    "late": "LateDistillation LateInBatchNegatives LateMarginMSE LateTask",
     "loop": "DivergedError train",
     "masked": "MaskedLMEvaluator MaskedLMTask",
     "objectives": "Combined CosineRegression InBatchNegatives Matryoshka Objective Softmax Triplet",

@@ -177,7 +177,7 @@ class InBatchNegatives(Objective):
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None, texts: Tensor | None = None) -> Tensor:
         """Two or more of (B, D) -> scalar. Without ``texts`` all are taken to differ."""
         self.check(len(vectors), labels)
-        scores = self.scale * SIMILARITIES[self.similarity](vectors[0], torch.cat(list(vectors[1:])))  # (B, candidates)
+        scores = self.scale * self.scores(vectors)
         own = torch.arange(len(scores), device=scores.device)
         if texts is not None:
             u, v, candidates = texts[:, :1], texts[:, 1:2], texts[:, 1:].T.reshape(1, -1)
@@ -186,6 +186,10 @@ class InBatchNegatives(Objective):
             right[own, own] = False  # the one that is asked for
             scores = scores.masked_fill(right, -torch.inf)
         return functional.cross_entropy(scores, own)
+
+    def scores(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Compare every u with every other text. -> (B, candidates)"""
+        return SIMILARITIES[self.similarity](vectors[0], torch.cat(list(vectors[1:])))
 
 
 class Matryoshka(Objective):

@@ -133,6 +133,6 @@ class SentenceTask(Task):
 def padded(encoder: TextModel, tokens: Tokens, rows: np.ndarray) -> dict[str, Tensor]:
     """Return the arguments of the encoder's `forward`, (B, S) each, on its device; no mask if nothing is padded."""
     batch, lengths = encoder._pad(tokens, rows), tokens.lengths[rows]
-    if lengths.min() == lengths.max():
+    if lengths.min() == lengths.max() and tokens.seen is None:
         del batch["attention_mask"]
     return batch

@@ -53,7 +53,7 @@ template <class A> struct Call {
     const Layer& layer;
     const float* x;
     float* y;
-    const int64_t* lengths;
+    const int64_t *lengths, *seen;
     const int texts;
     const bool first_only;
     int64_t T = 0, longest = 0;
@@ -132,7 +132,7 @@ template <class A> struct Call {
                 const Value* q = queries + row * q_stride + head * K;
                 if (S)
                     attend<typename A::Attention>(q, q_stride, first_only ? 1 : S, keys + key, after_keys + key, stride,
-                                                  S, K, to, W, panels.take<float>(0));
+                                                  seen[text], K, to, W, panels.take<float>(0));
             }
     }
 
@@ -153,9 +153,9 @@ template <class A> struct Call {
 };
 
 template <class A>
-bool compute(const Layer& layer, const float* x, float* y, const int64_t* lengths, int texts, bool first_only,
-             int threads) {
-    Call<A> call = {layer, x, y, lengths, texts, first_only};
+bool compute(const Layer& layer, const float* x, float* y, const int64_t* lengths, const int64_t* seen, int texts,
+             bool first_only, int threads) {
+    Call<A> call = {layer, x, y, lengths, seen, texts, first_only};
     if (!call.prepare()) return false;
     bool enough = true;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -180,10 +180,11 @@ extern "C" {
 
 int minibert_panel() { return PANEL; }
 
-// x (T, D) -> y (T, D), or (texts, D) of each text's first token. Returns 0 where memory ran out.
-int minibert_layer(const Layer* layer, const float* x, float* y, const int64_t* lengths, int texts, int first_only,
-                   int threads) {
+// x (T, D) -> y (T, D), or (texts, D) of each text's first token. Of each text only the tokens `seen` are attended to,
+// its first ones. Returns 0 where memory ran out.
+int minibert_layer(const Layer* layer, const float* x, float* y, const int64_t* lengths, const int64_t* seen, int texts,
+                   int first_only, int threads) {
     constexpr decltype(&compute<Float32>) with[] = {compute<Float32>, compute<BFloat16>, compute<Int8>};
-    return with[layer->arithmetic](*layer, x, y, lengths, texts, first_only, threads);
+    return with[layer->arithmetic](*layer, x, y, lengths, seen, texts, first_only, threads);
 }
 }
