@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from .call import as_list, check_texts
+from .call import as_list, check_texts, trim_memory
 from .checkpoint.load import find_device
 from .display import progress_bar
 from .truncation import TooLongError, TruncationReport, announce, check_mode
@@ -197,5 +197,6 @@ def _joined(parts: list[Any], model: Any, form: Mapping[str, Any]) -> Any:
 
 def _encode(model: Any, method: str, texts: list[str], options: dict[str, Any]) -> tuple[bytes, TruncationReport]:
     """Encode a chunk, in a process of a pool. Bytes: tensors would go through shared memory."""
-    result = getattr(model, method)(texts, **options)
-    return pickle.dumps(result), model.truncation_report
+    result = pickle.dumps(getattr(model, method)(texts, **options))
+    trim_memory()
+    return result, model.truncation_report
