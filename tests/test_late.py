@@ -228,7 +228,7 @@ def test_folders(encoder, tmp_path):
 def test_folders_of_other_kinds(tmp_path):
     with pytest.raises(ConfigError, match="is for SentenceEncoder, not for MultiVectorEncoder"):
         MultiVectorEncoder.from_pretrained(write_encoder(tmp_path / "a", ("Pooling", {"pooling_mode_cls_token": True})))
-    with pytest.raises(CheckpointError, match="neither modules.json nor a projection"):
+    with pytest.raises(CheckpointError, match=r"neither modules\.json nor a projection"):
         MultiVectorEncoder.from_pretrained(write_encoder(tmp_path / "b"))
 
 
@@ -281,7 +281,7 @@ def test_training_refuses_data_by_name(make):
     with pytest.raises(ValueError, match="student_temperature must be above 0"):
         LateDistillation(0)
     encoder = make(token_pooling=HierarchicalTokenPooling(2))
-    with pytest.raises(ValueError, match="set encoder.token_pooling"):
+    with pytest.raises(ValueError, match=r"set encoder\.token_pooling"):
         LateTask(encoder, LateInBatchNegatives(), Examples([QUERIES, FIRST]))
 
 
