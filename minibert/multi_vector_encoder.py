@@ -220,7 +220,7 @@ class MultiVectorEncoder(TextModel):
         return best_first(scores.tolist(), top_k, texts if return_documents else None)
 
     def match(self, query: str, document: str, **options: Any) -> Matches:
-        """Tell which tokens make two texts similar. ``options`` are `encode`'s. A mean belongs to no token: no pooling."""
+        """Tell which tokens make two texts similar; they are not pooled. ``options`` are `encode`'s."""
         x, names = self._side(query, "query", self._prompt_for(QUERY, options))
         y, others = self._side(document, "document", self._prompt_for(DOCUMENT, options))
         return Matches(names, others, x @ y.T)
@@ -232,7 +232,7 @@ class MultiVectorEncoder(TextModel):
         return results[0][0].cpu()[torch.from_numpy(counts)], self.tokenizer.convert_ids_to_tokens(tokens.ids[counts])
 
     def tokenize(self, texts: str | Iterable[str], task: str | None = None) -> dict[str, Tensor]:
-        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, (n, S) each, without a prompt."""
+        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, (n, S); no prompt."""
         tokens = self._tokenize(as_list(texts), None, {"task": task})
         announce(tokens.truncation, self.truncation)
         return self._pad(tokens, range(len(tokens.lengths)))

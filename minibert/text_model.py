@@ -167,11 +167,8 @@ class TextModel(Portable):
     ) -> Any:
         """Compute texts batch by batch, each by the stack or by the page, and put the results in the texts' places.
 
-        Args:
-            prompt_length: Tokens at the beginning of each text that are not read.
-            reading, device: The call's own options, for `_read`; and of the result.
-            per_token: Return a list of (states, result) for each text, and not rows of one tensor.
-            batch_size: This and all that follow are described in ``CallOptions``.
+        The first ``prompt_length`` tokens of each text are not read. ``reading`` is for `_read`. With ``per_token`` the
+        result is a list of (states, result) for each text, and not rows of one tensor. The rest: ``CallOptions``.
         """
         check_count("batch_size", batch_size, optional=True)
         count, done, result, call, lengths = len(tokens.lengths), 0, None, object(), tokens.lengths
@@ -196,9 +193,9 @@ class TextModel(Portable):
 
             padding, config = decision.padding, self.model.config
             # Of equal lengths, texts with as many tokens to attend to come together.
-            order = np.arange(count) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
+            order: Any = slice(None) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
             batches = plan(lengths[order], config, batch_size, workers, padding=padding, alone=batch_invariant)
-            batches = [order[rows] for rows in batches]
+            batches = batches if tokens.seen is None else [order[rows] for rows in batches]
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 release_freed_memory(count, done, len(rows))
                 result, done = put(result, count, rows, values, device), done + len(rows)

@@ -38,10 +38,11 @@ def run(options: Namespace) -> None:
     from ..config import read_json
     from ..cross_encoder import CrossEncoder
     from ..encoder import SentenceEncoder
+    from ..multi_vector_encoder import MultiVectorEncoder
     from ..sparse_encoder import SparseEncoder
 
     source = keywords(options, "revision", "local_files_only")
-    kinds: dict[str | None, Any] = {"CrossEncoder": CrossEncoder, "SparseEncoder": SparseEncoder}
+    kinds: dict[str | None, Any] = {kind.__name__: kind for kind in (CrossEncoder, MultiVectorEncoder, SparseEncoder)}
     kind = kinds.get(kind_of(open_files(options.model, **source)), SentenceEncoder)
     kind.from_pretrained(options.model, device="cpu", **source).compile(options.output)
     facts = read_json(options.output / FOLDER / MANIFEST)

@@ -23,7 +23,7 @@ from ..tokenizer import Tokens
 from . import parallel
 from .examples import Examples
 from .objectives import InBatchNegatives, Objective
-from .task import SentenceTask
+from .task import SentenceTask, padded
 
 
 class TokenColumn(NamedTuple):
@@ -50,7 +50,7 @@ def token_scores(queries: TokenColumn, documents: TokenColumn, *, mean: bool, pa
 
 
 class LateInBatchNegatives(InBatchNegatives):
-    """`InBatchNegatives` of MaxSim: cross-entropy of softmax(scale * score). ColBERT's (arXiv 2004.12832, section 3.3)"""
+    """`InBatchNegatives` of MaxSim: cross-entropy of softmax(scale * score). ColBERT's."""
 
     def __init__(self, scale: float = 1.0, *, mean: bool = False) -> None:
         super().__init__(scale)
@@ -174,6 +174,10 @@ class LateTask(SentenceTask):
         chunks = np.split(rows, range(size, len(rows), size))
         parts = [checkpoint(self._embed, tokens, chunk, use_reentrant=False) for chunk in chunks]
         return torch.cat([_widened(x, max(part.shape[1] for part in parts)) for x in parts])
+
+    def _embed(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
+        vectors: Tensor = self.model(**padded(self.model, tokens, rows))
+        return vectors
 
     def identity(self) -> dict[str, Any]:
         """Return data, model, objective, and what decides on tokens."""
