@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from .heads import BertForPreTraining as BertForPreTraining
     from .heads import BertForSequenceClassification as BertForSequenceClassification
     from .heads import BertForTokenClassification as BertForTokenClassification
-    from .late import TokenVectors as TokenVectors
     from .model import Bert as Bert
-    from .multi_vector_encoder import MultiVectorEncoder as MultiVectorEncoder
-    from .sparse_encoder import SparseEncoder as SparseEncoder
+    from .retrieval.late import TokenVectors as TokenVectors
+    from .retrieval.multi_vector_encoder import MultiVectorEncoder as MultiVectorEncoder
+    from .retrieval.sparse_encoder import SparseEncoder as SparseEncoder
     from .token_pooling import HierarchicalTokenPooling as HierarchicalTokenPooling
     from .tokenizer import Tokenizer as Tokenizer
     from .truncation import TooLongError as TooLongError
@@ -46,11 +46,11 @@ _NAMES = {
     "encoder": "SentenceEncoder",
     "heads": "BertForMaskedLM BertForNextSentencePrediction BertForPreTraining BertForSequenceClassification "
     "BertForTokenClassification",
-    "late": "TokenVectors",
+    "retrieval.late": "TokenVectors",
     "model": "Bert",
-    "multi_vector_encoder": "MultiVectorEncoder",
+    "retrieval.multi_vector_encoder": "MultiVectorEncoder",
     "token_pooling": "HierarchicalTokenPooling",
-    "sparse_encoder": "SparseEncoder",
+    "retrieval.sparse_encoder": "SparseEncoder",
     "tokenizer": "Tokenizer",
     "truncation": "TooLongError",
     "vectors": "quantize_embeddings similarity",

@@ -77,9 +77,7 @@ def as_matrix(vectors: Vectors) -> Tensor:
             "np.unpackbits(codes.view(np.uint8), axis=-1).astype(np.float32)"
         )
     if getattr(vectors, "layout", torch.strided) is not torch.strided or hasattr(vectors, "tocoo"):
-        raise ValueError(
-            "these vectors are sparse: compare them by SparseEncoder.similarity, or sparse_vectors.similarity"
-        )
+        raise ValueError("these vectors are sparse: compare them by SparseEncoder.similarity")
     try:
         if isinstance(vectors, np.ndarray):
             # torch takes neither negative strides nor read-only memory, as of np.load(..., mmap_mode="r").

@@ -9,12 +9,13 @@ import torch
 from helpers import TINY, widen
 from tiny_folder import TEXTS, VOCABULARY, write_encoder, write_json, write_vocabulary
 
-from minibert import Bert, HierarchicalTokenPooling, MultiVectorEncoder, SentenceEncoder, Tokenizer, TokenVectors, late
+from minibert import Bert, HierarchicalTokenPooling, MultiVectorEncoder, SentenceEncoder, Tokenizer, TokenVectors
 from minibert.checkpoint.colbert import LateModules, QueryExpansion
 from minibert.checkpoint.tensors import CheckpointError
 from minibert.config import ConfigError
-from minibert.late import maxsim, maxsim_pairwise
 from minibert.pooling import Dense, Normalize
+from minibert.retrieval import late
+from minibert.retrieval.late import maxsim, maxsim_pairwise
 from minibert.training import Examples, LateDistillation, LateInBatchNegatives, LateMarginMSE, LateTask, Settings, train
 
 

@@ -23,13 +23,12 @@ from minibert import (
     SentenceEncoder,
     SparseEncoder,
     Tokenizer,
-    sparse_vectors,
     vectors,
-    vocabulary,
 )
 from minibert.checkpoint.sparse_encoders import SparseModules
 from minibert.pooling import SpladePooling
-from minibert.static_queries import StaticQueries
+from minibert.retrieval import sparse_vectors, vocabulary
+from minibert.retrieval.static_queries import StaticQueries
 from minibert.truncation import TooLongError
 
 V = TINY.vocab_size

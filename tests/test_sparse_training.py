@@ -13,7 +13,7 @@ from tiny_training import make_texts
 
 from minibert import BertForMaskedLM, SparseEncoder, Tokenizer
 from minibert.checkpoint.sparse_encoders import SparseModules
-from minibert.static_queries import StaticQueries
+from minibert.retrieval.static_queries import StaticQueries
 from minibert.training import (
     Examples,
     InBatchNegatives,

@@ -82,8 +82,8 @@ def _peak() -> float:
 
 def maxsim(engine: str, *others: object) -> dict[str, float]:
     """Return the milliseconds of one query, and the peak of resident memory above the documents' own in MiB."""
-    from minibert.late import TokenVectors
-    from minibert.late import maxsim as ours
+    from minibert.retrieval.late import TokenVectors
+    from minibert.retrieval.late import maxsim as ours
 
     torch.manual_seed(0)
     query = torch.nn.functional.normalize(torch.randn(32, 128), dim=-1)

@@ -38,8 +38,8 @@ def run(options: Namespace) -> None:
     from ..config import read_json
     from ..cross_encoder import CrossEncoder
     from ..encoder import SentenceEncoder
-    from ..multi_vector_encoder import MultiVectorEncoder
-    from ..sparse_encoder import SparseEncoder
+    from ..retrieval.multi_vector_encoder import MultiVectorEncoder
+    from ..retrieval.sparse_encoder import SparseEncoder
 
     source = keywords(options, "revision", "local_files_only")
     kinds: dict[str | None, Any] = {kind.__name__: kind for kind in (CrossEncoder, MultiVectorEncoder, SparseEncoder)}

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import sparse_vectors, vectors
+from .. import vectors
 from ..config import check_count
 from ..encoder import SentenceEncoder
-from ..sparse_encoder import SparseEncoder
+from ..retrieval import sparse_vectors
+from ..retrieval.sparse_encoder import SparseEncoder
 from .examples import Examples
 
 AnyEncoder: TypeAlias = SentenceEncoder | SparseEncoder

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ..late import EMPTY
-from ..multi_vector_encoder import SETTINGS, MultiVectorEncoder
+from ..retrieval.late import EMPTY
+from ..retrieval.multi_vector_encoder import SETTINGS, MultiVectorEncoder
 from ..text_model import DOCUMENT, QUERY
 from ..tokenizer import Tokens
 from . import parallel

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import check_count
-from ..sparse_encoder import SparseEncoder
+from ..retrieval.sparse_encoder import SparseEncoder
 from ..tokenizer import Tokens
 from .objectives import InBatchNegatives, Objective, check, loss
 from .task import SentenceTask, padded

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, get_linear_schedule_with_warmup
 
 from minibert import HierarchicalTokenPooling, MultiVectorEncoder, TokenVectors
-from minibert.late import maxsim
+from minibert.retrieval.late import maxsim
 from minibert.training import (
     Examples,
     LateDistillation,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoint.sparse_encoders import without_special_tokens
+from ..checkpoint.sparse_encoders import without_special_tokens
+from ..tokenizer import Tokenizer, Tokens
 from .sparse_vectors import Row
-from .tokenizer import Tokenizer, Tokens
 
 
 class StaticQueries(nn.Module):

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batches import side_by_side, workers_for
-from .display import table
-from .tokenizer import Tokens
+from ..batches import side_by_side, workers_for
+from ..display import table
+from ..tokenizer import Tokens
 
 # Similarities of tokens that are in memory at once, of each block: enough for fast products.
 BLOCK = 2**20

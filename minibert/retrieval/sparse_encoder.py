@@ -11,25 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arithmetic import choose
+from ..call import CallOptions, as_list, check_options
+from ..checkpoint.hub import open_files
+from ..checkpoint.kinds import check_kind
+from ..checkpoint.load import find_device, load_files
+from ..checkpoint.save import replacing_model
+from ..checkpoint.sparse_encoders import ROUTED, TASKS, SparseModules, read_sparse_modules, write_sparse_modules
+from ..config import ConfigError, check_count, named
+from ..drop_in import LoadOptions, loading, put_settings
+from ..fast.decide import Decision
+from ..heads import BertForMaskedLM
+from ..pooling import SpladePooling
+from ..text_model import DOCUMENT, QUERY, TextModel
+from ..tokenizer import Tokenizer, Tokens
+from ..truncation import announce, check_mode
+from ..vectors import SIMILARITIES
 from . import sparse_vectors
-from .arithmetic import choose
-from .call import CallOptions, as_list, check_options
-from .checkpoint.hub import open_files
-from .checkpoint.kinds import check_kind
-from .checkpoint.load import find_device, load_files
-from .checkpoint.save import replacing_model
-from .checkpoint.sparse_encoders import ROUTED, TASKS, SparseModules, read_sparse_modules, write_sparse_modules
-from .config import ConfigError, check_count, named
-from .drop_in import LoadOptions, loading, put_settings
-from .fast.decide import Decision
-from .heads import BertForMaskedLM
-from .pooling import SpladePooling
 from .sparse_vectors import LAYOUTS, Row
 from .static_queries import StaticQueries
-from .text_model import DOCUMENT, QUERY, TextModel
-from .tokenizer import Tokenizer, Tokens
-from .truncation import announce, check_mode
-from .vectors import SIMILARITIES
 from .vocabulary import FastHead, PageHead, as_they_are, fast_head, weigh, whole_model, why_page
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import vectors
+from .. import vectors
 
 Row: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # of one text: the ids of its words, rising, and their weights
 

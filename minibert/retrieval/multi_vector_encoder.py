@@ -11,23 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import choose
-from .call import CallOptions, as_list, best_first
-from .checkpoint.colbert import LateModules, QueryExpansion, add_markers
-from .checkpoint.hub import HubOptions, open_files
-from .checkpoint.kinds import check_kind
-from .checkpoint.load import find_device, load_files
-from .checkpoint.multi_vector import MEASURES, read_late_modules, write_late_modules
-from .checkpoint.save import replacing_model
-from .checkpoint.sentence_transformers import check_writable, vector_width
-from .config import ConfigError, check_count, named
+from ..arithmetic import choose
+from ..call import CallOptions, as_list, best_first
+from ..checkpoint.colbert import LateModules, QueryExpansion, add_markers
+from ..checkpoint.hub import open_files
+from ..checkpoint.kinds import check_kind
+from ..checkpoint.load import find_device, load_files
+from ..checkpoint.multi_vector import MEASURES, read_late_modules, write_late_modules
+from ..checkpoint.save import replacing_model
+from ..checkpoint.sentence_transformers import check_writable, vector_width
+from ..config import ConfigError, check_count, named
+from ..drop_in import LoadOptions, loading, put_settings
+from ..model import Bert, EncoderOutput
+from ..pooling import Normalize
+from ..text_model import DOCUMENT, QUERY, TextModel
+from ..token_pooling import TASKS, HierarchicalTokenPooling
+from ..tokenizer import Tokenizer, Tokens
+from ..truncation import announce, check_mode
 from .late import Matches, Texts, TokenVectors, fill_up, maxsim, maxsim_pairwise
-from .model import Bert, EncoderOutput
-from .pooling import Normalize
-from .text_model import DOCUMENT, QUERY, TextModel
-from .token_pooling import TASKS, HierarchicalTokenPooling
-from .tokenizer import Tokenizer, Tokens
-from .truncation import announce, check_mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -91,23 +92,22 @@ class MultiVectorEncoder(TextModel):
         truncation: str = "warn",
         fast: bool | None = None,
         compiled: bool | None = None,
-        **hub: Unpack[HubOptions],
+        **options: Unpack[LoadOptions],
     ) -> Self:
         """Load a folder of sentence-transformers 6, of PyLate, or of Stanford's ColBERT (colbertv2.0).
 
-        Args:
-            name: A folder or a hub id.
-            device, dtype, truncation, fast, compiled: As for ``SentenceEncoder``. Vectors are float32 at least.
-            hub: See ``HubOptions``.
+        ``name`` is a folder or a hub id. The rest is as for ``SentenceEncoder``, without ``truncate_dim``.
 
         Raises:
             HubError: the model can't be had. ConfigError, CheckpointError: it is damaged, for another class, or
                 minibert does not compute it; or its vocabulary lacks a marker.
         """
         check_mode(truncation)
+        dtype, settings, hub = loading(dtype, options, "truncate_dim")
         files = open_files(name, **hub)
         check_kind(files, "MultiVectorEncoder")
         modules = read_late_modules(files)
+        put_settings(modules, settings)
         inner, place = files.below(modules.transformer), find_device(device)
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=Bert, dtype=dtype)

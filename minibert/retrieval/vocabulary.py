@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .fast.changes import track, version
-from .fast.decide import departure, unusable
-from .fast.prepare import ARITHMETICS
-from .fast.stack import activation_name, pack
-from .fast.tokens import round_up
-from .fused import has_hooks
-from .heads import BertForMaskedLM, MaskedLMHead
-from .pooling import SpladePooling
+from ..fast.changes import track, version
+from ..fast.decide import departure, unusable
+from ..fast.prepare import ARITHMETICS
+from ..fast.stack import activation_name, pack
+from ..fast.tokens import round_up
+from ..fused import has_hooks
+from ..heads import BertForMaskedLM, MaskedLMHead
+from ..pooling import SpladePooling
 from .sparse_vectors import Row
 
 WORDS = 2048  # at a time: so few that their scores stay in the processor's cache
