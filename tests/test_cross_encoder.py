@@ -362,7 +362,7 @@ def test_a_replaced_part_is_not_half_saved(tmp_path, encoder):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["device", "reading", "per_token", "pairs"])
+@pytest.mark.parametrize("name", ["reading", "per_token", "pairs"])
 def test_a_keyword_that_only_our_own_code_knows_is_refused_by_its_name(folder, name):
     encoder = CrossEncoder.from_pretrained(folder, device="cpu")
     for call in (lambda **more: encoder.predict([("a", "b")], **more), lambda **more: encoder.rank("a", ["b"], **more)):
