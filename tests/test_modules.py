@@ -271,6 +271,8 @@ DAMAGED = [
     ("sentence_bert_config.json", "x"),
     ("sentence_bert_config.json", '{"max_seq_length": "x"}'),
     ("sentence_bert_config.json", '{"max_seq_length": 0}'),
+    ("sentence_bert_config.json", '{"query_length": 32}'),
+    ("sentence_bert_config.json", '{"document_length": 32}'),
     ("sentence_bert_config.json", '{"max_seq_length": true}'),
     ("config_sentence_transformers.json", "x"),
     ("config_sentence_transformers.json", '{"prompts": ["a"]}'),

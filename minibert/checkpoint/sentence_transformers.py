@@ -77,6 +77,11 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
         if not found.after or not isinstance(found.after[0], Pooling):
             raise ConfigError(f"{path}: no Pooling follows the Transformer, so there is no sentence vector")
     read_settings(files, found)
+    below = files.below(found.transformer)
+    values = below.read_object(TRANSFORMER_SETTINGS)
+    if odd := [name for name in ("query_length", "document_length") if values.get(name) is not None]:
+        text = f"{odd[0]}, a limit for `encode_{odd[0].split('_')[0]}` alone, is for MultiVectorEncoder only"
+        raise ConfigError(f"{below.name}/{TRANSFORMER_SETTINGS}: {text}: delete it, and set max_seq_length")
     return found
 
 
