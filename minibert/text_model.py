@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,7 +42,6 @@ class TextModel(Portable):
     """
 
     unit, verb = "texts", "encode"
-    computes = "model"  # the part that batches go through, before `_read`
     _frames = 4  # from a warning of truncation up to the user's call
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
@@ -78,6 +77,11 @@ class TextModel(Portable):
     def max_seq_length(self, length: int) -> None:
         check_count("max_seq_length", length)
         self._max_seq_length = min(int(length), self.model.config.max_position_embeddings)
+
+    @property
+    def _core(self) -> Any:
+        """The part that batches go through, before `_read`."""
+        return self.model
 
     def explain(self) -> str:
         """Return a table to print: for each part, whether the stack or the page computes it in a call, and why."""
@@ -212,7 +216,7 @@ class TextModel(Portable):
         With ``first_only`` S is 1, the first token.
         """
         lengths = tokens.lengths[rows]
-        stack, model = decision.stack, cast(Any, self.get_submodule(self.computes))
+        stack, model = decision.stack, self._core
         if stack is None or not lengths.max(initial=0):  # without any token the page says what is wrong
             batch = self._pad(tokens, rows)
             mask = batch["attention_mask"] if lengths.min() < lengths.max() or tokens.seen is not None else None
@@ -259,8 +263,7 @@ class TextModel(Portable):
         """
         if (decision := self._decision) is None or not known:
             make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
-            model = self.get_submodule(self.computes)
-            decision = self._decision = decide(self, model, self._readers(), self._arithmetic, decision, make)
+            decision = self._decision = decide(self, self._core, self._readers(), self._arithmetic, decision, make)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):

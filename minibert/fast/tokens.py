@@ -36,8 +36,8 @@ class PackedTokens:
         self.equal = self.count == len(lengths) * self.shape[1]  # packed and padded tokens are the same
         starts = tokens.starts[rows]
         self.seen = self.lengths if tokens.seen is None else tokens.seen[rows]
-        # Neighbours of one length, as most are in a sorted batch: (length, tokens attended to, number of texts).
-        self.runs = [(*run, len(list(same))) for run, same in groupby(zip(lengths, self.seen.tolist(), strict=True))]
+        seen = self.seen.tolist()  # Neighbours of one length, as most are: (length, tokens attended to, texts).
+        self.runs = [(*run, len(list(same))) for run, same in groupby(zip(lengths, seen, strict=True))]
         self._first = np.cumsum(self.lengths) - self.lengths  # (B,), where each text begins
         place: slice | np.ndarray = slice(int(starts[0]), int(starts[0]) + self.count)
         if len(lengths) > 1:
@@ -113,7 +113,7 @@ def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
         end = begin + length * count
         if begin < end:
             q, k, v = _split(qkv[begin:end], count, length, 3, head_size).unbind(0)
-            k, v = k[..., :keys, :], v[..., :keys, :]
+            k, v = (k, v) if keys == length else (k[..., :keys, :], v[..., :keys, :])
             parts.append(_merge(_attend_equal(q, k, v, beyond=qkv.shape[0] - end)))
         begin = end
     if begin < qkv.shape[0]:
@@ -145,7 +145,7 @@ def _split(x: Tensor, count: int, length: int, parts: int, head_size: int) -> Te
 
 def _merge(x: Tensor) -> Tensor:
     """Bring the heads together. (B, H, S, K) -> (B * S, D)"""
-    return x.transpose(1, 2).flatten(2).flatten(0, 1)
+    return x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], -1)
 
 
 def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:

@@ -44,8 +44,6 @@ class SparseEncoder(TextModel):
     `encode` may be called from several threads at once.
     """
 
-    computes = "model.bert"  # the head is applied in `_read`, to some tokens and words at a time
-
     def __init__(
         self,
         model: BertForMaskedLM | str | os.PathLike[str],
@@ -264,6 +262,10 @@ class SparseEncoder(TextModel):
         lengths = [x.shape[1]] * len(x) if mask is None else mask.sum(1).tolist()
         packed = x.flatten(0, 1) if mask is None else x[mask]
         return x, weigh(head, self.pooling, packed, lengths, reading["keep"])
+
+    @property
+    def _core(self) -> Any:  # the head is applied in `_read`, to some tokens and words at a time
+        return self.model.bert
 
     def _readers(self) -> list[nn.Module]:
         return [self.pooling]
