@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -48,6 +49,18 @@ ELSEWHERE = {
     "push_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
     "save_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
 }
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The part of sentence-transformers' card that others read."""
+
+    model_name: str | None
+    base_model: None = None
+    base_model_revision: None = None
+
+    def set_evaluation_metrics(self, *_: object) -> None:
+        """Do nothing: scores are not kept in the model."""
 
 
 class SentenceTransformersCalls(TextModel):
@@ -122,6 +135,12 @@ class SentenceTransformersCalls(TextModel):
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
         """Return what an evaluator of sentence-transformers says of this model."""
         return evaluator(self, output_path)
+
+    @property
+    def model_card_data(self) -> ModelCard:
+        """Return what their evaluators and MTEB ask a model for: its name."""
+        report = getattr(self.model, "report", None)
+        return ModelCard(None if report is None else report.source)
 
     def __getitem__(self, place: int) -> nn.Module:
         """Return the Bert (0), the pooling (1), or a module that follows it."""

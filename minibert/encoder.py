@@ -199,6 +199,7 @@ class SentenceEncoder(SentenceTransformersCalls):
         """
         if output_value not in OUTPUTS:
             raise ValueError(f"output_value must be one of {OUTPUTS}, not {output_value!r}")
+        precision = precision or "float32"  # sentence-transformers' evaluators give None
         check_precision(precision, ranges)
         per_token = output_value != "sentence_embedding"
         if per_token and precision != "float32":

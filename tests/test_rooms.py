@@ -41,6 +41,10 @@ ROOMS = {
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
     "util": {"torch", "numpy"},
+    "adapters": {
+        *("torch", "numpy", "pydantic", "langchain_core", "llama_index", "haystack", "chromadb", "sklearn"),
+        *("keybert", "bertopic"),
+    },
     "cli": {"numpy", "torch"},
     "__main__": set(),
 }

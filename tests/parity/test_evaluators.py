@@ -80,3 +80,17 @@ def test_retrieval_is_sentence_transformers(both, chunk):
     for name, value in found.items():
         assert value == pytest.approx(theirs_found[f"cosine_{name}"], abs=1e-9), name
     assert 0 < found["mrr@10"] < 1
+
+
+def test_their_evaluators_run_on_our_encoder(both):
+    near, far = TEXTS[1:] + TEXTS[:1], TEXTS[9:] + TEXTS[:9]
+    relevant = {str(i): {str((i + 1) % len(TEXTS))} for i in range(len(TEXTS))}
+    ids = {str(i): text for i, text in enumerate(TEXTS)}
+    scores = np.linspace(0, 1, len(TEXTS)).tolist()
+    for evaluator in (
+        EmbeddingSimilarityEvaluator(TEXTS, near, scores),
+        TheirTripletEvaluator(TEXTS, near, far),
+        InformationRetrievalEvaluator(ids, ids, relevant),
+    ):
+        ours, theirs = (model.evaluate(evaluator) for model in both)
+        assert ours == pytest.approx(theirs, abs=1e-5)
