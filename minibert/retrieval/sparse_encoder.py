@@ -58,9 +58,7 @@ class SparseEncoder(TextModel):
 
         Without ``modules``: SPLADE's max pooling. ``static`` computes the tasks that need no model.
 
-        Raises:
-            ConfigError: the parts do not fit each other. ValueError: the truncation mode is unknown.
-            TypeError: a model without a Tokenizer, or an unknown keyword.
+        Raise ConfigError for parts that do not fit each other, and as `SentenceEncoder`.
         """
         if not isinstance(model, BertForMaskedLM):
             nn.Module.__init__(self)
@@ -191,7 +189,7 @@ class SparseEncoder(TextModel):
             embeddings: What `encode` returned, but dicts: torch's tensors, a list of them, scipy's matrix, an array.
             top_k: The highest so many. None: all that are not 0.
 
-        Raises ValueError for other vectors, or another width than V.
+        Raises ValueError for other vectors, or another width.
         """
         check_count("top_k", top_k, optional=True)
         matrix = sparse_vectors.as_coo(embeddings)
