@@ -15,9 +15,10 @@ import torch
 from helpers import MINILM, TINY, widen
 from tiny_folder import MEAN, write_encoder, write_vocabulary
 
-from minibert import Bert, BertConfig, BertForMaskedLM, SentenceEncoder, Tokenizer
+from minibert import Bert, BertConfig, BertForMaskedLM, MultiVectorEncoder, SentenceEncoder, Tokenizer
+from minibert.checkpoint.colbert import LateModules, QueryExpansion
 from minibert.cli import main
-from minibert.pooling import Pooling
+from minibert.pooling import Normalize, Pooling
 from minibert.research import capture, prune_heads
 from minibert.research.attribute import attribute
 from minibert.research.corpus import TokenIndex, word_at
@@ -547,4 +548,93 @@ def test_a_browser_shows_a_corpus_and_a_masked_text(tiny, tmp_path, indexes, mas
         "looks": said(0, 0, 0),
         "bare": said(1, 1, 2),
         "scripts": 3,
+    }
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    torch.manual_seed(0)
+    modules = LateModules(after=[Normalize()], query_expansion=QueryExpansion(8), skiplist_words=[".", ","])
+    tokenizer = Tokenizer.from_pretrained(write_encoder(tmp_path_factory.mktemp("late"), ("Pooling", MEAN)))
+    return MultiVectorEncoder(widen(Bert(TINY)).eval(), tokenizer, modules)
+
+
+def test_late_interaction_is_shown_by_the_tokens_that_count(late):
+    query, document = "who eats", "the man, a cat eats food."
+    data, match = collect(late, [query, document]), late.match(query, document)
+    shown = data["late"]
+    names = [
+        [text["tokens"][at] for at in shown[side]]
+        for text, side in zip(data["texts"], ("rows", "columns"), strict=True)
+    ]
+    assert names == [match.query, match.document]
+    assert names[0][-4:] == ["[MASK]"] * 4
+    assert not {",", "."} & {*names[1]}
+    assert np.allclose(shown["similarities"], match.similarities, atol=1e-4)
+    assert shown["score"] == pytest.approx(match.score, abs=1e-4)
+    best = match.similarities.amax(1)
+    assert [text["tokens"].count("[MASK]") for text in data["texts"]] == [4, 0]
+    assert data["texts"][0]["pooled"] == pytest.approx((best / best.sum()).tolist(), abs=1e-5)
+    expected = np.zeros(len(data["texts"][1]["tokens"]))
+    np.add.at(expected, np.array(shown["columns"])[match.best.numpy()], (best / best.sum()).numpy())
+    assert data["texts"][1]["pooled"] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("texts", [["who eats"], ["who eats", ""]], ids=["one text", "an empty document"])
+def test_late_interaction_of_fewer_words(late, texts):
+    data = collect(late, texts)
+    assert len(data["texts"]) == len(texts)
+    assert ("late" in data) == (len(texts) == 2)  # [CLS] and [SEP] of an empty document count
+
+
+def test_a_document_of_which_nothing_counts_has_no_matrix(late, monkeypatch):
+    monkeypatch.setattr(late, "skiplist_words", [".", "[CLS]", "[SEP]"])
+    data = collect(late, ["who", "..."])
+    assert "late" not in data
+    assert data["texts"][1]["pooled"] == [0] * 5
+
+
+def test_the_command_line_shows_late_interaction(late, tmp_path, capsys):
+    late.save_pretrained(tmp_path / "model")
+    target = tmp_path / "page.html"
+    command = ["view", "who eats", "the cat eats food.", "-m", str(tmp_path / "model"), "-o", str(target)]
+    assert main([*command, "--max-length", "5"]) == 0
+    data = data_in(target)
+    assert data["texts"][1]["lost"] == 2
+    assert len(data["late"]["rows"]) == 8
+    assert main([*command, "--pooling", "mean", "--mask", "cat"]) == 1
+    assert "is for MultiVectorEncoder, which takes no --pooling, --mask" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="of a SentenceEncoder, not of a MultiVectorEncoder"):
+        collect(late, ["the cat"], mask=["cat"])
+
+
+@in_a_browser
+@pytest.mark.parametrize("measure", ["maxsim", "meanmaxsim"])
+def test_a_browser_shows_late_interaction(late, tmp_path, monkeypatch, measure):
+    monkeypatch.setattr(late, "similarity_fn_name", measure)
+    html = view(late, "who eats", "a cat eats food.", path=tmp_path / "page.html").read_text(encoding="utf-8")
+    found = browse(
+        html,
+        tmp_path,
+        """
+        const all = (name) => [...document.querySelectorAll(name)].map((node) => node.textContent);
+        document.getElementById("tab-late").click();
+        const result = { rows: all(".late tbody th"), columns: all(".late thead th").slice(3) };
+        result.score = all(".cosine span");
+        result.best = [...document.querySelectorAll(".late tbody tr")].map((row) =>
+          [...row.children].slice(3).findIndex((cell) => cell.className === "best"));
+        result.values = all(".late td:nth-child(2)").map(Number);
+        document.getElementById("text-1").click();
+        result.tokens = all(".token").length;
+        document.title = JSON.stringify(result);
+        """,
+    )
+    match = late.match("who eats", "a cat eats food.")
+    assert found.pop("values") == pytest.approx(match.similarities.amax(1).tolist(), abs=6e-4)
+    assert found == {
+        "rows": match.query,
+        "columns": match.document,
+        "score": [f"{match.score / (8 if measure == 'meanmaxsim' else 1):.3f}"],
+        "best": match.best.tolist(),
+        "tokens": 7,
     }

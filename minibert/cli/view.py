@@ -1,8 +1,9 @@
 """Write one HTML file that any browser opens without a network.
 
 It shows attention in every layer and head, queries and keys, and the pooling; with two texts, which words make them
-similar. With --mask it shows a text with and without some words, and what a masked-LM head would put there. With
---corpus it shows for each token the lines in which the model computes nearly the same.
+similar, or with a late-interaction model which tokens of a document a query finds. With --mask it shows a text with and
+without some words, and what a masked-LM head would put there. With --corpus it shows for each token the lines in which
+the model computes nearly the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..config import check_count
 from ..tables import decoded_lines
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
     from ..heads import BertForMaskedLM
     from ..research.corpus import TokenIndex
+    from ..retrieval.multi_vector_encoder import MultiVectorEncoder
 
 OF_CORPUS = "layer", "heads", "nearest", "index"
 HELP = "a page that shows where the heads attend"
@@ -59,16 +61,33 @@ def run(options: Namespace) -> None:
     check_count("--nearest", options.nearest, optional=True)
     from ..research.view import view
 
-    encoder = load_encoder(options)
-    corpus = [] if options.corpus is None else _indexes(encoder, options)
+    encoder = _load(options)
+    corpus = [] if options.corpus is None else _indexes(cast("SentenceEncoder", encoder), options)
     if options.max_length is not None:
         encoder.max_seq_length = options.max_length
-    masked_lm = _masked_lm(encoder, options) if options.mask else None
+        if (own := getattr(encoder, "document_length", None)) is not None:
+            encoder.__dict__["document_length"] = min(own, encoder.max_seq_length)
+    masked_lm = _masked_lm(cast("SentenceEncoder", encoder), options) if options.mask else None
     shown = {"shares": options.shares, "show_progress_bar": sys.stderr.isatty(), "nearest": options.nearest or 12}
     shown |= {"mask": options.mask, "masked_lm": masked_lm, "corpus": corpus}
     view(encoder, options.text, options.other, path=options.output, **shown)
     report_truncation(encoder.truncation_report, options.truncation)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, for any browser", file=sys.stderr)
+
+
+def _load(options: Namespace) -> SentenceEncoder | MultiVectorEncoder:
+    """Load the encoder by the class that the checkpoint is for."""
+    from ..checkpoint.hub import open_files
+    from ..checkpoint.kinds import kind_of
+    from ..retrieval.multi_vector_encoder import MultiVectorEncoder
+
+    if kind_of(open_files(options.model, **keywords(options, "revision", "local_files_only"))) != "MultiVectorEncoder":
+        return load_encoder(options)
+    refused = {"--pooling": options.pooling, "--mask": options.mask, "--corpus": options.corpus}
+    if given := [flag for flag, value in refused.items() if value]:
+        raise ValueError(f"{options.model} is for MultiVectorEncoder, which takes no {', '.join(given)}")
+    names = ("revision", "local_files_only", "device", "dtype", "truncation", "compiled")
+    return MultiVectorEncoder.from_pretrained(options.model, **keywords(options, *names))
 
 
 def _indexes(encoder: SentenceEncoder, options: Namespace) -> list[TokenIndex]:

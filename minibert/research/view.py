@@ -1,8 +1,8 @@
-"""Write one HTML file that shows what every attention head of a SentenceEncoder attends to, in one text or two.
+"""Write one HTML file that shows what every attention head of an encoder attends to, in one text or two.
 
     view(encoder, "A man is eating food.", "Someone has a meal.", path="page.html")
 
-It can also show a text with and without some words, and the tokens of a corpus that are nearest to each token.
+It can also show a text with and without some words, the tokens of a corpus that are nearest to each token, and MaxSim.
 The file needs no server and no network, and its content security policy forbids both. Styles and script come from
 `page/` and are identified by their hashes, so no text in the file can ever run. Numbers are base64 bytes. Weights are
 stored as square roots in 255 steps, because most are small; q and k in 127 steps to each side, with a scale per vector.
@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from ..call import evaluating
 from ..checkpoint.atomic import write_text
 from ..encoder import SentenceEncoder
 from ..heads import BertWithMaskedLM
+from ..retrieval.multi_vector_encoder import MultiVectorEncoder
+from ..text_model import TextModel
+from ..token_pooling import TASKS
 from ..tokenizer import Tokenizer
 from .attribute import attribute
 from .corpus import Match, TokenIndex, in_template
@@ -38,13 +42,13 @@ from .hooks import capture, patch
 from .lens import guesses
 
 MOST_MEGABYTES = 30  # of a page: a browser takes seconds to open more
-FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "corpus.js", "page.js")
+FILES = ("page.html", "page.css", "data.js", "draw.js", "views.js", "corpus.js", "late.js", "page.js")
 # These begin or end markup in HTML, or a line in JavaScript. JSON allows an escape for each.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
 def view(
-    encoder: SentenceEncoder,
+    encoder: SentenceEncoder | MultiVectorEncoder,
     text: str,
     other: str | None = None,
     *,
@@ -61,7 +65,7 @@ def view(
     Text that is too long is truncated as ``encoder.truncation`` says, and the page shows how much was lost.
 
     Args:
-        encoder, text, other: What is shown.
+        encoder, text, other: What is shown; by a MultiVectorEncoder, a query and a document.
         path: Of the page.
         shares: Show which words make two texts alike, which takes 128 forwards and backwards.
         show_progress_bar: On stderr, over these.
@@ -71,7 +75,7 @@ def view(
 
     Raises:
         ValueError: a layer has no `probs`, `q` or `k` any more; the page would be above 30 MB; a word to be masked is
-            not in the text, or there are two texts; or the indexes are of several corpora.
+            not in the text, or there are two texts, or a MultiVectorEncoder; or the indexes are of several corpora.
         TypeError: a text is not a string. OSError: the file can't be written.
     """
     texts = [text] if other is None else [text, other]
@@ -81,7 +85,7 @@ def view(
 
 
 def collect(
-    encoder: SentenceEncoder,
+    encoder: SentenceEncoder | MultiVectorEncoder,
     texts: list[str],
     *,
     shares: bool = True,
@@ -95,13 +99,15 @@ def collect(
     if mask and len(texts) > 1:
         raise ValueError("words are masked in one text, which is shown with and without them: leave out the other text")
     _check_size(encoder, texts * 2 if mask else texts)
+    relative = encoder.model.config.position_embedding_type != "absolute"
+    found: dict[str, Any] = {"version": __version__, "relative": relative}
+    if isinstance(encoder, MultiVectorEncoder):
+        if mask or corpus:
+            raise ValueError("masked words and a corpus are shown of a SentenceEncoder, not of a MultiVectorEncoder")
+        return found | _compute_late(encoder, texts)
     shown, parts, queries = _compute(encoder, texts, corpus)
-    found: dict[str, Any] = {
-        "version": __version__,
-        "relative": encoder.model.config.position_embedding_type != "absolute",
-        "pooling": list(getattr(encoder.pooling, "modes", [type(encoder.pooling).__name__])),
-        "texts": shown,
-    }
+    found["pooling"] = list(getattr(encoder.pooling, "modes", [type(encoder.pooling).__name__]))
+    found["texts"] = shown
     if mask:
         positions = masked_positions(encoder, shown[0]["tokens"], mask)
         for before, more in zip((shown, parts, queries), _compute(encoder, texts, corpus, positions), strict=True):
@@ -149,9 +155,7 @@ def _compute(
 
     At ``masked`` positions the vector of [MASK] takes the place of the token's own.
     """
-    attentions = [f"layers.{layer}.attention" for layer in range(len(encoder.model.layers))]
-    by_layer = [[f"{attention}.core.probs", f"{attention}.q", f"{attention}.k"] for attention in attentions]
-    names = [*(name for names in by_layer for name in names), *(index.place for index in corpus)]
+    names = [*chain(*_names(encoder)), *(index.place for index in corpus)]
     mask_id: Any = encoder.tokenizer.mask_id
 
     def hide(x: Tensor) -> Tensor:
@@ -161,23 +165,53 @@ def _compute(
         if masked:
             hidden.enter_context(patch(encoder, "embeddings.token", hide, positions=masked))
         parts = encoder.encode(texts, output_value=None)
-    lost, prompt_length = encoder.truncation_report.lost, encoder._prompt_tokens(encoder.choose_prompt(None))
-    shown = []
+    prompt_length, shown = encoder._prompt_tokens(encoder.choose_prompt(None)), []
     for i, part in enumerate(parts):
-        ids = part["input_ids"].cpu().numpy()
-        template = np.flatnonzero(in_template(encoder.tokenizer, ids))
-        if masked:
-            ids[list(masked)] = mask_id
-        shown.append(
-            {
-                "tokens": encoder.tokenizer.convert_ids_to_tokens(ids.tolist()),
-                "template": template.tolist(),
-                "lost": lost.get(i, 0),
-                "pooled": pooling_weights(encoder.pooling, part["token_embeddings"], prompt_length).tolist(),
-                "layers": [_layer(*(values[name][i] for name in names)) for names in by_layer],
-            }
-        )
+        own = _text(encoder, part["input_ids"].cpu().numpy(), values, i)
+        for position in masked:
+            own["tokens"][position] = encoder.tokenizer.mask_token
+        own["pooled"] = pooling_weights(encoder.pooling, part["token_embeddings"], prompt_length).tolist()
+        shown.append(own)
     return shown, parts, [[index.unit(values[index.place][i]) for index in corpus] for i in range(len(parts))]
+
+
+def _compute_late(encoder: MultiVectorEncoder, texts: list[str]) -> dict[str, Any]:
+    """Return what is shown of a query, and of a document: with both, their tokens that count, and the similarities."""
+    shown: list[dict[str, Any]] = []
+    sides: list[tuple[Tensor, Tensor]] = []
+    for text, task in zip(texts, TASKS, strict=False):
+        with capture(encoder, *chain(*_names(encoder))) as values:
+            ids, x, counts = encoder._side(text, task, {})
+        shown.append(_text(encoder, ids, values, 0) | {"pooled": (counts / max(1, counts.sum())).tolist()})
+        sides.append((x[counts], torch.from_numpy(counts.nonzero()[0])))
+    found: dict[str, Any] = {"pooling": [encoder.similarity_fn_name], "texts": shown}
+    if len(sides) == 2 and all(len(x) for x, _ in sides):
+        (x, rows), (y, columns) = sides
+        similarities = (x @ y.T).double()
+        best, places = similarities.amax(1), similarities.argmax(1)
+        score = best.mean() if encoder.similarity_fn_name == "meanmaxsim" else best.sum()
+        late = {"rows": rows, "columns": columns, "best": places, "score": score, "similarities": similarities}
+        found["late"] = {name: value.numpy().round(4).tolist() for name, value in late.items()}
+        shares = best / (best.sum() or 1)
+        for own, positions in zip(shown, (rows, columns[places]), strict=True):
+            own["pooled"] = shares.new_zeros(len(own["tokens"])).index_add(0, positions, shares).tolist()
+    return found
+
+
+def _names(encoder: TextModel) -> list[list[str]]:
+    """Return the names of the values that are shown, by layer."""
+    places = [f"layers.{layer}.attention" for layer in range(len(encoder.model.layers))]
+    return [[f"{place}.core.probs", f"{place}.q", f"{place}.k"] for place in places]
+
+
+def _text(encoder: TextModel, ids: np.ndarray, values: Any, i: int) -> dict[str, Any]:
+    """Return what is shown of text i of a call."""
+    return {
+        "tokens": encoder.tokenizer.convert_ids_to_tokens(ids.tolist()),
+        "template": np.flatnonzero(in_template(encoder.tokenizer, ids)).tolist(),
+        "lost": encoder.truncation_report.lost.get(i, 0),
+        "layers": [_layer(*(values[name][i] for name in names)) for names in _names(encoder)],
+    }
 
 
 def _contexts(
@@ -209,9 +243,10 @@ def _contexts(
     return contexts
 
 
-def _check_size(encoder: SentenceEncoder, texts: list[str]) -> None:
+def _check_size(encoder: TextModel, texts: list[str]) -> None:
     heads = encoder.model.config.num_attention_heads * len(encoder.model.layers)
-    lengths = encoder.tokenizer.encode(texts, limit=encoder.max_seq_length).lengths
+    read = (encoder._tokenize([text], None, {"task": TASKS[min(i, 1)]}) for i, text in enumerate(texts))
+    lengths = np.array([len(tokens.ids) for tokens in read])
     megabytes = heads * int((lengths**2).sum()) * 4 / 3 / 1e6  # of the weights, which are most of it
     if megabytes > MOST_MEGABYTES:
         fewer = math.isqrt(int(MOST_MEGABYTES * 1e6 * 3 / 4 / heads / len(texts)))

@@ -221,15 +221,16 @@ class MultiVectorEncoder(TextModel):
 
     def match(self, query: str, document: str, **options: Any) -> Matches:
         """Tell which tokens make two texts similar; they are not pooled. ``options`` are `encode`'s."""
-        x, names = self._side(query, "query", self._prompt_for(QUERY, options))
-        y, others = self._side(document, "document", self._prompt_for(DOCUMENT, options))
-        return Matches(names, others, x @ y.T)
+        ids, x, counts = self._side(query, "query", options)
+        others, y, real = self._side(document, "document", options)
+        names = self.tokenizer.convert_ids_to_tokens
+        return Matches(names(ids[counts]), names(others[real]), x[counts] @ y[real].T)
 
-    def _side(self, text: str, task: str, options: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
-        """Return a text's vectors (tokens, D), and the tokens."""
+    def _side(self, text: str, task: str, options: Mapping[str, Any]) -> tuple[np.ndarray, Tensor, np.ndarray]:
+        """Return of a text all tokens' ids (S,) and vectors (S, D), and which of them count (S,)."""
+        options = self._prompt_for(QUERY if task == "query" else DOCUMENT, options)
         tokens, results = self._run([text], None, {"task": task}, self.device, True, **options)
-        counts = self.counts(tokens, task)
-        return results[0][0].cpu()[torch.from_numpy(counts)], self.tokenizer.convert_ids_to_tokens(tokens.ids[counts])
+        return tokens.ids, results[0][0].cpu(), self.counts(tokens, task)
 
     def tokenize(self, texts: str | Iterable[str], task: str | None = None) -> dict[str, Tensor]:
         """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, (n, S); no prompt."""

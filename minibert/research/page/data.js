@@ -46,7 +46,8 @@ const TEXTS = DATA.texts.map((source) => new Text(source));
 
 // The reader's choices.
 const chosen = { text: 0, layer: 0, head: 0, token: null, view: "lines", share: 1, bare: false, search: 0 };
-const NAMES = DATA.masked ? ["As written", "Masked"] : ["Text A", "Text B"];
+const LATE = { maxsim: "MaxSim", meanmaxsim: "mean MaxSim" }; // in place of a pooling: late interaction
+const NAMES = DATA.masked ? ["As written", "Masked"] : LATE[DATA.pooling[0]] ? ["Query", "Document"] : ["Text A", "Text B"];
 
 const text = () => TEXTS[chosen.text];
 const weights = () => text().weights(chosen.layer, chosen.head);

@@ -2,6 +2,7 @@
 
 const VIEWS = { lines: ["Lines", linesView], matrix: ["Matrix", matrixView], neuron: ["q · k", neuronView] };
 if (DATA.corpus) VIEWS.corpus = ["Corpus", corpusView];
+if (DATA.late) VIEWS.late = ["MaxSim", lateView];
 if (DATA.shares) VIEWS.words = ["Words of the pair", wordsView];
 let shown = null; // the handlers of the current view
 
@@ -64,7 +65,7 @@ function markToken() {
     chip.setAttribute("aria-selected", i === chosen.token);
     chip.tabIndex = i === (chosen.token || 0) ? 0 : -1;
   });
-  if (chosen.view === "words") return say("");
+  if (["words", "late"].includes(chosen.view)) return say("");
   if (chosen.token === null) return say("Choose a token to see where it looks.");
   const row = weights().subarray(chosen.token * size, (chosen.token + 1) * size);
   const best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, 4);
@@ -74,18 +75,19 @@ function markToken() {
 function drawStrip() {
   const { tokens, pooled, source } = text();
   const most = Math.max(...pooled.map(Math.abs)) || 1;
+  const late = Boolean(LATE[DATA.pooling[0]]), whole = DATA.late ? "score" : late ? "tokens that count" : "sentence vector";
   $("strip").replaceChildren(...tokens.map((token, i) => {
     const bar = make("i");
     bar.style.width = `calc((100% - 12px) * ${Math.abs(pooled[i]) / most})`;
     return make("button", {
-      class: "token", type: "button", role: "option", "aria-label": `${token}, position ${i}, pooled with ${percent(pooled[i])}`,
-      title: `position ${i}, ${percent(pooled[i])} of the sentence vector`,
+      class: "token", type: "button", role: "option", "aria-label": `${token}, position ${i}, ${percent(pooled[i])} of the ${whole}`,
+      title: `position ${i}, ${percent(pooled[i])} of the ${whole}`,
       onclick: () => chooseToken(i === chosen.token ? null : i),
     }, make("small", { text: i }), token, bar);
   }));
   const ways = DATA.pooling.join(" + ");
   const lost = source.lost ? ` ${source.lost} further tokens were cut off: the text is longer than the model allows.` : "";
-  $("pooling").textContent = `The bar below a token is its weight in the sentence vector (pooling: ${ways}).${lost}`;
+  $("pooling").textContent = `The bar below a token is its ${late ? "share" : "weight"} ${late ? "of" : "in"} the ${whole} (${late ? LATE[ways] : `pooling: ${ways}`}).${lost}`;
 }
 
 $("strip").addEventListener("keydown", (event) => {
@@ -247,7 +249,7 @@ function start() {
   const layers = DATA.texts[0].layers;
   const shapes = [...new Set(layers.map((layer) => `${layer.heads} heads of ${layer.size}`))];
   const cosine = "cosine" in DATA ? ` · cosine${DATA.masked ? " with and without" : ""} ${DATA.cosine.toFixed(3)}` : "";
-  $("model").textContent = `${layers.length} layers, ${shapes.join(" or ")} · pooling ${DATA.pooling.join(" + ")}${cosine}`;
+  $("model").textContent = `${layers.length} layers, ${shapes.join(" or ")} · ${LATE[DATA.pooling[0]] || `pooling ${DATA.pooling.join(" + ")}`}${DATA.late ? ` ${DATA.late.score.toFixed(3)}` : ""}${cosine}`;
   $("foot").textContent = `minibert ${DATA.version}. Square roots of weights are stored to within 1/510, q and k to within 1/254 of the largest number in their vector. Everything is in this file.`;
   choices($("tabs"), "tab", Object.entries(VIEWS).map(([name, [words]]) => [`tab-${name}`, words]), (i) => chooseView(Object.keys(VIEWS)[i]));
   if (DATA.masked) drawGuesses();
