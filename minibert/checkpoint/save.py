@@ -73,7 +73,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         try:
             save_file(apart, temporary, metadata={"format": "pt"})  # transformers refuses a file without this mark
         except SafetensorError as error:
-            if number := re.search(r"os error (\d+)", str(error)):  # all that it keeps of the system's error
+            # All that it keeps of the system's error, in the words of safetensors 0.8 or 0.5.
+            if number := re.search(r"(?:os error |Os \{ code: )(\d+)", str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
             raise OSError(f"{path}: could not be written ({error})") from error
 
