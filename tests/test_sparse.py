@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from importlib.util import find_spec
 from threading import Thread
 
 import pytest
@@ -51,6 +52,9 @@ def make(tokenizer, pooling=None, config=TINY, dtype=torch.float64, static=None,
     model = widen(BertForMaskedLM(config)).to(dtype).eval()
     modules = SparseModules(pooling=pooling or SpladePooling(), **settings)
     return SparseEncoder(model, tokenizer, modules, static=static).to(dtype)
+
+
+SCIPY = ["scipy"] if find_spec("scipy") else []  # its matrices, where it is installed
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +144,7 @@ def test_scores_of_all_words_for_all_tokens_are_never_in_memory(tokenizer, monke
 def test_empty_one_and_no_text(encoder):
     assert apart(encoder.encode(""), expected(encoder, [""])[0]) < 1e-12
     assert encoder.encode("the cat").shape == (V,)
-    for options in ({}, {"layout": "csr"}, {"layout": "scipy"}, {"convert_to_sparse_tensor": False}):
+    for options in ({}, *({"layout": each} for each in ("csr", *SCIPY)), {"convert_to_sparse_tensor": False}):
         assert encoder.encode([], **options).shape == (0, V)
         assert encoder.encode(["the cat"], **options).shape == (1, V)
     assert encoder.encode([], layout="words") == []
@@ -333,7 +337,7 @@ def test_vectors_that_do_not_fit_are_refused(encoder):
         encoder.decode(torch.zeros(2, 98))
     with pytest.raises(ValueError, match="expected vectors"):
         encoder.similarity(torch.zeros(2, 3, V), a)
-    for form in (a, a.to_sparse_csr(), encoder.encode(TEXTS, layout="scipy")):
+    for form in (a, a.to_sparse_csr(), *(encoder.encode(TEXTS, layout=each) for each in SCIPY)):
         with pytest.raises(ValueError, match="these vectors are sparse: compare them by SparseEncoder"):
             vectors.similarity(form, form)
     with pytest.raises(ValueError, match="similarity must be one of cosine, dot"):
