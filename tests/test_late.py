@@ -288,3 +288,24 @@ def test_training_refuses_data_by_name(make):
 
 def test_the_vocabulary_has_no_markers_by_chance():
     assert not {"[unused0]", "[D]"} & {*VOCABULARY}
+
+
+def test_a_measure_that_was_set_wrong_is_refused_when_it_is_used():
+    encoder = MultiVectorEncoder(Bert.from_pretrained("minibert-tiny"), Tokenizer.from_pretrained("minibert-tiny"))
+    vectors = encoder.encode(["the cat"])
+    encoder.similarity_fn_name = "meanmaxsin"
+    with pytest.raises(ValueError, match="similarity_fn_name must be maxsim or meanmaxsim, not 'meanmaxsin'"):
+        encoder.similarity(vectors, vectors)
+
+
+@pytest.mark.parametrize("query", [["the cat", "the dog"], [], None, 5])
+def test_rank_takes_one_query(query):
+    encoder = MultiVectorEncoder(Bert.from_pretrained("minibert-tiny"), Tokenizer.from_pretrained("minibert-tiny"))
+    with pytest.raises(TypeError, match="the query one text"):
+        encoder.rank(query, ["the cat"])
+
+
+@pytest.mark.parametrize("texts", [["the cat"], None, 5, [None]])
+def test_texts_in_the_place_of_vectors_are_refused(texts):
+    with pytest.raises(ValueError, match="expected each text's vectors"):
+        maxsim([torch.ones(2, 4)], texts)

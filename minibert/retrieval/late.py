@@ -86,6 +86,13 @@ class Matches:
         return table([("query", "document", "similarity"), *rows, ("", "sum", f"{self.score:.4f}")], left=(0, 1))
 
 
+def is_mean(measure: str) -> bool:
+    """Return True for "meanmaxsim", False for "maxsim". Raise ValueError for another measure."""
+    if measure not in ("maxsim", "meanmaxsim"):
+        raise ValueError(f"similarity_fn_name must be maxsim or meanmaxsim, not {measure!r:.80}")
+    return measure == "meanmaxsim"
+
+
 def maxsim(queries: Texts, documents: Texts, *, mean: bool = False) -> Tensor:
     """Score every query against every document: the sum, over its tokens, of the highest dot product. -> (n, m)
 
@@ -170,9 +177,14 @@ def _texts(texts: Any) -> list[Tensor]:
     single = getattr(texts, "ndim", None)
     if single not in (None, 2, 3):
         raise ValueError(f"expected each text's vectors, (tokens, D), not {tuple(texts.shape)}")
-    parts = [
-        x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)) for x in ([texts] if single == 2 else texts)
-    ]
+    try:
+        rows = [texts] if single == 2 else list(texts)
+        parts = [x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)) for x in rows]
+    except TypeError:
+        kind = type(texts).__name__
+        raise ValueError(
+            f"expected each text's vectors, as `encode` gives them, not {kind} of something else"
+        ) from None
     if single == 3:
         parts = [x[x.any(-1)] for x in parts]
     parts = [x if x.is_floating_point() else x.float() for x in parts]

@@ -28,7 +28,7 @@ from ..text_model import DOCUMENT, QUERY, TextModel
 from ..token_pooling import TASKS, HierarchicalTokenPooling
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import announce, check_mode
-from .late import Matches, Texts, TokenVectors, fill_up, maxsim, maxsim_pairwise
+from .late import Matches, Texts, TokenVectors, fill_up, is_mean, maxsim, maxsim_pairwise
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -179,11 +179,11 @@ class MultiVectorEncoder(TextModel):
 
     def similarity(self, queries: Texts, documents: Texts) -> Tensor:
         """Score every query against every document, by `similarity_fn_name`. -> (n, m). Takes what `maxsim` does."""
-        return maxsim(queries, documents, mean=self.similarity_fn_name == "meanmaxsim")
+        return maxsim(queries, documents, mean=is_mean(self.similarity_fn_name))
 
     def similarity_pairwise(self, queries: Texts, documents: Texts) -> Tensor:
         """Score each query against the document in its place, by `similarity_fn_name`. -> (n,)"""
-        return maxsim_pairwise(queries, documents, mean=self.similarity_fn_name == "meanmaxsim")
+        return maxsim_pairwise(queries, documents, mean=is_mean(self.similarity_fn_name))
 
     def rank(
         self,
@@ -208,8 +208,8 @@ class MultiVectorEncoder(TextModel):
         Raises:
             TypeError: the documents are one string; or as `encode`. ValueError: as `encode` and `maxsim`.
         """
-        if isinstance(documents, str):
-            raise TypeError("documents must be a list of texts, not one text")
+        if isinstance(documents, str) or not isinstance(query, str):
+            raise TypeError("documents must be a list of texts, not one text, and the query one text")
         check_count("top_k", top_k, optional=True)
         texts: Any = (
             documents if hasattr(documents, "dtype") or isinstance(documents, TokenVectors) else list(documents)
