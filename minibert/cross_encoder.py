@@ -120,7 +120,7 @@ class CrossEncoder(TextModel):
             ConfigError, CheckpointError: it is damaged, has no classifier, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "similarity_fn_name", "truncate_dim")
+        dtype, settings, hub = loading(dtype, options, "similarity_fn_name", "truncate_dim", "max_active_dims")
         files = open_files(name, owner="cross-encoder", **hub)
         check_kind(files, "CrossEncoder")
         modules = read_cross_modules(files, activation=activation_fn is None)

@@ -35,7 +35,7 @@ FORM = "convert_to_numpy", "convert_to_tensor", "device"
 ENCODE = (*BOTH, "output_value", "precision", *FORM, "normalize_embeddings", "truncate_dim", "pool", "chunk_size")
 PREDICT = (*BOTH, "activation_fn", "apply_softmax", *FORM)
 OTHERS = {"sentences", "inputs", "device", "pool", "chunk_size"}
-SETTINGS = "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim"
+SETTINGS = "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim", "max_active_dims"
 ATTENTIONS = None, "eager", "sdpa", "flash_attention_2", "flex_attention"  # the same numbers
 # Its keywords and methods that have another way here.
 ELSEWHERE = {
@@ -164,7 +164,8 @@ class LoadOptions(HubOptions, total=False):
         trust_remote_code: Accepted, and never obeyed: a checkpoint that needs its own code is refused.
         model_kwargs: {"dtype": ...} or {"torch_dtype": ...}, as ``dtype``. "attn_implementation" changes nothing.
         backend: "torch".
-        prompts, default_prompt_name, similarity_fn_name, truncate_dim: In place of the checkpoint's own.
+        prompts, default_prompt_name, similarity_fn_name, truncate_dim, max_active_dims: In place of the checkpoint's
+            own. The last is of SparseEncoder alone, which lacks the one before.
     """
 
     cache_folder: str | None
@@ -175,6 +176,7 @@ class LoadOptions(HubOptions, total=False):
     default_prompt_name: str | None
     similarity_fn_name: str | None
     truncate_dim: int | None
+    max_active_dims: int | None
 
 
 def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any, dict[str, Any], HubOptions]:
@@ -206,7 +208,8 @@ def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any,
 
 def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
     """Put settings in the place of a checkpoint's. Raise ValueError if one is wrong."""
-    check_count("truncate_dim", settings.get("truncate_dim"), optional=True)
+    for name in ("truncate_dim", "max_active_dims"):
+        check_count(name, settings.get(name), optional=True)
     for name, value in settings.items():
         setattr(modules, name, getattr(value, "value", value))  # of its enumeration of measures
         modules.notes.append(f"{name} was given in place of the checkpoint's")

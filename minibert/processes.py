@@ -149,6 +149,7 @@ def in_processes(
     if not isinstance(pool, WorkerPool):
         raise TypeError(f"pool must come from start_multi_process_pool, not {type(pool).__name__}")
     form: dict[str, Any] = {**FORMS, **options}
+    form["precision"] = form["precision"] or "float32"
     check_precision(form["precision"], form["ranges"])
     rows = as_list(texts)
     check_texts(rows)

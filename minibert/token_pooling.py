@@ -66,6 +66,13 @@ class HierarchicalTokenPooling:
         return f"HierarchicalTokenPooling({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
+def pool_tokens(pooling: HierarchicalTokenPooling | None, vectors: list[Tensor], task: str | None) -> list[Tensor]:
+    """Pool each text's vectors, if there is a pooling. Raise TypeError if it is something else."""
+    if not isinstance(pooling, HierarchicalTokenPooling | None):
+        raise TypeError(f"token_pooling must be a HierarchicalTokenPooling, not {type(pooling).__name__}")
+    return vectors if pooling is None else pooling.pool(vectors, task)
+
+
 def check_tasks(tasks: object, name: str) -> tuple[str, ...]:
     """Return them. Raise ValueError unless each is "query" or "document"."""
     if not isinstance(tasks, list | tuple) or not all(task in TASKS for task in tasks):

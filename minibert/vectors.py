@@ -69,6 +69,8 @@ def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
 
 def as_matrix(vectors: Vectors) -> Tensor:
     """Return vectors of any usual form as a floating-point tensor (n, D); a single vector becomes (1, D)."""
+    if not hasattr(vectors, "dtype") and not isinstance(vectors, Sequence):
+        raise ValueError(f"expected vectors of numbers, of one width, not {type(vectors).__name__}")
     codes = getattr(vectors if hasattr(vectors, "dtype") else next(iter(vectors), None), "dtype", None)
     if str(codes).removeprefix("torch.") in ("int8", "uint8"):
         raise ValueError(

@@ -24,7 +24,18 @@ from huggingface_hub import constants, file_download, utils
 from loopback_hub import LoopbackHub
 from torch import Tensor
 
-from minibert import Bert, BertForMaskedLM, CheckpointError, ConfigError, HubError, Tokenizer
+from minibert import (
+    Bert,
+    BertForMaskedLM,
+    CheckpointError,
+    ConfigError,
+    CrossEncoder,
+    HubError,
+    MultiVectorEncoder,
+    SentenceEncoder,
+    SparseEncoder,
+    Tokenizer,
+)
 from minibert.checkpoint import builtin
 from minibert.checkpoint.hub import DEFAULT_MODEL, Folder, HubRepository, open_files
 
@@ -582,3 +593,10 @@ def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / DEFAULT_MODEL / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)
     assert is_of_seed(Bert.from_pretrained(DEFAULT_MODEL), 3)
+
+
+@pytest.mark.parametrize("name", [None, 5, "", b"folder", Bert(TINY)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("load", [Bert, SentenceEncoder, CrossEncoder, SparseEncoder, MultiVectorEncoder])
+def test_what_is_no_name_is_refused(load, name):
+    with pytest.raises(TypeError, match="expected a folder or a model's name, not "):
+        load.from_pretrained(name)

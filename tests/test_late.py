@@ -294,7 +294,7 @@ def test_a_measure_that_was_set_wrong_is_refused_when_it_is_used():
     encoder = MultiVectorEncoder(Bert.from_pretrained("minibert-tiny"), Tokenizer.from_pretrained("minibert-tiny"))
     vectors = encoder.encode(["the cat"])
     encoder.similarity_fn_name = "meanmaxsin"
-    with pytest.raises(ValueError, match="similarity_fn_name must be maxsim or meanmaxsim, not 'meanmaxsin'"):
+    with pytest.raises(ValueError, match="similarity_fn_name must be one of maxsim, meanmaxsim, not 'meanmaxsin'"):
         encoder.similarity(vectors, vectors)
 
 
@@ -309,3 +309,16 @@ def test_rank_takes_one_query(query):
 def test_texts_in_the_place_of_vectors_are_refused(texts):
     with pytest.raises(ValueError, match="expected each text's vectors"):
         maxsim([torch.ones(2, 4)], texts)
+
+
+def test_settings_of_another_kind_are_refused():
+    parts = Bert.from_pretrained("minibert-tiny"), Tokenizer.from_pretrained("minibert-tiny")
+    encoder = MultiVectorEncoder(*parts)
+    with pytest.raises(TypeError, match="token_pooling must be a HierarchicalTokenPooling, not int"):
+        encoder.encode_document(["the cat"], token_pooling=2)
+    encoder.token_pooling = 2
+    with pytest.raises(TypeError, match="token_pooling must be a HierarchicalTokenPooling, not int"):
+        encoder.encode_document(["the cat"])
+    for length in (0, -1, "x"):
+        with pytest.raises(ValueError, match="document_length"):
+            MultiVectorEncoder(*parts, LateModules(document_length=length))

@@ -546,3 +546,13 @@ def test_what_is_saved_is_loaded_again(tokenizer, static, tmp_path):
         for method in ("encode", "encode_query", "encode_document"):
             assert apart(getattr(encoder, method)(TEXTS), getattr(again, method)(TEXTS)) < 1e-6
         assert (again.similarity_fn_name, again.max_active_dims) == ("cosine", 7)
+
+
+def test_the_number_of_words_is_a_keyword_of_loading(tmp_path):
+    folder = write_sparse(tmp_path)
+    assert SparseEncoder(folder, max_active_dims=3).max_active_dims == 3
+    for load in (SentenceEncoder, SparseEncoder):
+        with pytest.raises(TypeError, match=r"unexpected keyword: (truncate_dim|max_active_dims)"):
+            load.from_pretrained(folder, **{"truncate_dim" if load is SparseEncoder else "max_active_dims": 3})
+    with pytest.raises(ValueError, match="max_active_dims"):
+        SparseEncoder(folder, max_active_dims=-1)

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
-
-from .shared import Model, load, matrix, needs
+from .shared import Backend, needs
 
 with needs("bertopic"):
     from bertopic.backend import BaseEmbedder
 
 
-class MinibertBackend(BaseEmbedder):
-    """Embed documents and words, with the checkpoint's prompt for documents.
-
-    Args:
-        model: A name, a folder, or a SentenceEncoder; None: the built-in model.
-        encode_kwargs: Keywords of `encode`.
-    """
-
-    def __init__(self, model: Model = None, **encode_kwargs: Any) -> None:
-        super().__init__(embedding_model=load(model))
-        self.options = encode_kwargs
-
-    def embed(self, documents: Iterable[str], verbose: bool = False) -> np.ndarray:
-        """Return a vector for each document (n, D). Raises as `encode`."""
-        texts = [documents] if isinstance(documents, str) else documents
-        return matrix(self.embedding_model.encode_document, texts, {"show_progress_bar": verbose, **self.options})
+class MinibertBackend(Backend, BaseEmbedder):
+    """`BERTopic(..., embedding_model=MinibertBackend(...))`; see `shared.Backend`."""

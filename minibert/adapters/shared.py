@@ -67,6 +67,26 @@ def _alike(a: SentenceEncoder, b: SentenceEncoder) -> bool:
     return near and a.max_seq_length == b.max_seq_length
 
 
+class Backend:
+    """The backend of KeyBERT and of BERTopic, before their own base class: documents and words, as documents.
+
+    Args:
+        model: A name, a folder, or a SentenceEncoder; None: the built-in model.
+        encode_kwargs: Keywords of `encode`.
+    """
+
+    embedding_model: SentenceEncoder
+
+    def __init__(self, model: Model = None, **encode_kwargs: Any) -> None:
+        super().__init__(embedding_model=load(model))  # type: ignore[call-arg]
+        self.options = encode_kwargs
+
+    def embed(self, documents: Iterable[str], verbose: bool = False) -> np.ndarray:
+        """Return a vector for each document (n, D). Raises as `encode`."""
+        texts = [documents] if isinstance(documents, str) else documents
+        return matrix(self.embedding_model.encode_document, texts, {"show_progress_bar": verbose, **self.options})
+
+
 def one(encode: Callable[..., Any], text: str, options: Mapping[str, Any]) -> list[float]:
     """Return the vector of one text. Raise TypeError if it is anything else; others as `encode`."""
     if not isinstance(text, str):

@@ -54,10 +54,12 @@ def open_files(name: str | os.PathLike[str], *, owner: str = OWNER, **hub: Unpac
 
     Raises:
         HubError: the folder does not exist, and the name is not a possible hub id.
-        TypeError: a keyword is unknown.
+        TypeError: a keyword is unknown, or the name is none.
     """
     if unknown := hub.keys() - HubOptions.__optional_keys__:
         raise TypeError(f"from_pretrained got an unexpected keyword: {', '.join(sorted(unknown))}")
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise TypeError(f"expected a folder or a model's name, not {name!r:.80}")
     text = os.fspath(name)
     path = Path(os.path.expanduser(name))  # Path's own expanduser raises for a user who does not exist
     if path.is_dir():

@@ -36,7 +36,7 @@ MEASURES = ("maxsim", "meanmaxsim")
 TOKENS = "token_embeddings"
 MASK = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 POOLING = ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks")
-# Of sentence_bert_config.json; the first four have one value that is computed here.
+# Of sentence_bert_config.json, the only values that are computed.
 TRANSFORMER = {
     "transformer_task": "feature-extraction",
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},

@@ -164,7 +164,8 @@ def _read_router(found: SparseModules, files: CheckpointFiles, below: Checkpoint
 def _read_mappings(mappings: object, where: str) -> dict[object, object]:
     """Return routes by pairs of a task and a modality, which the file has as Python writes them."""
     try:
-        return {literal_eval(key): name for key, name in mappings.items()}  # type: ignore[attr-defined]
+        # A longer key names no route, and could take all of the parser's stack.
+        return {literal_eval(key[:100]): name for key, name in mappings.items()}  # type: ignore[attr-defined]
     except (AttributeError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ConfigError(f"{where}: route_mappings is damaged ({error})") from None
 

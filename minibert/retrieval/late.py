@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..batches import side_by_side, workers_for
+from ..checkpoint.multi_vector import MEASURES
+from ..config import ConfigError
 from ..display import table
 from ..tokenizer import Tokens
 
@@ -87,9 +89,9 @@ class Matches:
 
 
 def is_mean(measure: str) -> bool:
-    """Return True for "meanmaxsim", False for "maxsim". Raise ValueError for another measure."""
-    if measure not in ("maxsim", "meanmaxsim"):
-        raise ValueError(f"similarity_fn_name must be maxsim or meanmaxsim, not {measure!r:.80}")
+    """Return True for "meanmaxsim", False for "maxsim". Raise ConfigError for another measure."""
+    if measure not in MEASURES:
+        raise ConfigError(f"similarity_fn_name must be one of {', '.join(MEASURES)}, not {measure!r:.80}")
     return measure == "meanmaxsim"
 
 

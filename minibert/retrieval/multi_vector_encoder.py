@@ -17,7 +17,7 @@ from ..checkpoint.colbert import LateModules, QueryExpansion, add_markers
 from ..checkpoint.hub import open_files
 from ..checkpoint.kinds import check_kind
 from ..checkpoint.load import find_device, load_files
-from ..checkpoint.multi_vector import MEASURES, read_late_modules, write_late_modules
+from ..checkpoint.multi_vector import read_late_modules, write_late_modules
 from ..checkpoint.save import replacing_model
 from ..checkpoint.sentence_transformers import check_writable, vector_width
 from ..config import ConfigError, check_count, named
@@ -25,7 +25,7 @@ from ..drop_in import LoadOptions, loading, put_settings
 from ..model import Bert, EncoderOutput
 from ..pooling import Normalize
 from ..text_model import DOCUMENT, QUERY, TextModel
-from ..token_pooling import TASKS, HierarchicalTokenPooling
+from ..token_pooling import TASKS, HierarchicalTokenPooling, pool_tokens
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import announce, check_mode
 from .late import Matches, Texts, TokenVectors, fill_up, is_mean, maxsim, maxsim_pairwise
@@ -77,8 +77,9 @@ class MultiVectorEncoder(TextModel):
         self.query_expansion = settings.query_expansion
         self.skiplist_words, self.skiplist_tasks = settings.skiplist_words, settings.skiplist_tasks
         self.keep_only_token_ids = settings.keep_only_token_ids
-        if (measure := settings.similarity_fn_name) not in MEASURES:
-            raise ConfigError(f"similarity_fn_name must be one of {', '.join(MEASURES)}, not {measure!r:.80}")
+        is_mean(self.similarity_fn_name)  # raises for another measure
+        for name in ("query_length", "document_length"):
+            check_count(name, getattr(self, name), optional=True)
         if self.query_expansion is not None:
             self._filler(self.query_expansion)
 
@@ -103,7 +104,7 @@ class MultiVectorEncoder(TextModel):
                 minibert does not compute it; or its vocabulary lacks a marker.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "truncate_dim")
+        dtype, settings, hub = loading(dtype, options, "truncate_dim", "max_active_dims")
         files = open_files(name, **hub)
         check_kind(files, "MultiVectorEncoder")
         modules = read_late_modules(files)
@@ -159,12 +160,10 @@ class MultiVectorEncoder(TextModel):
         for (x, _), start, end in zip(results or [], tokens.starts[:-1], tokens.starts[1:], strict=True):
             own = counts[start:end]
             vectors.append(x if own.all() else x[torch.from_numpy(own).to(x.device)])
-        if self.token_pooling is not None:
-            vectors = self.token_pooling.pool(vectors, task)
+        vectors = pool_tokens(self.token_pooling, vectors, task)
         if normalize_embeddings:
             vectors = [nn.functional.normalize(x, dim=-1) for x in vectors]
-        if token_pooling is not None:
-            vectors = token_pooling.pool(vectors, task)
+        vectors = pool_tokens(token_pooling, vectors, task)
         if convert_to_numpy:
             vectors = [x.cpu().numpy() for x in vectors]
         return vectors[0] if isinstance(inputs, str) else vectors
