@@ -276,7 +276,7 @@ def test_ranges_that_are_none_are_refused(ranges):
         quantize_embeddings(VECTORS, "int8", ranges)
 
 
-@pytest.mark.parametrize("vectors", ["a", ["a text"], [], [[1.0, 2.0], [1.0]], {"a": 1}, np.array(["a"]), None, 5])
+@pytest.mark.parametrize("vectors", ["a text", ["a text"], [], [[1.0, 2.0], [1.0]], {"a": 1}, np.array(["a"]), None, 5])
 def test_what_is_not_numbers_is_not_compared(vectors):
     with pytest.raises(ValueError, match="expected vectors of numbers, of one width"):
         similarity(vectors, VECTORS)
