@@ -1,0 +1,1 @@
+"""Score encoders beside their teacher where people use them: see `command`."""
