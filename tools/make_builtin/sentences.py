@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import gzip
 import random
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .corpora import CORPORA, Corpus
+from .heldout import normal_form
 
 FEWEST_WORDS, MOST_LETTERS = 3, 240  # single terms teach little; long paragraphs take most of the time
 
 
-def take_sentences(folder: Path, seed: int, corpora: tuple[Corpus, ...] = CORPORA) -> list[str]:
+def take_sentences(
+    folder: Path, seed: int, corpora: tuple[Corpus, ...] = CORPORA, held_out: Collection[str] = ()
+) -> list[str]:
     """Draw at most ``most`` sentences of each corpus at random, none twice, and shuffle all.
+
+    ``held_out`` are the normal forms of texts that are not to be drawn.
 
     Raises:
         OSError: A corpus is not in the folder.
         ValueError: There is not a single sentence.
     """
     chance = random.Random(seed)
-    seen: set[str] = set()
+    seen = set(held_out)
     taken: list[str] = []
     for corpus in corpora:
         fresh = []
@@ -44,11 +48,6 @@ def read_texts(path: Path) -> Iterator[str]:
         for line in lines:
             fields = line.rstrip("\n").split("\t") if ".tsv" in path.suffixes else [line]
             yield from (field.strip() for field in fields)
-
-
-def normal_form(text: str) -> str:
-    """Return a text in lower case with only its letters a to z and digits."""
-    return " ".join(re.findall("[a-z0-9]+", text.lower()))
 
 
 def count_by_corpus(folder: Path, sentences: list[str], corpora: tuple[Corpus, ...] = CORPORA) -> dict[str, int]:

@@ -92,13 +92,15 @@ def measure_sets(
         scores = score_set(each, encoders, dims)
         own = scores.pop(teacher)
         for place, measure in enumerate(own):
+            if not own[measure].value:
+                raise ValueError(f"{each.name}: the teacher's {measure} is 0, so no student has a share of it")
             shares = {name: compare(found[measure], own[measure], seed) for name, found in scores.items()}
             counts = each.counts and place == 0
             for name, share in shares.items():
                 drawn.setdefault(name, []).extend([share] * counts)
-            values = {teacher: own[measure].value, **{name: found[measure].value for name, found in scores.items()}}
-            rows.append({"name": each.name, "cases": own[measure].cases, "measure": measure, "counts": counts})
-            rows[-1] |= {"scores": values, "shares": {name: share[:3] for name, share in shares.items()}}
+            row = {"name": each.name, "cases": own[measure].cases, "measure": measure, "counts": counts}
+            values = {name: found[measure].value for name, found in ((teacher, own), *scores.items())}
+            rows.append({**row, "scores": values, "shares": {name: share[:3] for name, share in shares.items()}})
     mean = {name: mean_share(shares)[:3] for name, shares in drawn.items() if shares}
     return {"teacher": teacher, "students": list(drawn), "sets": rows, "mean": mean}
 

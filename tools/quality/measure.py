@@ -44,13 +44,10 @@ class Share(NamedTuple):
 
 
 def compare(student: Score, teacher: Score, seed: int) -> Share:
-    """Return the student's share of the teacher's score, by a paired bootstrap over the cases."""
-    weights = np.random.default_rng(seed).multinomial(
-        student.cases, np.full(student.cases, 1 / student.cases), size=DRAWS
-    )
-    return Share.of_draws(
-        100 * student.value / teacher.value, 100 * student.of(weights) / np.maximum(teacher.of(weights), 1e-9)
-    )
+    """Return the student's share of the teacher's score, which is above 0, by a paired bootstrap over the cases."""
+    weights = np.random.default_rng(seed).multinomial(teacher.cases, np.full(teacher.cases, 1 / teacher.cases), DRAWS)
+    draws = student.of(weights) / np.maximum(teacher.of(weights), 1e-9)
+    return Share.of_draws(100 * student.value / teacher.value, 100 * draws)
 
 
 def mean_share(shares: Sequence[Share]) -> Share:

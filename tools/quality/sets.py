@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,12 +19,21 @@ import numpy as np
 
 from minibert.training.reading import NLI_CLASSES, read_examples, read_pairs
 
-from ..make_builtin.heldout import held_out_units, normal_form
-from ..make_builtin.passages import cut_passages, split_passages, split_question
+from ..make_builtin import heldout
+from ..make_builtin.heldout import normal_form
+from ..make_builtin.pairs import KINDS
 from . import measure
 from .measure import Score
 
-MOST = 1000  # cases of a set of retrieval
+RETRIEVAL = {  # the kinds of pairs, and the number of cases of each
+    "summary, abstract": 1000,
+    "example, definition": 2000,
+    "command, its examples": 1000,
+    "question, story": 1000,
+    "sentence, textbook": 1000,
+    "sentence, PEP": 1000,
+    "sentence, EIP": 1000,
+}
 GROUPS = 500  # of texts that are duplicates of each other
 TRIPLETS = 1500
 SHOTS = 8  # examples a class
@@ -73,60 +82,28 @@ def read_sets(data: Path) -> list[Set]:
     human, first, second = read_pairs(data / "sts" / "sts-dev.csv")
     return [
         Set("STS-B dev", [first, second], partial(measure.similarity, human=human), counts=False),
-        _retrieval("paper: summary to abstract", _abstracts(corpora)),
-        _retrieval("word: example to definition", _definitions(corpora), 2 * MOST),
-        _retrieval("command: description to examples", _commands(corpora)),
-        _retrieval("problem: question to story", _problems(corpora)),
-        _retrieval("OpenStax: sentence to passage", _passages(corpora, "openstax_ccby/sentences.en.txt.gz")),
-        _retrieval("PEPs: sentence to passage", _passages(corpora, "specs/peps.sentences.en.txt.gz")),
-        _retrieval("EIPs: sentence to passage", _passages(corpora, "specs/eips.sentences.en.txt.gz")),
-        _duplicates("duplicates: captions of one image", _images(corpora)),
-        _duplicates("duplicates: summaries of one paper", _summaries(corpora)),
+        *(_retrieval(name, most, corpora) for name, most in RETRIEVAL.items()),
+        _duplicates("captions of one image", heldout.held_out_units(corpora, heldout.IMAGES)),
+        _duplicates("summaries of one paper", _summaries(corpora)),
         _services(corpora),
         _sections(corpora),
         _snli(data / "nli" / "snli_dev.tsv.gz"),
     ]
 
 
-def _retrieval(name: str, pairs: Sequence[tuple[str, str]], most: int = MOST) -> Set:
-    """Return a set of at most ``most`` pairs (query, document), each document and each query once."""
-    by_document = {document: query for query, document in reversed(pairs)}
+def _retrieval(kind: str, most: int, corpora: Path) -> Set:
+    """Return at most ``most`` pairs (query, document) of a kind, each query and each document once."""
+    pairs = KINDS[kind].make(heldout.held_out_units(corpora, KINDS[kind].file))
+    by_document = {document: query for query, document in pairs}
     kept = list({query: document for document, query in by_document.items()}.items())
     random.Random(0).shuffle(kept)
-    queries, documents = zip(*kept[:most], strict=True)
-    return Set(name, [list(queries), list(documents)], measure.retrieval)
-
-
-def _abstracts(corpora: Path) -> list[tuple[str, str]]:
-    return [(summary, abstract) for summary, abstract in held_out_units(corpora, "scitldr/tldr_abstract.tsv.gz")]
-
-
-def _definitions(corpora: Path) -> list[tuple[str, str]]:
-    units = held_out_units(corpora, "wordnet/definitions_examples.en.tsv.gz")
-    return [(unit[2], unit[1]) for unit in units if len(unit) > 2]
-
-
-def _commands(corpora: Path) -> list[tuple[str, str]]:
-    units = held_out_units(corpora, "tldr_pages/sentences.en.txt.gz")
-    return [(unit[-1], ". ".join(unit[:-1]) + ".") for unit in units if len(unit) > 3]
-
-
-def _problems(corpora: Path) -> list[tuple[str, str]]:
-    units = held_out_units(corpora, "grade_school_math/questions.en.txt.gz")
-    return [pair for (text,) in units if (pair := split_question(text))]
-
-
-def _passages(corpora: Path, file: str) -> list[tuple[str, str]]:
-    return split_passages([passage for unit in held_out_units(corpora, file) for passage in cut_passages(unit)])
-
-
-def _images(corpora: Path) -> list[list[str]]:
-    return held_out_units(corpora, "image_captions/coco_testall.captions5.tsv.gz")
+    return Set(f"retrieval: {kind}", _columns(kept[:most]), measure.retrieval)
 
 
 def _summaries(corpora: Path) -> list[list[str]]:
+    """Return the summaries of each paper that has several."""
     by_abstract: dict[str, list[str]] = {}
-    for summary, abstract in _abstracts(corpora):
+    for summary, abstract in heldout.held_out_units(corpora, heldout.PAPERS):
         by_abstract.setdefault(abstract, []).append(summary)
     return [summaries for summaries in by_abstract.values() if len(summaries) > 1]
 
@@ -151,7 +128,7 @@ def _duplicates(name: str, groups: Sequence[list[str]]) -> Set:
             pairs += [(mine, int(hard), False), (mine, int(easy), False)]
     first, second, labels = zip(*pairs, strict=True)
     columns = [[texts[place] for place in side] for side in (first, second)]
-    return Set(name, columns, partial(measure.duplicates, labels=np.array(labels)))
+    return Set(f"duplicates: {name}", columns, partial(measure.duplicates, labels=np.array(labels)))
 
 
 def _shared_words(texts: Sequence[str]) -> np.ndarray:
@@ -175,19 +152,19 @@ def service_of(text: str) -> str:
 def _services(corpora: Path) -> Set:
     """Return requests with the service that the next turn names; a request that names another one is left out."""
     by_service: dict[str, list[str]] = {name: [] for name in SERVICES}
-    for unit in held_out_units(corpora, "schema_guided_dialogue/utterances.en.txt.gz"):
+    for unit in heldout.held_out_units(corpora, heldout.DIALOGUES):
         for turn, following in pairwise(unit):
             service = service_of(following)
             if service and REQUEST.search(turn) and service_of(turn) in ("", service):
                 by_service[service].append(turn)
-    return _few_shot("utterance to service", by_service, UTTERANCES)
+    return _few_shot("utterance, service", by_service, UTTERANCES)
 
 
 def _sections(corpora: Path) -> Set:
     """Return sentences with the section of a textbook that they come from."""
-    units = held_out_units(corpora, "openstax_ccby/sentences.en.txt.gz")
+    units = heldout.held_out_units(corpora, heldout.TEXTBOOKS)
     units = [unit for unit in units if len(unit) >= sum(SENTENCES)][:SECTIONS]
-    return _few_shot("sentence to section of OpenStax", {unit[-1]: unit for unit in units}, SENTENCES)
+    return _few_shot("sentence, section", {unit[-1]: unit for unit in units}, SENTENCES)
 
 
 def _few_shot(name: str, classes: Mapping[str, Sequence[str]], counts: tuple[int, int]) -> Set:
@@ -198,7 +175,7 @@ def _few_shot(name: str, classes: Mapping[str, Sequence[str]], counts: tuple[int
     drawn = [text for texts in classes.values() for text in random.Random(0).sample(texts, sum(counts))]
     labels = np.repeat(np.arange(len(classes)), sum(counts))
     score = partial(measure.few_shot, classes=labels, shots=SHOTS, tested=counts[1])
-    return Set(f"{SHOTS} a class: {name}", [drawn], score)
+    return Set(f"few examples: {name}", [drawn], score)
 
 
 def _snli(path: Path) -> Set:
@@ -209,6 +186,8 @@ def _snli(path: Path) -> Set:
     for premise, hypothesis, label in zip(*examples.columns, examples.labels.tolist(), strict=True):
         found.setdefault(premise, {})[label] = hypothesis
     rows = [(premise, own[0], own[2]) for premise, own in found.items() if {0, 2} <= own.keys()][:TRIPLETS]
-    return Set(
-        "SNLI dev: entailed or contradicted", [list(column) for column in zip(*rows, strict=True)], measure.triplets
-    )
+    return Set("SNLI dev: entailed before contradicted", _columns(rows), measure.triplets)
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> list[list[str]]:
+    return [list(column) for column in zip(*rows, strict=True)]
