@@ -14,8 +14,7 @@ INK, FAINT, COLOURS = "#24292f", "#c9d1d9", ("#2f6db3", "#d9822b", "#3a8f5c", "#
 def report(found: Mapping[str, Any]) -> str:
     """Return the tables of scores and of rates, with the machine and the date."""
     teacher, students = found["teacher"], found["students"]
-    head = [f"{name}: score, percent (95 % interval)" for name in students]
-    rows: list[list[object]] = [["", "cases", "measure", teacher, *head]]
+    rows: list[list[object]] = [["", "cases", "measure", teacher, *students]]
     for each in found["sets"]:
         scores = {name: f"{100 * score:.1f}" for name, score in each["scores"].items()}
         cells = [f"{scores[name]}  {_share(each['shares'][name])}" for name in students]
@@ -23,7 +22,10 @@ def report(found: Mapping[str, Any]) -> str:
     if found["mean"]:
         cells = [_share(found["mean"][name]) for name in students]
         rows.append(["mean of the sets' first measures, without STS-B", "", "", "", *cells])
-    parts = [f"{found['date']}, {found['machine']}, {found['seconds']:.0f} s", table(rows, left=(0, 2))]
+    about = (
+        f"{found['date']}, {found['machine']}, {found['seconds']:.0f} s. Of a student: score, percent (95 % interval)"
+    )
+    parts = [about, table(rows, left=(0, 2))]
     if found["rates"]:
         rates: list[list[object]] = [["texts per second", *found["rates"]]]
         for name in next(iter(found["rates"].values())):
