@@ -3,9 +3,9 @@
     python tools/make_builtin CORPORA --work WORK --sts sts-dev.csv
 
 CORPORA is a folder with the files that `corpora.CORPORA` lists; the teacher is all-MiniLM-L6-v2. The phases are
-sentences, the student's word pieces, the teacher's vectors, training, the folder with its model card. Each leaves its
-result in WORK, and an interrupted run continues there. Seeds are fixed. The STS Benchmark's dev part is only reported:
-it is neither trained on nor used to choose among weights.
+texts, the student's word pieces, the teacher's vectors, groups, training, the folder with its model card. Each leaves
+its result in WORK, and an interrupted run continues there. Seeds are fixed. The STS Benchmark's dev part is only
+reported: it is neither trained on nor used to choose among weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from minibert import SentenceEncoder
@@ -25,10 +26,11 @@ from minibert.checkpoint import builtin
 from minibert.checkpoint.save import write_json
 
 from . import card, publish
+from .groups import list_texts, make_groups
 from .recipe import RECIPE
-from .sentences import count_by_corpus, take_sentences
 from .student import cut_neurons, make_student
 from .teacher import teacher_vectors
+from .texts import Texts, take_texts
 from .training import train_student
 from .vocabulary import choose_pieces, cut_tokenizer
 
@@ -43,29 +45,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     seconds = Seconds(work / "seconds.json")
-    sentences = kept(
-        work / "sentences.json", lambda: take_sentences(options.corpora, RECIPE.seed)[: RECIPE.sentences], seconds
-    )
+    drawn = Texts.of(kept(work / "texts.json", lambda: take_texts(options.corpora, RECIPE.seed), seconds))
+    texts = list_texts(drawn)
     # Products in bfloat16 move the teacher's vectors by about 1e-3, far less than the student's own error.
     fast = SentenceEncoder.from_pretrained(options.teacher, dtype="bfloat16", truncation="silent")
-    pieces = kept(work / "pieces.json", lambda: choose_pieces(fast, sentences, RECIPE.pieces), seconds)
+    pieces = kept(work / "pieces.json", lambda: choose_pieces(fast, texts, RECIPE.pieces), seconds)
     with seconds("teacher"):
-        vectors = teacher_vectors(fast, sentences, work / "teacher")
+        vectors = teacher_vectors(fast, texts, work / "teacher")
+    groups = np.array(kept(work / "groups.json", lambda: make_groups(drawn, texts, vectors, RECIPE.seed), seconds))
     teacher = SentenceEncoder.from_pretrained(options.teacher, truncation="silent")
     tokenizer = cut_tokenizer(teacher, pieces, work / "tokenizer")
     student = make_student(teacher, tokenizer, pieces, RECIPE.layers)
     for stage in RECIPE.stages:
-        student = cut_neurons(student, stage.intermediate, sentences[: RECIPE.sample])
-        done = work / f"student-{stage.intermediate}.pt"
+        student = cut_neurons(student, stage.intermediate, drawn.sentences[: RECIPE.sample])
+        done = work / f"student-{stage.name}.pt"
         if not done.exists():
-            with seconds(f"training with {stage.intermediate} neurons"):
-                folder = work / f"training-{stage.intermediate}"
-                train_student(student, sentences, vectors, RECIPE, stage, folder, options.sts)
+            with seconds(f"training {stage.name}"):
+                data = texts, vectors, groups
+                train_student(student, *data, RECIPE, stage, work / f"training-{stage.name}", options.sts)
             torch.save(student.state_dict(), done)
         student.load_state_dict(torch.load(done, weights_only=True))
     publish.write_folder(student, options.output)
-    counts = count_by_corpus(options.corpora, sentences)
-    card.write_card(options.output, options.teacher, options.sts, counts, seconds.spent)
+    card.write_card(options.output, options.teacher, options.sts, count(options.corpora, drawn), seconds.spent)
     print(f"{options.output}: {publish.size(options.output) / 1e6:.2f} MB")
     return 0
 

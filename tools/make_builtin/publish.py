@@ -12,15 +12,19 @@ from minibert.checkpoint.save import write_tensors
 from minibert.checkpoint.weights import SAFETENSORS
 
 
+TABLE = "embeddings.word_embeddings.weight"
+STORED = torch.float8_e4m3fn  # of the table: a byte a number, and transformers reads it as it reads float16
+
+
 def write_folder(student: SentenceEncoder, folder: Path) -> None:
     """Write all but the model card.
 
     config.json says float32, so transformers and sentence-transformers load as minibert does. Only the numbers in the
-    file are float16.
+    file are float16, and those of the table of word pieces have 8 bits.
     """
     student.save_pretrained(folder)
-    path = folder / SAFETENSORS
-    write_tensors({name: tensor.to(torch.float16) for name, tensor in load_file(path).items()}, path)
+    path, dtypes = folder / SAFETENSORS, {TABLE: STORED}
+    write_tensors({name: x.to(dtypes.get(name, torch.float16)) for name, x in load_file(path).items()}, path)
 
 
 def size(folder: Path) -> int:

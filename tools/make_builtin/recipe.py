@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """Cut the feed-forwards to ``intermediate`` neurons, then train with a rate that falls to 0."""
+    """Cut the feed-forwards to ``intermediate`` neurons, then train with a rate that falls to 0.
+
+    ``rounded``: the table of word pieces is rounded to how it is stored, and only the rest learns.
+    """
 
     intermediate: int
     steps: int
     learning_rate: float
+    rounded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{self.intermediate}-rounded" if self.rounded else str(self.intermediate)
 
 
 @dataclass(frozen=True)
@@ -21,19 +30,25 @@ class Recipe:
     Attributes:
         layers: Those of the teacher's six. The last computes one row only, so three are little slower than two.
         stages: Two steps down from the teacher's 1536 neurons. A single cut loses more.
-        pieces: The number of word pieces, of the teacher's 30522. It fills 16 MB together with the layers, in float16.
-        sentences: The number of sentences, of all that `corpora.CORPORA` allows.
+        pieces: The number of word pieces, of the teacher's 30522. Stored in 8 bits, they and the layers fill 16 MB.
         sample: The number of texts that measure the strength of neurons.
-        batch_size: Similarities are compared within a batch, too.
-        seed: It fixes the choice and order of sentences, and training.
+        batch_size: Groups of two or three texts. Similarities and rankings are compared within a batch, too.
+        widths: The first dimensions whose similarities are to be the teacher's: what `truncate_dim` leaves.
+        weights: Of the distance of vectors, of similarities, of rankings.
+        temperature: Of rankings.
+        average: Steps whose weights are averaged.
+        seed: It fixes the choice and order of texts, and training.
     """
 
     layers: tuple[int, ...] = (0, 2, 5)
-    stages: tuple[Stage, ...] = (Stage(512, 6_000, 6e-4), Stage(256, 2_000, 3e-4))
-    pieces: int = 12_000
-    sentences: int = 229_376
+    stages: tuple[Stage, ...] = (Stage(512, 6_000, 6e-4), Stage(256, 9_000, 5e-4), Stage(256, 2_000, 2e-4, rounded=True))
+    pieces: int = 26_000
     sample: int = 256
-    batch_size: int = 128
+    batch_size: int = 64
+    widths: tuple[int, ...] = (64, 128, 192, 384)
+    weights: tuple[float, ...] = (1.0, 0.5, 0.1)
+    temperature: float = 0.05
+    average: int = 500
     warmup: float = 0.05
     seed: int = 0
 

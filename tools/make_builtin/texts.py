@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .corpora import CORPORA, Corpus
 from .heldout import PAPERS, PROBLEMS, SECTIONS, UNITS, held_out_forms, normal_form, training_units
@@ -29,6 +29,12 @@ class Texts(NamedTuple):
     sentences: list[str]
     passages: list[str]
     pairs: list[TrainingPair]
+
+    @classmethod
+    def of(cls, lists: Sequence[Any]) -> Texts:
+        """Return what JSON made lists of."""
+        sentences, passages, pairs = lists
+        return cls(sentences, passages, [TrainingPair(*pair) for pair in pairs])
 
 
 def take_texts(

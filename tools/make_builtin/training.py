@@ -1,22 +1,80 @@
-"""Train the student to return the teacher's vectors, and the teacher's similarities within a batch."""
+"""Train the student to return the teacher's vectors, and the teacher's similarities and rankings within a batch."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from minibert import SentenceEncoder
-from minibert.training import Combined, Examples, SentenceTask, Settings, SimilarityMatrix, TeacherVectors, train
+from minibert.batches import plan_batches
+from minibert.training import (
+    Combined,
+    Examples,
+    Matryoshka,
+    SentenceTask,
+    Settings,
+    SimilarityMatrix,
+    SimilarityRanking,
+    TeacherVectors,
+    train,
+)
 from minibert.training.evaluate import STSEvaluator
 from minibert.training.reading import read_examples
 
+from .publish import STORED
 from .recipe import Recipe, Stage
 
 EVERY = 250  # steps between looks at the STS Benchmark, and between checkpoints
+TOGETHER = 8192  # tokens that are embedded at a time
+
+
+class GroupTask(SentenceTask):
+    """A SentenceTask whose rows are groups of texts. A batch holds the different texts of its groups.
+
+    The mean of the weights of the latest steps is kept too: an exponential average, as of `Recipe.average` steps.
+    """
+
+    def __init__(
+        self, encoder: SentenceEncoder, objective: nn.Module, examples: Examples, groups: np.ndarray, average: int
+    ) -> None:
+        super().__init__(encoder, objective, examples)
+        self.groups, self.each = groups, self.lengths  # tokens of each text
+        self.lengths = np.where(groups < 0, 0, self.each[groups]).sum(1)  # of each group
+        self.keep = 1 - 1 / average
+        self.mean = nn.Module()
+        for name, value in encoder.named_parameters():
+            self.mean.register_buffer(name.replace(".", "/"), value.detach().clone())
+
+    def begin_step(self, step: int, total: int) -> None:
+        """Add the weights to their mean."""
+        super().begin_step(step, total)
+        keep = min(self.keep, step / (step + 10))
+        for name, value in self.model.named_parameters():
+            self.mean.get_buffer(name.replace(".", "/")).lerp_(value.detach(), 1 - keep)
+
+    def take_mean(self) -> None:
+        """Set the weights to their mean."""
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                value.copy_(self.mean.get_buffer(name.replace(".", "/")))
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        """Return the loss of all different texts of these groups; texts of near-equal length are embedded together."""
+        texts = np.unique(self.groups[rows])
+        texts = texts[texts >= 0]
+        parts = [texts[part] for part in plan_batches(self.each[texts], max_tokens=TOGETHER)]
+        return self.of_vectors([torch.cat([self.embed(self.tokens[0], part) for part in parts])], np.concatenate(parts))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the groups too."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.groups).data).hexdigest()[:16]
+        return {**super().identity(), "groups": digest, "keep": self.keep}
 
 
 def read_sts(path: Path) -> STSEvaluator:
@@ -26,8 +84,9 @@ def read_sts(path: Path) -> STSEvaluator:
 
 def train_student(
     student: SentenceEncoder,
-    sentences: Sequence[str],
+    texts: Sequence[str],
     vectors: np.ndarray,
+    groups: np.ndarray,
     recipe: Recipe,
     stage: Stage,
     folder: Path,
@@ -35,10 +94,14 @@ def train_student(
 ) -> list[dict[str, Any]]:
     """Train in place, from the folder's checkpoint if there is one. Return the log's records.
 
-    The last step's weights are kept. The scores on the way are only reported.
+    The mean of the last steps' weights is kept. The scores on the way are only reported.
     """
-    objective = Combined([TeacherVectors("cosine"), SimilarityMatrix()])
-    task = SentenceTask(student, objective, Examples([sentences], torch.from_numpy(vectors)))
+    similarities = [Matryoshka(own, recipe.widths) for own in (SimilarityMatrix(), SimilarityRanking(recipe.temperature))]
+    objective = Combined([TeacherVectors("cosine"), *similarities], recipe.weights)
+    if stage.rounded:
+        table = student.model.embeddings.token.weight.requires_grad_(requires_grad=False)
+        table.copy_(table.to(STORED))
+    task = GroupTask(student, objective, Examples([texts], torch.from_numpy(vectors)), groups, recipe.average)
     settings = Settings(
         steps=stage.steps,
         batch_size=recipe.batch_size,
@@ -48,7 +111,7 @@ def train_student(
         autocast="bfloat16",
         seed=recipe.seed,
     )
-    return train(
+    records = train(
         task,
         settings,
         folder=folder,
@@ -59,3 +122,5 @@ def train_student(
         resume=(folder / "checkpoint.pt").exists(),
         show_progress_bar=True,
     )
+    task.take_mean()
+    return records
