@@ -13,7 +13,7 @@ import pool_functions
 import pytest
 from helpers import MINILM
 
-from minibert import SentenceEncoder, TooLongError
+from minibert import SentenceEncoder, TooLongError, processes
 from minibert.processes import WorkerError, WorkerPool
 
 TEXTS = [f"text {i} " + "of words " * (i % 7) for i in range(60)]
@@ -176,18 +176,25 @@ def private_memory(pid):
 linux = pytest.mark.skipif(sys.platform != "linux", reason="no fork server is used here")
 
 
-def method(pool):
-    return type(pool._pool._mp_context).__name__
+def method():
+    return type(processes._start_method()).__name__
 
 
 @linux
-def test_processes_start_by_themselves_where_a_server_would_import_others(encoder, pool, tmp_path, monkeypatch):
-    assert method(pool) == "ForkServerContext"
-    (tmp_path / "inspect.py").write_text("this is no module of Python")
+def test_processes_start_by_themselves_where_a_server_would_import_others(encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with encoder.start_multi_process_pool(["cpu"]) as other:
-        assert method(other) == "SpawnContext"
-        assert len(encoder.encode(TEXTS, pool=other)) == len(TEXTS)
+    assert method() == "ForkServerContext"
+    (tmp_path / "inspect.py").write_text("this is no module of Python")
+    assert method() == "SpawnContext"
+    with encoder.start_multi_process_pool(["cpu"]) as pool:
+        assert len(encoder.encode(TEXTS, pool=pool)) == len(TEXTS)
+
+
+@linux
+def test_a_forked_process_starts_a_pool_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(processes, "_imported_in", os.getpid() + 1)
+    assert method() == "SpawnContext"  # its parent's server is out of reach
 
 
 @linux
@@ -229,6 +236,7 @@ def test_processes_share_an_import_and_none_is_left_when_the_first_one_is_stoppe
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        cwd=tmp_path,
         env=environment,
     ) as process:
         pids = process.stdout.readline().split()
