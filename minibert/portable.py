@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -16,12 +17,28 @@ from .checkpoint.load import read_again
 from .checkpoint.tensors import CheckpointError, file_state
 from .config import FileError
 from .fast.changes import TrackedParameter
+from .fast.decide import Decision
 from .truncation import TruncationReport
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CHUNK = 2**20  # bytes that are hashed at once
+# A decision is of one process. Dask pickles each attribute of a module by itself, past its `__getstate__`.
+copyreg.pickle(Decision, lambda _: (cast(Any, type(None)), ()))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A weight that a pickle leaves out; no tensor on "meta", which `datasets` would try to read."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    requires_grad: bool
+
+    def on_meta(self) -> nn.Parameter:
+        """Return it without numbers."""
+        return nn.Parameter(torch.empty(self.shape, dtype=self.dtype, device="meta"), self.requires_grad)
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,11 @@ class Portable(nn.Module):
         if stored is None:
             return
         stored.check()
+        made: dict[int, nn.Parameter] = {}
+        for part in self.model.modules():
+            for name, value in part._parameters.items():
+                if isinstance(value, LeftOut):
+                    part._parameters[name] = made.setdefault(id(value), value.on_meta())
         model, files = self.model, Folder(stored.name, stored.paths[0].parent)
         model.report = replace(model.report, files=stored.paths, states=tuple(map(file_state, stored.paths)))
         found, whole = read_again(model, files), all(weight.is_meta for weight in model.parameters())
@@ -119,8 +141,8 @@ def _put_together(kind: type[Portable], state: dict[str, Any]) -> Portable:
     return model
 
 
-def _unchanged(model: Any) -> dict[int, nn.Parameter]:
-    """Return those parameters that are as in the checkpoint's files: by their ids, the same ones without numbers."""
+def _unchanged(model: Any) -> dict[int, LeftOut]:
+    """Return, by their ids, those parameters that are as in the checkpoint's files."""
     report = getattr(model, "report", None)
     if report is None or not report.states:
         return {}
@@ -130,4 +152,4 @@ def _unchanged(model: Any) -> dict[int, nn.Parameter]:
         return {}
     usual = [(old, value) for old, value in pairs if type(old) in (nn.Parameter, TrackedParameter) and old.is_cpu]
     same = (old for old, value in usual if torch.equal(old.detach(), value))
-    return {id(old): nn.Parameter(torch.empty_like(old, device="meta"), old.requires_grad) for old in same}
+    return {id(old): LeftOut(old.shape, old.dtype, old.requires_grad) for old in same}
