@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -439,6 +440,17 @@ def test_the_command_line(tiny, tmp_path, capsys):
     assert [set(check) for check in found["checks"]] == [{"name", "status", "seen", "advice"}] * len(found["checks"])
     assert main(["verify", "/nowhere/at all"]) == 1
     assert capsys.readouterr().err.startswith("minibert: there is no folder")
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs/models.md").read_text(encoding="utf-8")
+    shown = re.search(r"```text\n(ok +kind.*?)```", text, re.DOTALL)[1].splitlines()
+    change("tokenizer_config.json", do_lower_case=False)(copy(MINILM, tmp_path / "my-model"))
+    monkeypatch.chdir(tmp_path)
+    lines = verify("./my-model").table(120).splitlines()
+    stack = next(i for i, line in enumerate(shown) if "fast stack" in line)  # what follows differs a little by machine
+    assert lines[:stack] == shown[:stack]
+    assert lines[-1] == shown[-1]
 
 
 def test_on_a_terminal_lines_end_before_its_edge(tiny):

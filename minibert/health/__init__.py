@@ -1,8 +1,4 @@
-"""Is this checkpoint all right, and this machine? docs/models.md shows both answers.
-
-print(verify("my-model"))
-print(doctor())
-"""
+"""Is this checkpoint all right, and this machine? docs/models.md shows both answers."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ class Verification:
         arrow = "\n-> " if columns else " -> "
         rows = [(x.status, x.name, arrow.join(map(printable, filter(None, (x.seen, x.advice))))) for x in self.checks]
         count = {status: sum(row[0] == status for row in rows) for status in (OK, WARNING, FAILED)}
-        counted = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+        counted = ", ".join(
+            f"{number} {status}{'s' * (status == WARNING and number > 1)}" for status, number in count.items() if number
+        )
         return f"{hanging(rows, columns)}\n{self.model}: {counted}"
 
 
@@ -72,7 +74,7 @@ def verify(name: str | os.PathLike[str] = DEFAULT_MODEL, **hub: Unpack[HubOption
     """
     hub["local_files_only"] = True
     files = open_files(name, **hub)
-    if files.excuse and not (files.cached("config.json") or files.cached("modules.json")):
+    if files.excuse and not files.pin():
         text = "is not in the cache, and verify uses no network: fetch it first, as by minibert inspect"
         raise HubError(f"{files.name} {text} {files.name}")
     with warnings.catch_warnings(record=True) as heard:
