@@ -24,6 +24,7 @@ from minibert import (
     HubError,
     MultiVectorEncoder,
     SentenceEncoder,
+    SparseEncoder,
     Tokenizer,
 )
 from minibert.checkpoint import builtin
@@ -31,6 +32,7 @@ from minibert.cli import main
 from minibert.fast.stack import FastLayer
 from minibert.health import doctor, machine, numbers, verify
 from minibert.health.known import GAPS, PAIRS
+from minibert.retrieval.static_queries import StaticQueries
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -352,6 +354,16 @@ def test_sparse_encoders(tmp_path):
     assert wrong == {}
     assert found.checks[0].seen == "SparseEncoder: SpladePooling(max, relu); 99 numbers a vector"
     assert any("the head's matrix is that of the embeddings" in x.seen for x in found.checks)
+
+
+def test_a_sparse_encoder_of_english_is_tried_on_paraphrases(tmp_path):
+    tokenizer = Tokenizer.from_pretrained("minibert-tiny")
+    model = widen(BertForMaskedLM(Bert.from_pretrained("minibert-tiny").config)).eval()
+    SparseEncoder(model, tokenizer).save_pretrained(tmp_path / "a")
+    assert "a paraphrase is before" in seen(tmp_path / "a")[0]["meaning", "FAILED"]
+    static = StaticQueries(torch.rand(len(tokenizer)), tokenizer, ("query",), frozen=False)
+    SparseEncoder(model, tokenizer, static=static).save_pretrained(tmp_path / "b")
+    assert ("meaning", "warning") in seen(tmp_path / "b")[0]  # such queries need not know other words
 
 
 def test_late_interaction(tmp_path):
