@@ -151,6 +151,13 @@ DAMAGE = {
         change("tokenizer_config.json", model_max_length=512),
         *("longest text", "warning", "model_max_length of tokenizer_config.json is 512"),
     ),
+    "a length that is none": (
+        lambda folder: [
+            change("tokenizer_config.json", model_max_length=float("-inf"))(folder),
+            change("sentence_bert_config.json", max_seq_length=64)(folder),
+        ],
+        *("longest text", "warning", "max_seq_length of sentence_bert_config.json is 64"),
+    ),
     "two lengths": (
         change("tokenizer_config.json", model_max_length=20),
         *("longest text", "warning", "the first counts"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..config import BertConfig, read_json
+from ..config import BertConfig, is_integer, read_json
 from .added_tokens import CONFIG, SPECIAL, read_settings, read_special
 from .hub import CheckpointFiles
 from .sentence_transformers import TRANSFORMER_SETTINGS, read_entries
@@ -70,7 +70,7 @@ def _letters(files: CheckpointFiles, values: dict[str, Any], backend: Any) -> Ro
         where = TRANSFORMER_SETTINGS if files.read_object(TRANSFORMER_SETTINGS).get("do_lower_case") else CONFIG
         yield WARNING, f"text is lower-cased, but {counted}", f"do_lower_case false in {where}, for a cased model"
     if not lowers and len(words) > 50 and capitals <= 0.01 * len(words):
-        yield WARNING, f"case is kept, but {counted}: others are unknown", f"do_lower_case true in {CONFIG}"
+        yield WARNING, f"case is kept, but {counted}: capitals are unknown", f"do_lower_case true in {CONFIG}"
     for name, done in (("do_lower_case", lowers), ("strip_accents", strips)):
         if isinstance(said := values.get(name), bool) and said != done:
             yield WARNING, f"{name} is {said} in {CONFIG}, but {JSON} does otherwise, and counts", "let them agree"
@@ -80,16 +80,18 @@ def _lengths(files: CheckpointFiles, values: dict[str, Any], config: BertConfig)
     positions = config.max_position_embeddings
     below = files.read_object(TRANSFORMER_SETTINGS)
     names = ("max_seq_length", "query_length", "document_length")
-    said = {f"{name} of {TRANSFORMER_SETTINGS}": below[name] for name in names if below.get(name)}
+    said: dict[str, Any] = {
+        f"{name} of {TRANSFORMER_SETTINGS}": n for name in names if is_integer(n := below.get(name), 1)
+    }
     own = values.get("model_max_length")
-    if isinstance(own, (int, float)) and own < 1e9:  # transformers writes 1e30 for "no limit"
-        said[f"model_max_length of {CONFIG}"] = int(own)
+    own = own if isinstance(own, (int, float)) and 1 <= own < 1e9 else None  # transformers writes 1e30 for "no limit"
+    said |= {f"model_max_length of {CONFIG}": int(own)} if own else {}
     stated = ", ".join(f"{name}: {value}" for name, value in said.items())
     yield f"{positions} positions" + (f"; {stated}" if stated else "")
     for name, value in said.items():
         if value > positions:
             yield WARNING, f"{name} is {value}, but the model has {positions} positions", f"at most {positions} there"
-    if positions >= (below.get("max_seq_length") or 0) > (own or positions):
+    if positions >= said.get(f"max_seq_length of {TRANSFORMER_SETTINGS}", 0) > (own or positions):
         yield WARNING, f"{stated}: the first counts, other programs take the second", "the same number in both"
 
 
