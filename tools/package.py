@@ -37,6 +37,8 @@ IN_BOTH = (f"{MODEL}/model.safetensors", f"{MODEL}/1_Pooling/config.json", "mini
 def run(*command: str | Path, folder: Path) -> str:
     """Run a command in a folder, without the checkout on Python's path; return what it printed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    if not shutil.which(command[0]):
+        raise SystemExit(f"{command[0]} is not on PATH")
     done = subprocess.run([*map(str, command)], cwd=folder, env=environment, text=True, capture_output=True)
     if done.returncode:
         raise SystemExit(
@@ -92,15 +94,12 @@ def check_editable(programs: Path, sdist: Path, folder: Path) -> None:
 
 def check_python(version: str, wheel: Path, sdist: Path) -> str:
     """Install the wheel with the newest dependencies on this Python and test it; return the versions and the result."""
-    python = shutil.which(f"python{version}")
-    if not python or subprocess.run([python, "-c", ""], capture_output=True).returncode:
-        return "not found"  # or a launcher of a Python that is not there
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        run(python, "-m", "venv", folder / "venv", folder=folder)
+        run(f"python{version}", "-m", "venv", folder / "venv", folder=folder)
         programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
         run(programs / "python", "-m", "pip", "install", "--quiet", f"{wheel}[test]", folder=folder)
-        code = f"from importlib.metadata import version\nprint(*(f'{{n}} {{version(n)}}' for n in {PACKAGES}), sep=', ')"
+        code = f"from importlib.metadata import version as v; print(*(n + ' ' + v(n) for n in {PACKAGES}), sep=', ')"
         versions = run(programs / "python", "-c", code, folder=folder).strip()
         sources = unpack(sdist, folder)
         shutil.rmtree(sources / "minibert")  # the wheel is tested
@@ -115,6 +114,8 @@ def main() -> int:
     parser.add_argument("--pythons", nargs="+", default=[], metavar="3.X", help="test the wheel on these Pythons, too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where to put the sdist and the wheel in the end")
     arguments = parser.parse_args()
+    for version in arguments.pythons:
+        run(f"python{version}", "-c", "", folder=ROOT)  # fails now, not after minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         run(sys.executable, "-m", "build", "--outdir", folder / "dist", ROOT, folder=folder)
