@@ -8,8 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-PATTERNS = ("*.md", "*.toml", "[a-z]*/**/*.md", "[a-z]*/**/*.py", "[a-z]*/**/*.ipynb")
-TEXTS = [path for pattern in PATTERNS for path in ROOT.glob(pattern) if path != Path(__file__)]
+FOLDERS = ("minibert", "docs", "findings", "notebooks", "tests", "tools")
+TEXTS = [
+    path for folder in FOLDERS for end in ("md", "py", "ipynb", "sh") for path in (ROOT / folder).rglob(f"*.{end}")
+]
+TEXTS = [path for path in (*TEXTS, *ROOT.glob("*.md"), ROOT / "pyproject.toml") if path != Path(__file__)]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))  # a sdist has none
 
 

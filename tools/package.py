@@ -99,13 +99,15 @@ def check_python(version: str, wheel: Path, sdist: Path) -> str:
         run(f"python{version}", "-m", "venv", folder / "venv", folder=folder)
         programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
         run(programs / "python", "-m", "pip", "install", "--quiet", f"{wheel}[test]", folder=folder)
-        code = f"from importlib.metadata import version as v; print(*(n + ' ' + v(n) for n in {PACKAGES}), sep=', ')"
-        versions = run(programs / "python", "-c", code, folder=folder).strip()
+        lines = run(programs / "python", "-m", "pip", "list", "--format=freeze", folder=folder).splitlines()
+        versions = ", ".join(line for line in lines if line.partition("==")[0].replace("_", "-") in PACKAGES)
         sources = unpack(sdist, folder)
         shutil.rmtree(sources / "minibert")  # the wheel is tested
         tests = [f"tests/test_{test}.py" for test in PYTHON_TESTS]
+        if "transformers" in versions:  # there is none for Python 3.10
+            tests.append("tests/parity")
         pytest = (programs / "python", "-m", "pytest", "-q", "-k", "not tree_names_every_room")
-        return f"{versions}: {run(*pytest, *tests, 'tests/parity', folder=sources).splitlines()[-1]}"
+        return f"{versions}: {run(*pytest, *tests, folder=sources).splitlines()[-1]}"
 
 
 def main() -> int:
