@@ -102,12 +102,12 @@ def check_python(version: str, wheel: Path, sdist: Path) -> str:
         lines = run(programs / "python", "-m", "pip", "list", "--format=freeze", folder=folder).splitlines()
         versions = ", ".join(line for line in lines if line.partition("==")[0].replace("_", "-") in PACKAGES)
         sources = unpack(sdist, folder)
-        shutil.rmtree(sources / "minibert")  # the wheel is tested
+        (sources / "minibert" / "__init__.py").unlink()  # so that Python finds the wheel's
         tests = [f"tests/test_{test}.py" for test in PYTHON_TESTS]
         if "transformers" in versions:  # there is none for Python 3.10
             tests.append("tests/parity")
-        pytest = (programs / "python", "-m", "pytest", "-q", "-k", "not tree_names_every_room")
-        return f"{versions}: {run(*pytest, *tests, folder=sources).splitlines()[-1]}"
+        result = run(programs / "python", "-m", "pytest", "-q", *tests, folder=sources).splitlines()[-1]
+        return f"{versions}: {result}"
 
 
 def main() -> int:
