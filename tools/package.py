@@ -105,7 +105,7 @@ def check_python(version: str, wheel: Path, sdist: Path) -> str:
         (sources / "minibert" / "__init__.py").unlink()  # so that Python finds the wheel's
         tests = [f"tests/test_{test}.py" for test in PYTHON_TESTS]
         if "transformers" in versions:  # there is none for Python 3.10
-            tests.append("tests/parity")
+            tests += ["tests/parity", "--ignore=tests/parity/test_bench_race.py"]  # which races a checkout
         result = run(programs / "python", "-m", "pytest", "-q", *tests, folder=sources).splitlines()[-1]
         return f"{versions}: {result}"
 
