@@ -25,7 +25,7 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            f'this adapter needs {error.name}: pip install "minibert[{extra}]"', name=error.name
+            f'this adapter needs {error.name}: pip install "minibert-encoder[{extra}]"', name=error.name
         ) from error
 
 
