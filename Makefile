@@ -2,7 +2,7 @@
 # PYTHON is the interpreter of your virtual environment.
 PYTHON ?= python
 
-.PHONY: setup format lint types test lowest parity notebooks package findings bench
+.PHONY: setup format lint types test lowest parity notebooks docs package findings bench
 
 setup:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
 format:     ; $(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
@@ -10,7 +10,8 @@ lint:       ; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 types:      ; $(PYTHON) -m mypy
 test:       ; $(PYTHON) -m pytest
 parity:     ; $(PYTHON) -m pytest tests/parity
-notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600  # where a model is trained: so many steps
+notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600 --output build/notebooks  # steps of training
+docs:       ; $(PYTHON) tools/docs_site.py  # build/docs/html, with the outputs of `make notebooks` if it ran before
 package:    ; $(PYTHON) tools/package.py
 findings:   ; findings/run
 bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYTHON) tools/bench
