@@ -36,9 +36,9 @@ PAGE = "minibert/model.py"
 
 # The sidebar: caption -> pages, as patterns. A page is where it is named first, so docs/* is what is left.
 SIDEBAR = {
-    "Start": "docs/first-steps docs/models docs/from-sentence-transformers docs/comparison",
+    "Start": "docs/first-steps docs/install docs/models docs/from-sentence-transformers docs/comparison",
     "Understand": "docs/index minibert/model.py docs/values docs/swaps docs/exactness docs/speed",
-    "Use": "docs/retrieval docs/corpora docs/machines docs/stores docs/adapters docs/training docs/*",
+    "Use": "docs/retrieval docs/corpora docs/machines docs/processes docs/stores docs/adapters docs/training docs/*",
     "Notebooks": "notebooks/*",
     "Reference": "api/index cli findings/README CHANGELOG CONTRIBUTING",
 }
@@ -157,7 +157,7 @@ def notebook(path: Path) -> str:
         executed = json.loads(copy.read_text(encoding="utf-8"))
         if [x["source"] for x in executed["cells"]] == [x["source"] for x in book["cells"]]:
             book, note = executed, "The outputs are those of `make notebooks`"
-            note += ", which trains for 24 steps." if "STEPS" in str(book["cells"]) else "."
+            note += ", which trains for few steps." if "STEPS" in str(book["cells"]) else "."
     text = f"*In the repository: `notebooks/{path.name}`. {note}*"
     book["cells"].insert(1, {"cell_type": "markdown", "id": "site-note", "metadata": {}, "source": text})
     return json.dumps(book)

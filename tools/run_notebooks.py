@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the notebooks, and return the exit status."""
     parser = argparse.ArgumentParser(
         description="Run notebooks, each in a fresh kernel and in its own folder, and say which fail. Those that hold "
-        "outputs or execution counts, or whose last code cell asserts nothing, are refused. The notebooks themselves stay as they are.",
+        "outputs or execution counts, or whose last code cell asserts nothing, are refused. The files stay unchanged.",
         epilog="Ends with status 1 if a notebook failed or was refused.",
     )
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; none: all of notebooks/")
