@@ -133,7 +133,7 @@ def summary(path: str) -> str:
     """Return the first sentence of a docstring."""
     value = resolve(path)
     text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()) if callable(value) else ""
-    return cell(re.split(r"(?<=[.:]) (?=[A-Z(])", text)[0].replace("``", "`"))
+    return cell(re.split(r"(?<=\.) (?=[A-Z(])", text)[0].replace("``", "`"))
 
 
 def directive(path: str) -> str:
