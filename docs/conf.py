@@ -12,7 +12,6 @@ version = release = minibert.__version__
 html_title = f"minibert {release}"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 highlight_language = "text"
-suppress_warnings = ["toc.not_included"]  # pages of code, which other pages link to
 
 # Markdown, and notebooks that `make notebooks` has executed.
 myst_enable_extensions = ["dollarmath"]

@@ -164,9 +164,11 @@ def notebook(path: Path) -> str:
 
 
 def code_page(path: str) -> str:
-    """Return a page that shows a file of the repository; Markdown shows itself."""
+    """Return a page, outside the sidebar, that shows a file of the repository; Markdown shows itself."""
     text, language = (ROOT / path).read_text(encoding="utf-8"), {".py": "python", ".sh": "bash"}.get(Path(path).suffix)
-    return f"# {path}\n\n``````{{code-block}} {language}\n:linenos:\n\n{text}``````\n" if language else text
+    if not language:  # a model card
+        return text.replace("---\n", "---\norphan: true\n", 1)
+    return f"---\norphan: true\n---\n\n# {path}\n\n``````{{code-block}} {language}\n:linenos:\n\n{text}``````\n"
 
 
 def toctree(caption: str, pages: list[str]) -> str:
