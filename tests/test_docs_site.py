@@ -63,6 +63,7 @@ def test_every_finding_has_a_row_of_its_own_words(source):
     for script in scripts:
         library, _, behaviour = text(script).splitlines()[1].removeprefix("# ").partition(": ")
         assert re.search(rf"^\| \[[^]]+\]\({script.name}\.md\) \| {re.escape(library)} \| ", page, re.MULTILINE)
+        assert re.search(r" \d+\.\d+", library)
         assert behaviour in page
         assert text(script) in text(source / f"findings/{script.name}.md")
 
