@@ -53,6 +53,7 @@ class FastLayer:
     """Attention, then feed-forward; each adds to its input and the sum is normalised. Weights are packed when used."""
 
     by = "fast"
+    attend, attend_first = staticmethod(attend), staticmethod(attend_first)
 
     def __init__(self, layer: EncoderLayer, arithmetic: Arithmetic) -> None:
         self.layer, self.arithmetic = layer, arithmetic
@@ -68,14 +69,14 @@ class FastLayer:
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
-        return self._after_attention(x, attend(self._qkv(x), texts, self.head_size))
+        return self._after_attention(x, self.attend(self._qkv(x), texts, self.head_size))
 
     def first(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute each text's first token only; keys and values are needed of all tokens. (T, D) -> (B, D)"""
         B = texts.shape[0]
         filler = (0, round_up(B, 8) - B)
         first = x.index_select(0, functional.pad(texts.first, filler))
-        attended = attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
+        attended = self.attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
         return self._after_attention(first, functional.pad(attended, (0, 0, *filler)))[:B]
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -118,8 +119,15 @@ class Stack:
     A part of one's own is given unpadded texts of one length: what it makes of padding can't be known.
     """
 
+    failure = note = ""  # on a GPU: why the page goes on, and what else to know
+
     def __init__(self, bert: Bert, embeddings: FastEmbeddings | None, layers: Sequence[FastLayer | None]) -> None:
         self.bert, self.embeddings, self.layers = bert, embeddings, list(layers)
+
+    @classmethod
+    def why_not(cls, layers: Sequence[FastLayer]) -> str:
+        """Say why such layers can't be computed here; "" where they can."""
+        return ""
 
     def compute(self, tokens: Tokens, rows: np.ndarray, *, first_only: bool) -> tuple[Tensor, Tensor | None]:
         """Return some texts' last hidden states and a mask (B, S) where there is padding. NaN stays in its own text."""

@@ -6,6 +6,7 @@ T packed tokens, rounded up (see `round_up`); the rows beyond the last token are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import groupby
 
@@ -25,10 +26,18 @@ GROUP = {torch.float32: 16, torch.bfloat16: 32}
 LEFT_OVER = 8
 
 
+def round_up(count: int, parts: int = 32) -> int:
+    """Return the number of rows that products are made of, at most 2/parts more.
+
+    oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
+    """
+    return count + -count % max(2, (1 << count.bit_length()) // parts)
+
+
 class PackedTokens:
     """Some texts of a call: their ids (T,) and token types (T,), and where each text lies."""
 
-    def __init__(self, tokens: Tokens, rows: np.ndarray) -> None:
+    def __init__(self, tokens: Tokens, rows: np.ndarray, round_up: Callable[[int], int] = round_up) -> None:
         self.lengths = tokens.lengths[rows]
         lengths: list[int] = self.lengths.tolist()
         self.shape = len(lengths), max(lengths)  # (B, S)
@@ -95,14 +104,6 @@ class PackedTokens:
 def _filled(values: np.ndarray, filler: int) -> Tensor:
     # By the first one: its states are as finite as its own text's, and may be read under a mask.
     return torch.from_numpy(np.concatenate([values, np.repeat(values[:1], filler)]) if filler else values)
-
-
-def round_up(count: int, parts: int = 32) -> int:
-    """Return the number of rows that products are made of, at most 2/parts more.
-
-    oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
-    """
-    return count + -count % max(2, (1 << count.bit_length()) // parts)
 
 
 def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
