@@ -22,10 +22,9 @@ from .config import BertConfig, check_count
 from .cuda.stack import CudaLayer, CudaStack
 from .display import progress_bar
 from .fast.decide import Decision, decide
-from .fast.prepare import pack_at_loading
 from .fused import fuse
 from .model import EncoderOutput
-from .portable import Portable
+from .portable import Portable, pack_at_loading
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -197,11 +196,10 @@ class TextModel(Portable):
                     states, values = self._read(output, mask, prompt_length, **reading)
                 return by_text(states, values, lengths[rows]) if per_token else values
 
-            padding, config = decision.padding, self.model.config
             # Of equal lengths, texts with as many tokens to attend to come together.
             order: Any = slice(None) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
-            options = {"alone": batch_invariant, "on_gpu": decision.device.type != "cpu"}
-            batches = plan(lengths[order], config, batch_size, workers, padding=padding, **options)
+            how = decision.batching
+            batches = plan(lengths[order], self.model.config, batch_size, workers, alone=batch_invariant, **how)
             batches = batches if tokens.seen is None else [order[rows] for rows in batches]
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 release_freed_memory(count, done, len(rows))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from minibert import text_model
 from minibert.cuda import graphs, stack, tokens
@@ -64,7 +64,9 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operator(*args, **(kwargs or {}))
-        self.calls.append((operator, args, kwargs or {}, result))
+        # Of a tensor a graph knows only where it is.
+        places = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs or {}, result))
+        self.calls.append((operator, *places))
         return result
 
     @torch.inference_mode(False)
@@ -88,6 +90,7 @@ class FakeCard(Card):
         return numbers.clone() if to is None else to.copy_(numbers)
 
     def record(self, compute: Callable[[Tensor], Tensor], static: Tensor) -> tuple[Callable[[], None], Tensor]:
+        compute(static)
         with Tape() as tape:
             result = compute(static)
         self.recorded.append((static.numel() - 4) // 4)
@@ -96,7 +99,7 @@ class FakeCard(Card):
 
 @contextmanager
 def gpu(*, operator: Callable[..., Tensor] | None = varlen) -> Iterator[list[int]]:
-    """Let the stack for GPUs compute on the CPU meanwhile. Yields the sizes of the texts that graphs are recorded of."""
+    """Let the stack for GPUs compute on the CPU meanwhile. Yields the sizes of what is recorded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeCard, "recorded", recorded := [], raising=False)
         patch.setattr(stack, "Card", FakeCard)

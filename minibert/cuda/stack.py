@@ -19,8 +19,8 @@ from ..tokenizer import Tokens
 from .graphs import WARM, Card, Graphs, reason
 from .tokens import CudaTokens, attend, attend_first, suits_varlen, varlen_operator
 
-# How far states of a small random BERT, of size 1, may be from the page's in the same dtype on the same device. On a CPU
-# they differ by up to 2e-6, 4e-3 and 0.03; of tokens that attend to a neighbour's, by 0.1 to 0.3.
+# How far states of a small random BERT, of size 1, may be from the page's in the same dtype on the same device. On a
+# CPU they differ by up to 2e-6, 4e-3 and 0.03; where tokens attend to a neighbour's, by 0.1 to 0.3.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.012, torch.bfloat16: 0.08}
 REDUCED = 0.012  # of float32 where torch may compute products in fewer bits
 MOST_TOKENS = 512  # of a text that a graph is recorded for

@@ -99,18 +99,15 @@ def example(
     dtype: torch.dtype, activation: str, eps: float, depth: int, head_size: int = 8, device: Any = "cpu"
 ) -> tuple[Any, Tokens, torch.Tensor, torch.Tensor]:
     """Return a small random Bert, three texts, where (B, S) they have tokens, and the page's states (B, S, D)."""
-    lengths = np.array([19, 4, 4])
-    ids = np.arange(1, 1 + lengths.sum(), dtype=np.int32)
-    tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), np.cumsum([0, *lengths]), TruncationReport())
-    real = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])  # (B, S)
+    ids = np.arange(1, 28, dtype=np.int32)
+    tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), np.array([0, 19, 23, 27]), TruncationReport())
+    texts = PackedTokens(tokens, np.arange(3))
     sizes: Any = {"vocab_size": 29, "hidden_size": 2 * head_size, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 3 * head_size, "max_position_embeddings": 19, "num_hidden_layers": depth}
     with torch.device("cpu"):
         bert = model.Bert(BertConfig(**sizes, hidden_act=activation, layer_norm_eps=eps)).to(dtype).eval()
-        batch = torch.zeros(2, *real.shape, dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
     for weight in bert.parameters():  # products as wide whatever the width
         weight.normal_(std=0.5 if weight.ndim < 2 else 2 / math.sqrt(2 * head_size), generator=generator)
-    batch[0, real], batch[1, real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
-    batch, real = batch.to(device), real.to(device)
-    return bert.to(device), tokens, real, bert(batch[0], real, batch[1]).last_hidden_state
+    real, *inputs = (x.to(device) for x in (texts.mask, *texts.as_page_input()) if x is not None)
+    return bert.to(device), tokens, real, bert(inputs[0], real, inputs[1]).last_hidden_state

@@ -45,6 +45,11 @@ class Decision:
         """Return True if nothing has changed since that could change the decision or a result."""
         return self.code.holds() and self.snapshot.holds() and not (self.stack and self.stack.failure)
 
+    @property
+    def batching(self) -> dict[str, Any]:
+        """Return what `batches.plan` has to know."""
+        return {"padding": self.padding, "on_gpu": self.device.type != "cpu"}
+
     def by_page(self, reason: str) -> Decision:
         """Return the decision that the page computes all."""
         return replace(self, stack=None, reasons={"": reason}, padding="costs")
@@ -126,16 +131,15 @@ def _stack(
     keep_freed_memory()
     old = [] if before is None or before.stack is None else before.stack.layers
     known = {fast.layer: fast for fast in old if fast is not None}
-    first, place = next(bert.parameters()), "cpu"
-    # Exact products are of float64 too, where all weights are.
-    dtype = torch.float64 if arithmetic == "float32" and first.dtype is torch.float64 else torch.float32
-    if kind is not Stack:  # a GPU computes in the dtype of the weights, where they are
-        dtype, place = first.dtype, str(first.device)
+    first = next(bert.parameters())
+    # Exact products are of float64 too, where all weights are; a GPU computes in the dtype of the weights, and there.
+    exact = kind is not Stack or (arithmetic == "float32" and first.dtype is torch.float64)
+    like: Any = first.dtype if exact else torch.float32, "cpu" if kind is Stack else str(first.device)
     layers: list[FastLayer | None] = []
     layer: Any
     for i, layer in enumerate(bert.layers):
         name = f"layers.{i}"
-        if why := departure(layer, name, EncoderLayer) or _unlike(layer, name) or unusable(layer, name, dtype, place):
+        if why := departure(layer, name, EncoderLayer) or _unlike(layer, name) or unusable(layer, name, *like):
             reasons[name] = why
             layers.append(None)
             continue
@@ -144,7 +148,7 @@ def _stack(
             known[layer] = fast
         layers.append(known[layer])
     embeddings = bert.embeddings
-    if why := departure(embeddings, "embeddings", Embeddings) or unusable(embeddings, "embeddings", dtype, place):
+    if why := departure(embeddings, "embeddings", Embeddings) or unusable(embeddings, "embeddings", *like):
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
     track(bert)

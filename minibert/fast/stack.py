@@ -120,14 +120,10 @@ class Stack:
     """
 
     failure = note = ""  # on a GPU: why the page goes on, and what else to know
+    why_not: Callable[[Sequence[Any]], str] = staticmethod(lambda layers: "")  # why such layers can't be computed here
 
     def __init__(self, bert: Bert, embeddings: FastEmbeddings | None, layers: Sequence[FastLayer | None]) -> None:
         self.bert, self.embeddings, self.layers = bert, embeddings, list(layers)
-
-    @classmethod
-    def why_not(cls, layers: Sequence[FastLayer]) -> str:
-        """Say why such layers can't be computed here; "" where they can."""
-        return ""
 
     def compute(self, tokens: Tokens, rows: np.ndarray, *, first_only: bool) -> tuple[Tensor, Tensor | None]:
         """Return some texts' last hidden states and a mask (B, S) where there is padding. NaN stays in its own text."""
