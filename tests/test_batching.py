@@ -161,7 +161,7 @@ def test_small_models_have_larger_batches():
 
 # --- plans of a call
 
-PADDINGS = ["free", "costs", "none", "device"]
+PADDINGS = ["free", "costs", "none"]
 calls = {"workers": st.integers(1, 4), "max_texts": st.none() | st.integers(1, 10), "alone": st.booleans()}
 any_lengths = st.lists(st.integers(0, 300), max_size=40).map(lambda lengths: np.array(lengths, dtype=int))
 
