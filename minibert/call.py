@@ -188,7 +188,12 @@ def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.de
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
     """Copy to a device, without waiting where it is a GPU."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    return pinned(x, device).to(device, non_blocking=True)
+
+
+def pinned(x: Tensor, device: torch.device) -> Tensor:
+    """Return x in memory from which the device, if it is a GPU, can copy by itself."""
+    return x.pin_memory() if device.type == "cuda" else x
 
 
 def release_freed_memory(texts: int, done: int, more: int) -> None:

@@ -86,9 +86,6 @@ class FakeCard(Card):
     def in_order(self) -> Any:
         return nullcontext()
 
-    def upload(self, numbers: Tensor, to: Tensor | None = None) -> Tensor:
-        return numbers.clone() if to is None else to.copy_(numbers)
-
     def record(self, compute: Callable[[Tensor], Tensor], static: Tensor) -> tuple[Callable[[], None], Tensor]:
         compute(static)
         with Tape() as tape:

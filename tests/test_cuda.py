@@ -19,7 +19,7 @@ from minibert import Bert, BertConfig, SentenceEncoder, call
 from minibert.batches import GPU_OVERHEAD, GPU_TOKENS, plan
 from minibert.cuda import stack as cuda_stack
 from minibert.cuda.graphs import WARM
-from minibert.cuda.stack import CudaLayer, CudaStack, Trial, differs, try_out
+from minibert.cuda.stack import CudaLayer, CudaStack, differs, try_out
 from minibert.cuda.tokens import CudaTokens, bucket, suits_varlen
 from minibert.pooling import POOLINGS, Pooling
 from minibert.tokenizer import Tokens
@@ -452,7 +452,7 @@ def test_the_check_knows_right_from_wrong_in_each_dtype(dtype, head_size, monkey
         monkeypatch.setattr(cuda_stack, "varlen_operator", lambda: shifted)
         monkeypatch.setattr("minibert.cuda.tokens.varlen_operator", lambda: shifted)
         assert differs(layer, varlen=True).startswith("differs from the page by ")
-        assert try_out(layer) == Trial(False, "")
+        assert try_out(layer) == (False, "")
 
 
 # --- a GPU that is none: shapes, dtypes, devices, and nothing that would wait
@@ -474,7 +474,7 @@ def by_narrowing(self, index):
 
 @BOTH
 @pytest.mark.parametrize("first_only", [False, True], ids=["all", "first"])
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("lengths", [(7,), (5, 5, 5), (9, 1, 4, 9), (3, 0, 6)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_nothing_waits_for_the_gpu_or_leaves_it(lengths, dtype, first_only, attend_packed, monkeypatch):
     tokens, rows = random_tokens(lengths), np.arange(len(lengths))

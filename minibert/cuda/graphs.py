@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import upload
+from ..call import pinned, upload
 
 WARM = 2  # calls of a bucket before it is recorded: recording takes as long as many calls
 failures: dict[torch.device, str] = {}  # of recording, by device
@@ -22,11 +22,7 @@ _one_at_a_time = Lock()  # torch records one graph at a time in a process
 
 
 class Graphs:
-    """The graphs of one stack, by bucket. They share their memory, so one runs at a time, in whatever stream or thread.
-
-    Args:
-        card: What records and orders on a device.
-    """
+    """The graphs of one stack, by bucket. They share their memory, so one runs at a time, whatever the stream."""
 
     def __init__(self, card: Card) -> None:
         self.card, self.lock = card, Lock()
@@ -40,12 +36,12 @@ class Graphs:
         return failures.get(self.card.device, "")
 
     def run(self, key: Hashable, guard: object, numbers: Tensor, compute: Compute) -> Tensor:
-        """Return what ``compute`` gives for these numbers, which are on the CPU; from the third call on by a graph.
+        """Return what ``compute`` gives for these numbers; from the third call on by a graph.
 
         Args:
             key: The bucket: all that decides which operators compute, and on which shapes.
             guard: What a graph has of the world outside: addresses and settings. When it changes, graphs are dropped.
-            numbers: All that differs between the texts of a bucket.
+            numbers: All that differs between the texts of a bucket, on the CPU.
             compute: Operators on the GPU only; nothing that asks for a value.
         """
         with self.lock:
@@ -60,32 +56,28 @@ class Graphs:
                     failures[self.card.device] = f"single texts are computed without CUDA graphs: {reason(error)}"
                     self.recorded.clear()
                     warnings.warn(self.failure, stacklevel=9)
-        return compute(self.card.upload(numbers))
+        return compute(upload(numbers, self.card.device))
 
     def _replay(self, key: Hashable, numbers: Tensor, compute: Compute) -> Tensor:
         with self.card.in_order():
             if key not in self.recorded:
                 with torch.inference_mode(False), torch.no_grad():  # any mode may write to what is made here
-                    static = self.card.upload(numbers)
+                    static = upload(numbers, self.card.device)
                     self.recorded[key] = (static, *self.card.record(compute, static))
             static, replay, result = self.recorded[key]
-            self.card.upload(numbers, static)
+            static.copy_(pinned(numbers, self.card.device), non_blocking=True)
             replay()
             return result.clone()
 
 
 class Card:
-    """A device of CUDA, as far as graphs need it."""
+    """A device of CUDA, as far as graphs need it: one stream for all recordings, with one pool of memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream: torch.cuda.Stream | None = None  # of all recordings, with their pool
+        self.stream: Any = None
         self.pool: Any = None
         self.done: torch.cuda.Event | None = None
-
-    def upload(self, numbers: Tensor, to: Tensor | None = None) -> Tensor:
-        """Copy numbers to the device without waiting for it."""
-        return upload(numbers, self.device) if to is None else to.copy_(numbers.pin_memory(), non_blocking=True)
 
     @contextmanager
     def in_order(self) -> Iterator[None]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..call import upload
 from ..fast.check import example, in_plain_modes
 from ..fast.stack import FastEmbeddings, FastLayer, PlainLinear, Stack
 from ..fast.tokens import PackedTokens
@@ -26,25 +27,8 @@ REDUCED = 0.012  # of float32 where torch may compute products in fewer bits
 MOST_TOKENS = 512  # of a text that a graph is recorded for
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What the check has shown for one kind of layer on one device."""
-
-    varlen: bool
-    why_not: str  # "" where the stack computes as the page does
-
-
-_trials: dict[tuple[Any, ...], Trial] = {}
-
-
-class CudaEmbeddings(FastEmbeddings):
-    """Token, token type and position, summed in the page's order and normalised. T packed ids -> (T, D)"""
-
-    def __call__(self, texts: Any) -> Tensor:
-        """Look all up, so that the operators are the same for all texts."""
-        x = torch.embedding(self.token, texts.input_ids)
-        x.add_(torch.embedding(self.token_type, texts.token_type_ids))
-        return torch.layer_norm(x.add_(torch.embedding(self.position, texts.positions)), *self.norm)
+# What the check has shown, by `CudaLayer.kind`: use torch's variable-length attention? Why does the page compute?
+_trials: dict[tuple[Any, ...], tuple[bool, str]] = {}
 
 
 class CudaLayer(FastLayer):
@@ -77,10 +61,11 @@ class CudaLayer(FastLayer):
             try:
                 return compute(x, texts)
             except RuntimeError as error:
-                if self.strict or isinstance(error, torch.OutOfMemoryError) or _recording(x):
+                recording = x.is_cuda and torch.cuda.is_current_stream_capturing()
+                if self.strict or recording or isinstance(error, torch.OutOfMemoryError):
                     raise
                 self.failure = f"{self.kind[0]} could not compute the stack: {reason(error)}"
-            _trials[self.kind] = Trial(False, self.failure)
+            _trials[self.kind] = False, self.failure
             warnings.warn(f"{self.failure}. The page computes, which is slower", stacklevel=9)
         return None
 
@@ -91,30 +76,20 @@ class CudaLayer(FastLayer):
 class CudaStack(Stack):
     """The embeddings and layers of a Bert on a GPU. A text's NaN stays in it: texts are never attended together."""
 
-    def __init__(
-        self,
-        bert: Bert,
-        embeddings: FastEmbeddings | None,
-        layers: Sequence[FastLayer | None],
-        varlen: bool | None = None,
-    ) -> None:
-        super().__init__(bert, embeddings and CudaEmbeddings(bert.embeddings), layers)
-        used: list[Any] = [layer for layer in layers if layer is not None]
-        self.varlen = all(_trials[layer.kind].varlen for layer in used) if varlen is None else varlen
-        self.card = Card(next(bert.parameters()).device)
-        self.graphs = Graphs(self.card)
+    def __init__(self, bert: Bert, embeddings: Any, layers: Sequence[Any], varlen: bool | None = None) -> None:
+        super().__init__(bert, embeddings, layers)
+        used = [layer for layer in layers if layer is not None]
+        self.varlen = all(_trials[layer.kind][0] for layer in used) if varlen is None else varlen
+        self.graphs = Graphs(Card(next(bert.parameters()).device))
         # Weights that a graph reads where they are; others are copies, or make another stack when they change.
         norms = [x for layer in used for x in (*layer.attention_norm, *layer.feed_forward_norm)]
-        norms += [] if self.embeddings is None else [*vars(self.embeddings).values(), *self.embeddings.norm]
+        norms += [] if embeddings is None else [*vars(embeddings).values(), *embeddings.norm]
         self.read = [x for x in norms if isinstance(x, Tensor)]
 
     @classmethod
     def why_not(cls, layers: Sequence[Any]) -> str:
         """Say why such layers can't be computed here, after a check of each new kind; "" where they can."""
-        for layer in layers:
-            if layer.kind not in _trials:
-                _trials[layer.kind] = try_out(layer)
-        return next((why for layer in layers if (why := _trials[layer.kind].why_not)), "")
+        return next((why for layer in layers if (why := try_out(layer)[1])), "")
 
     @property
     def failure(self) -> str:  # type: ignore[override]
@@ -128,30 +103,22 @@ class CudaStack(Stack):
 
     def compute(self, tokens: Tokens, rows: np.ndarray, *, first_only: bool) -> tuple[Tensor, Tensor | None]:
         """Return some texts' last hidden states and a mask (B, S) where there is padding. Nothing waits."""
-        count = int(tokens.lengths[rows[0]])
-        whole = self.embeddings is not None and None not in self.layers
-        alone = len(rows) == 1 and count <= MOST_TOKENS and whole
+        lengths, whole = tokens.lengths[rows], self.embeddings is not None and None not in self.layers
+        alone = whole and len(rows) == 1 and int(lengths[0]) <= MOST_TOKENS
         texts = CudaTokens(tokens, rows, varlen=self.varlen, bucketed=alone)
 
         def states(numbers: Tensor) -> Tensor:
             texts.place(numbers)
             return self(texts, first_only=first_only)
 
-        if not alone:
-            x, mask = states(self.card.upload(texts.numbers)), texts.mask
-            if first_only and mask is not None:
-                mask = mask.narrow(1, 0, 1) if not tokens.lengths[rows].min() else None
-            return x, mask
-        if torch._C._len_torch_dispatch_stack():  # which is to see each operator
-            x = states(self.card.upload(texts.numbers))
-        else:
+        if alone and not torch._C._len_torch_dispatch_stack():  # such a mode is to see each operator
             guard = *settings(), *[weight.data_ptr() for weight in self.read]
             x = self.graphs.run((texts.shape[1], first_only, texts.varlen), guard, texts.numbers, states)
-        return x if first_only else x.narrow(1, 0, count), None
-
-
-def _recording(x: Tensor) -> bool:
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+        else:
+            x = states(upload(texts.numbers, self.graphs.card.device))
+        if first_only:  # a text without tokens has no first one, as the mask says
+            return x, None if texts.mask is None or lengths.min() else texts.mask.narrow(1, 0, 1)
+        return x[:, : lengths.max()], texts.mask
 
 
 def settings() -> tuple[object, ...]:
@@ -161,17 +128,18 @@ def settings() -> tuple[object, ...]:
     return products.fp32_precision, *reduced, torch.are_deterministic_algorithms_enabled()
 
 
-def try_out(layer: CudaLayer) -> Trial:
-    """Compare such layers with the page where they will compute. Where they differ or fail, one warning says so."""
-    device, dtype, head_size = layer.kind[:3]
+def try_out(layer: CudaLayer) -> tuple[bool, str]:
+    """Compare such layers with the page where they will compute, once. Where that fails, one warning says so."""
+    device, dtype, head_size, *_ = kind = layer.kind
+    if kind in _trials:
+        return _trials[kind]
     capable = suits_varlen(dtype, head_size, torch.cuda.get_device_capability(device)) and varlen_operator() is not None
-    why = ""
-    for varlen in (True, False) if capable else (False,):
-        if not (why := differs(layer, varlen)):
-            return Trial(varlen, "")
-    why = f"on {device}, in {str(dtype).removeprefix('torch.')}, the stack {why}"
-    warnings.warn(f"{why}. encode uses the page, which is slower", stacklevel=9)
-    return Trial(False, why)
+    varlen = capable and not differs(layer, varlen=True)
+    if why := "" if varlen else differs(layer, varlen=False):
+        why = f"on {device}, in {str(dtype).removeprefix('torch.')}, the stack {why}"
+        warnings.warn(f"{why}. encode uses the page, which is slower", stacklevel=9)
+    _trials[kind] = varlen, why
+    return varlen, why
 
 
 def differs(layer: CudaLayer, varlen: bool) -> str:
@@ -183,12 +151,12 @@ def differs(layer: CudaLayer, varlen: bool) -> str:
             bert, tokens, real, expected = example(dtype, activation, eps, 2, head_size, device)
             layers = [CudaLayer(each, strict=True) for each in bert.layers]
             stack = CudaStack(bert, FastEmbeddings(bert.embeddings), layers, varlen)
-            for rows in (np.arange(3), *np.arange(3)[:, None], *[np.arange(1)] * WARM):
-                for first_only in (False, True):
-                    x, _ = stack.compute(tokens, rows, first_only=first_only)
-                    at = torch.from_numpy(rows).to(device)
-                    off = (x - expected[at, : x.shape[1]]).double().abs()
-                    apart.append(off[real[at, : x.shape[1]]].max())
+            for rows, first_only in product(
+                (np.arange(3), *np.arange(3)[:, None], *[np.arange(1)] * WARM), (False, True)
+            ):
+                x, _ = stack.compute(tokens, rows, first_only=first_only)
+                at = torch.from_numpy(rows).to(device)
+                apart.append((x - expected[at, : x.shape[1]])[real[at, : x.shape[1]]].double().abs().max())
             most = float(torch.stack(apart).max())
     except torch.OutOfMemoryError:
         raise

@@ -6,7 +6,7 @@ B texts    S tokens of the longest text    D hidden size    H heads    K head si
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def varlen_operator() -> Callable[..., Tensor] | None:
 
 
 class CudaTokens(PackedTokens):
-    """Some texts of a call. All that the GPU needs to know of them is one array, ``numbers``, to be given to `place`.
+    """Some texts of a call. All that a GPU has to know of them is one array, ``numbers``, to be given to `place`.
 
     Args:
         tokens, rows: As in the base.
@@ -53,79 +53,25 @@ class CudaTokens(PackedTokens):
 
     def __init__(self, tokens: Tokens, rows: np.ndarray, *, varlen: bool, bucketed: bool) -> None:
         super().__init__(tokens, rows, bucket if bucketed else int)
-        self.varlen, self.bucketed = varlen and bool((self.seen == self.lengths).all()), bucketed
-        T, B, count = len(self.input_ids), len(self.lengths), self.count
-        rows_of = np.zeros((4, T), dtype=np.int32)  # ids, types, places in the text, places among padded tokens
-        rows_of[0] = self.input_ids.numpy()
-        if self.token_type_ids is not None:
-            rows_of[1] = self.token_type_ids.numpy()
-        rows_of[2, :count] = np.arange(count) - np.repeat(self._first, self.lengths)
-        rows_of[3, :count] = rows_of[2, :count] + np.repeat(np.arange(B) * self.shape[1], self.lengths)
-        parts = *rows_of, np.array([*self._first, count, T]), self.seen
-        self.sizes = list(map(len, parts))
-        self.numbers = torch.from_numpy(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
+        T = len(self.input_ids)
+        types = torch.zeros(T, device="cpu") if self.token_type_ids is None else self.token_type_ids
+        self.varlen, self.aligned = varlen and bool((self.seen == self.lengths).all()), False
+        self.ends = torch.tensor([*self._first, self.count, *[T] * bucketed], device="cpu")  # filler is one more text
+        names = ["input_ids", "positions", "first", "ends", *([] if self.equal else ["among_padded", "among_packed"])]
         if bucketed:
-            self.shape, self.count, self.equal = (1, T), T, True
+            self.positions, self.shape, self.count = self.positions, (1, T), T
+            self.attended = torch.arange(T, device="cpu").view(1, 1, 1, T) < int(self.seen[0])
+        if self.attended is not None:
+            self.attended[..., 0] = True  # of texts without tokens, too: of nothing some operators make NaN
+        masks = [name for name in ("mask", "attended") if getattr(self, name) is not None]
+        self._parts = {"token_type_ids": types, **{name: getattr(self, name) for name in (*names, *masks)}}
+        self.numbers = torch.cat([part.flatten().int() for part in self._parts.values()])
 
     def place(self, numbers: Tensor) -> None:
-        """Take the array as it is on the GPU. What was computed of an earlier one is forgotten: a graph keeps it."""
-        parts = numbers.split(self.sizes)
-        self.input_ids, self.token_type_ids, self._within, self._padded, self._ends, self._seen = parts
-        for name in ("attended", "_unpacked"):
-            self.__dict__.pop(name, None)
-
-    @property
-    def first(self) -> Tensor:
-        """The place of each text's first token among the packed ones. (B,)"""
-        return self._ends.narrow(0, 0, self.shape[0]).clamp_max(self.count - 1)
-
-    @property
-    def positions(self) -> Tensor:
-        """The place of each token in its own text, 0 for filler. (T,)"""
-        return self._within
-
-    @property
-    def ends(self) -> Tensor:
-        """Where each text begins, and the end. Filler is one more text. (B + 1,) or (B + 2,), int32"""
-        return self._ends if self.bucketed else self._ends.narrow(0, 0, self.shape[0] + 1)
-
-    @property
-    def mask(self) -> Tensor | None:
-        """True at tokens, False at padding, (B, S); None where nothing is padded."""
-        return None if self.equal else self._below(self._counts)
-
-    @cached_property
-    def attended(self) -> Tensor | None:
-        """True at tokens that are attended to, (B, 1, 1, S); None where all are. Of an empty text the first is."""
-        if not self.bucketed and (self.seen == self.shape[1]).all():
-            return None
-        return self._below(self._seen.clamp_min(1)).unsqueeze(1).unsqueeze(1)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """Put texts one after another without padding. (B, S, D) -> (T, D)"""
-        x = x.flatten(0, 1)
-        return x if self.equal else x.index_select(0, self._padded)
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """Put padding back: there each text's last token is repeated. (T, D) -> (B, S, D)"""
-        return (x if self.equal else x.index_select(0, self._unpacked)).view(*self.shape, -1)
-
-    @cached_property
-    def _unpacked(self) -> Tensor:  # the packed token of each padded place, (B * S,)
-        within = torch.minimum(self._places, (self._counts - 1).clamp_min(0).unsqueeze(1))
-        return (within + self._ends.narrow(0, 0, self.shape[0]).unsqueeze(1)).clamp_max(self.count - 1).flatten()
-
-    @property
-    def _counts(self) -> Tensor:
-        B = self.shape[0]
-        return self._ends.narrow(0, 1, B) - self._ends.narrow(0, 0, B)
-
-    @property
-    def _places(self) -> Tensor:
-        return torch.arange(self.shape[1], dtype=torch.int32, device=self._ends.device)
-
-    def _below(self, counts: Tensor) -> Tensor:
-        return self._places < counts.unsqueeze(1)
+        """Take the array as it is on the GPU."""
+        parts = numbers.split([part.numel() for part in self._parts.values()])
+        for (name, like), part in zip(self._parts.items(), parts, strict=True):
+            setattr(self, name, part.view(like.shape).bool() if like.dtype is torch.bool else part)
 
 
 def attend(qkv: Tensor, texts: CudaTokens, head_size: int) -> Tensor:
@@ -145,8 +91,7 @@ def attend_first(q: Tensor, kv: Tensor, texts: CudaTokens, head_size: int) -> Te
     if texts.varlen and (operator := varlen_operator()):
         k, v = kv.view(len(kv), 2, -1, head_size).unbind(1)
         each = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device)
-        ends = texts.ends.narrow(0, 0, len(q) + 1)
-        return operator(query, k, v, each, ends, 1, texts.shape[1]).flatten(1)
+        return operator(query, k, v, each, texts.ends.narrow(0, 0, len(q) + 1), 1, texts.shape[1]).flatten(1)
     k, v = _heads(texts.unpack(kv), 2, head_size)
     return functional.scaled_dot_product_attention(query.unsqueeze(2), k, v, attn_mask=texts.attended).flatten(1)
 

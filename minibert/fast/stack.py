@@ -1,6 +1,6 @@
 """BERT's embeddings and layers once more: the fast twin of the page, over packed tokens.
 
-`encode` and `predict` use it on the CPU, without gradients; nothing else does. It computes the page's formulas with
+`encode` and `predict` use it, without gradients; nothing else does. It computes the page's formulas with
 query, key and value as one product, activations and residuals inside the products, and nothing for padding. Tests
 hold it to the page, and so does a check in every process (`check.py`).
 
@@ -42,7 +42,7 @@ class FastEmbeddings:
         x = torch.embedding(self.token, texts.input_ids)
         types = texts.token_type_ids
         x.add_(self.token_type[0] if types is None else torch.embedding(self.token_type, types))
-        if texts.equal:
+        if texts.aligned:
             x[: texts.count].view(*texts.shape, -1).add_(self.position[: texts.shape[1]])
         else:
             x.add_(torch.embedding(self.position, texts.positions))
