@@ -83,6 +83,9 @@ class FakeCard(Card):
 
     recorded: list[int]  # tokens with filler, of each recording
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def in_order(self) -> Any:
         return nullcontext()
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +14,8 @@ from ..call import pinned, upload
 
 WARM = 2  # calls of a bucket before it is recorded: recording takes as long as many calls
 failures: dict[torch.device, str] = {}  # of recording, by device
-Compute = Callable[[Tensor], Tensor]  # of the numbers of a text, on the GPU
-
-
 _one_at_a_time = Lock()  # torch records one graph at a time in a process
+Compute = Callable[[Tensor], Tensor]  # of the numbers of a text, on the GPU
 
 
 class Graphs:
@@ -29,11 +26,7 @@ class Graphs:
         self.calls: dict[Hashable, int] = {}
         self.recorded: dict[Hashable, tuple[Tensor, Callable[[], None], Tensor]] = {}  # numbers, replay, result
         self.guard: object = None
-
-    @property
-    def failure(self) -> str:
-        """Why graphs are not used on this device any more; "" where they are."""
-        return failures.get(self.card.device, "")
+        self.failure = failures.get(card.device, "")  # why there are no graphs
 
     def run(self, key: Hashable, guard: object, numbers: Tensor, compute: Compute) -> Tensor:
         """Return what ``compute`` gives for these numbers; from the third call on by a graph.
@@ -53,7 +46,8 @@ class Graphs:
                 try:
                     return self._replay(key, numbers, compute)
                 except RuntimeError as error:  # a full memory too: without graphs less is needed
-                    failures[self.card.device] = f"single texts are computed without CUDA graphs: {reason(error)}"
+                    self.failure = f"single texts are computed without CUDA graphs: {reason(error)}"
+                    failures[self.card.device] = self.failure
                     self.recorded.clear()
                     warnings.warn(self.failure, stacklevel=9)
         return compute(upload(numbers, self.card.device))
@@ -75,32 +69,25 @@ class Card:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream: Any = None
-        self.pool: Any = None
-        self.done: torch.cuda.Event | None = None
+        with torch.cuda.device(device):
+            self.stream, self.pool, self.done = torch.cuda.Stream(), torch.cuda.graph_pool_handle(), torch.cuda.Event()
 
     @contextmanager
     def in_order(self) -> Iterator[None]:
         """Begin after the last one's work on the device has ended, whichever stream it was in."""
         with torch.cuda.device(self.device):
-            self.done = self.done or torch.cuda.Event()
             self.done.wait()
             yield
             self.done.record()
 
     def record(self, compute: Compute, static: Tensor) -> tuple[Callable[[], None], Tensor]:
         """Compute once, record it, and return what replays the record and where its result will be."""
-        if self.stream is None:
-            self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             compute(static)  # libraries allocate at their first use in a stream
         torch.cuda.current_stream().wait_stream(self.stream)
-        graph = torch.cuda.CUDAGraph()
-        with (
-            _one_at_a_time,
-            torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
-        ):
+        graph, mode = torch.cuda.CUDAGraph(), "thread_local"
+        with _one_at_a_time, torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode):
             result = compute(static)
         return graph.replay, result
 

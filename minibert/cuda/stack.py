@@ -22,8 +22,7 @@ from .tokens import CudaTokens, attend, attend_first, suits_varlen, varlen_opera
 
 # How far states of a small random BERT, of size 1, may be from the page's in the same dtype on the same device. On a
 # CPU they differ by up to 2e-6, 4e-3 and 0.03; where tokens attend to a neighbour's, by 0.1 to 0.3.
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.012, torch.bfloat16: 0.08}
-REDUCED = 0.012  # of float32 where torch may compute products in fewer bits
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, "tf32": 0.012, torch.float16: 0.012, torch.bfloat16: 0.08}
 MOST_TOKENS = 512  # of a text that a graph is recorded for
 
 
@@ -49,12 +48,12 @@ class CudaLayer(FastLayer):
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
         y = self._try(super().__call__, x, texts)
-        return texts.pack(self._page(x, texts)) if y is None else y
+        return texts.pack(self.layer(texts.unpack(x), texts.attended)) if y is None else y
 
     def first(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute each text's first token only. (T, D) -> (B, D)"""
         y = self._try(super().first, x, texts)
-        return self._page(x, texts).select(1, 0) if y is None else y
+        return self.layer(texts.unpack(x), texts.attended).select(1, 0) if y is None else y
 
     def _try(self, compute: Callable[..., Tensor], x: Tensor, texts: PackedTokens) -> Tensor | None:
         if not self.failure:
@@ -69,9 +68,6 @@ class CudaLayer(FastLayer):
             warnings.warn(f"{self.failure}. The page computes, which is slower", stacklevel=9)
         return None
 
-    def _page(self, x: Tensor, texts: PackedTokens) -> Tensor:
-        return self.layer(texts.unpack(x), texts.attended)
-
 
 class CudaStack(Stack):
     """The embeddings and layers of a Bert on a GPU. A text's NaN stays in it: texts are never attended together."""
@@ -81,6 +77,7 @@ class CudaStack(Stack):
         used = [layer for layer in layers if layer is not None]
         self.varlen = all(_trials[layer.kind][0] for layer in used) if varlen is None else varlen
         self.graphs = Graphs(Card(next(bert.parameters()).device))
+        self.note = self.graphs.failure
         # Weights that a graph reads where they are; others are copies, or make another stack when they change.
         norms = [x for layer in used for x in (*layer.attention_norm, *layer.feed_forward_norm)]
         norms += [] if embeddings is None else [*vars(embeddings).values(), *embeddings.norm]
@@ -95,11 +92,6 @@ class CudaStack(Stack):
     def failure(self) -> str:  # type: ignore[override]
         """Why a layer was left to the page during a call; "" where none was."""
         return next((layer.failure for layer in self.layers if isinstance(layer, CudaLayer) and layer.failure), "")
-
-    @property
-    def note(self) -> str:  # type: ignore[override]
-        """Why there are no graphs; "" where there are."""
-        return self.graphs.failure
 
     def compute(self, tokens: Tokens, rows: np.ndarray, *, first_only: bool) -> tuple[Tensor, Tensor | None]:
         """Return some texts' last hidden states and a mask (B, S) where there is padding. Nothing waits."""
@@ -162,5 +154,5 @@ def differs(layer: CudaLayer, varlen: bool) -> str:
         raise
     except Exception as error:  # whatever an unknown card raises
         return f"raises {reason(error)}"
-    allowed = REDUCED if dtype is torch.float32 and precision == "tf32" else TOLERANCES.get(dtype, 0.0)
+    allowed = TOLERANCES.get("tf32" if dtype is torch.float32 and precision == "tf32" else dtype, 0.0)
     return "" if most <= allowed else f"differs from the page by {most:.0e}"

@@ -16,15 +16,10 @@ from torch.nn import functional
 from ..fast.tokens import PackedTokens, round_up
 from ..tokenizer import Tokens
 
-FEWEST = 16  # tokens of a bucket
-
 
 def bucket(count: int) -> int:
-    """Return the number of rows that a text alone is filled up to.
-
-    There are about four buckets from each power of two to the next, so that few graphs serve all lengths.
-    """
-    return max(FEWEST, round_up(count, 8))
+    """Return the rows that a text alone is filled up to: about four sizes a power of two, so that few graphs do."""
+    return max(16, round_up(count, 8))
 
 
 def suits_varlen(dtype: torch.dtype, head_size: int, capability: tuple[int, int]) -> bool:
@@ -45,10 +40,7 @@ def varlen_operator() -> Callable[..., Tensor] | None:
 class CudaTokens(PackedTokens):
     """Some texts of a call. All that a GPU has to know of them is one array, ``numbers``, to be given to `place`.
 
-    Args:
-        tokens, rows: As in the base.
-        varlen: Attend by torch's variable-length attention.
-        bucketed: Fill a single text up to a bucket. It is then one of T tokens, the rest of which is not attended to.
+    With ``varlen`` torch's operator attends. A single text may be ``bucketed``: filled up to one of T tokens.
     """
 
     def __init__(self, tokens: Tokens, rows: np.ndarray, *, varlen: bool, bucketed: bool) -> None:
