@@ -48,7 +48,7 @@ class CudaTokens(PackedTokens):
         T = len(self.input_ids)
         types = torch.zeros(T, device="cpu") if self.token_type_ids is None else self.token_type_ids
         self.varlen, self.aligned = varlen and bool((self.seen == self.lengths).all()), False
-        self.ends = torch.tensor([*self._first, self.count, *[T] * bucketed], device="cpu")  # filler is one more text
+        self.ends = torch.from_numpy(np.append(self._first, [self.count, T][: 1 + bucketed]))  # filler: one more text
         names = ["input_ids", "positions", "first", "ends", *([] if self.equal else ["among_padded", "among_packed"])]
         if bucketed:
             self.positions, self.shape, self.count = self.positions, (1, T), T
