@@ -10,18 +10,29 @@ import torch
 from cuda_helpers import FakeCard, gpu, stack_of, varlen
 from fast_helpers import fast_layers, padded, random_tokens
 from helpers import TINY, widen
-from tiny_folder import MEAN, TEXTS, write_encoder
+from tiny_folder import MEAN, TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minibert import Bert, BertConfig, SentenceEncoder, call
+from minibert import (
+    Bert,
+    BertConfig,
+    BertForMaskedLM,
+    CrossEncoder,
+    MultiVectorEncoder,
+    SentenceEncoder,
+    SparseEncoder,
+    call,
+)
 from minibert.batches import GPU_OVERHEAD, GPU_TOKENS, plan
+from minibert.checkpoint.colbert import LateModules, QueryExpansion
+from minibert.checkpoint.sparse_encoders import SparseModules
 from minibert.cuda import stack as cuda_stack
 from minibert.cuda.graphs import WARM
 from minibert.cuda.stack import CudaLayer, CudaStack, differs, try_out
 from minibert.cuda.tokens import CudaTokens, bucket, suits_varlen
-from minibert.pooling import POOLINGS, Pooling
+from minibert.pooling import POOLINGS, Dense, Normalize, Pooling, SpladePooling
 from minibert.tokenizer import Tokens
 from minibert.truncation import TruncationReport
 
@@ -159,6 +170,27 @@ def test_options_are_as_on_the_page(encoder, options):
     assert all(abs(np.asarray(a) - np.asarray(b)).max() < 1e-5 for a, b in zip(found, expected, strict=True))
     if "batch_invariant" in options:
         assert np.array_equal(found[2], again)  # by a graph, or not
+
+
+def test_other_encoders_equal_the_page(tmp_path, encoder):
+    cross = CrossEncoder.from_pretrained(write_cross_encoder(tmp_path), device="cpu")
+    bert = widen(BertForMaskedLM(TINY)).eval()
+    sparse = SparseEncoder(bert, encoder.tokenizer, SparseModules(pooling=SpladePooling()))
+    after = [widen(Dense(TINY.hidden_size, 8, bias=False, activation="Identity")), Normalize()]
+    modules = LateModules(after=after, query_expansion=QueryExpansion(12))
+    late = MultiVectorEncoder(encoder.model, encoder.tokenizer, modules, truncation="silent")
+    pairs = list(zip(TEXTS, TEXTS[::-1], strict=True))
+    calls = (
+        lambda **options: cross.predict(pairs, **options),
+        lambda **options: [cross.predict(pairs[:1], **options) for _ in range(4)],
+        lambda **options: sparse.encode(TEXTS, convert_to_sparse_tensor=False, **options),
+        lambda **options: torch.cat(late.encode_query(TEXTS, **options)),
+        lambda **options: torch.cat(late.encode_document(TEXTS, **options)),
+    )
+    for call_it in calls:
+        expected = np.asarray(call_it(fast=False))
+        with gpu():
+            assert abs(np.asarray(call_it(fast=True)) - expected).max() < 1e-4
 
 
 def test_a_hooked_layer_is_the_pages_and_fires_once(encoder):
