@@ -30,6 +30,7 @@ ROOMS = {
     "fast": {"torch", "numpy"},
     "arithmetic": {"torch"},
     "compiled": {"torch", "numpy"},
+    "cuda": {"torch", "numpy"},
     "portable": {"torch"},
     "processes": {"torch", "numpy"},
     "text_model": {"torch", "numpy"},
