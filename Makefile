@@ -1,8 +1,9 @@
 # The verbs of this repository; .ci/run and .github/workflows/ci.yml call the same ones.
 # PYTHON is the interpreter of your virtual environment.
 PYTHON ?= python
+PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: setup format lint types test lowest parity notebooks package findings bench
+.PHONY: setup format lint types test lowest parity notebooks docs package release-check findings bench
 
 setup:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
 format:     ; $(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
@@ -10,8 +11,10 @@ lint:       ; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 types:      ; $(PYTHON) -m mypy
 test:       ; $(PYTHON) -m pytest
 parity:     ; $(PYTHON) -m pytest tests/parity
-notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600  # where a model is trained: so many steps
+notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600 --output build/notebooks  # steps of training
+docs:       ; $(PYTHON) tools/docs_site.py  # build/docs/html, with the outputs of `make notebooks` if it ran before
 package:    ; $(PYTHON) tools/package.py
+release-check: ; $(PYTHON) tools/package.py --pythons $(PYTHONS) --keep dist  # on each pythonX.Y; minutes and gigabytes
 findings:   ; findings/run
 bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYTHON) tools/bench
 

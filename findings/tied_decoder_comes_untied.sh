@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# transformers: a BERT checkpoint whose masked-LM decoder differs from its token embeddings gives two different models.
+# transformers 4.57.6 and 5.23.0: a BERT checkpoint whose masked-LM decoder differs from its token embeddings gives two different models.
 #
 # Guess:  BERT's decoder is tied to the token embeddings (tie_word_embeddings is True by default), so a decoder in the file
 #         never matters; or the file always wins. Either way both versions agree.

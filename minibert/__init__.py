@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .vectors import quantize_embeddings as quantize_embeddings
     from .vectors import similarity as similarity
 
-__version__ = "0.2.0"
+__version__ = "1.0.0rc1"
 
 _NAMES = {
     "checkpoint.hub": "HubError",

@@ -1,4 +1,4 @@
-"""Which texts are computed together, on which core, and back in which place.
+"""Which texts are computed together, and on which core.
 
 Texts of near-equal length share a batch, so that padding hardly exists. Whole batches run side by side on the CPU, each
 on a core of its own: torch would split every product among all cores, and wait for the slowest at each.
@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ PADDING = 0.05
 CPU_TOKENS = 768, 2048
 CPU_WORK = 6 * 2**30  # multiplications in the layers' products that are enough (fitted, two cores of an AMD EPYC)
 GPU_TOKENS = 32768
+GPU_OVERHEAD = 2048  # tokens that a GPU computes while Python launches a batch's operators (assumed, not measured)
 # With fewer tokens than this in all, a call is not worth being split among cores.
 LEAST_TOKENS = 128
 # Each worker holds the values of one batch. With many cores, fewer workers get several threads each.
@@ -50,7 +51,14 @@ def cpu_tokens(config: BertConfig) -> int:
 
 
 def plan(
-    lengths: np.ndarray, config: BertConfig, max_texts: int | None, workers: int, *, padding: str, alone: bool
+    lengths: np.ndarray,
+    config: BertConfig,
+    max_texts: int | None,
+    workers: int,
+    *,
+    padding: str,
+    alone: bool,
+    on_gpu: bool = False,
 ) -> list[np.ndarray]:
     """Return the indices of the texts of each batch; every text is in exactly one.
 
@@ -58,31 +66,32 @@ def plan(
         lengths: Tokens of each text, (texts,).
         max_texts: Texts a batch, at most; None: no bound.
         workers: Batches that are computed side by side.
-        padding: "free" to the stack, which packs tokens; "costs" on the page; "none" may be: batches of one length;
-            or "device": costs, on a GPU.
+        padding: "free" to the stack, which packs tokens; "costs" on the page; "none" may be: batches of one length.
         alone: Each text by itself.
+        on_gpu: Batches are larger there.
     """
     if alone or len(lengths) == 1:
         return list(np.arange(len(lengths))[:, None])
-    if padding == "device":
-        return plan_batches(lengths, max_tokens=GPU_TOKENS, max_texts=max_texts)
-    total, most = int(lengths.sum()), cpu_tokens(config)
+    overhead = GPU_OVERHEAD if on_gpu else OVERHEAD
+    total, most = int(lengths.sum()), GPU_TOKENS if on_gpu else cpu_tokens(config)
     if padding == "free":
         count = -(-total // most)
         count = -(-count // workers) * workers if count > 1 else min(workers, max(1, -(-total // LEAST_TOKENS)))
-        return plan_even(lengths, count=count, max_texts=max_texts)
-    most = min(most, max(LEAST_TOKENS, -(-total // workers)))
+        return plan_even(lengths, count=count, max_texts=max_texts, overhead=overhead)
+    most = most if on_gpu else min(most, max(LEAST_TOKENS, -(-total // workers)))
     if padding == "none":
         parts = (np.flatnonzero(lengths == length) for length in np.unique(lengths)[::-1])
         same = ((part, plan_batches(lengths[part], max_tokens=most, max_texts=max_texts)) for part in parts)
         return [part[group] for part, groups in same for group in groups]
-    return plan_batches(lengths, max_tokens=most, max_texts=max_texts)
+    return plan_batches(lengths, max_tokens=most, max_texts=max_texts, overhead=overhead)
 
 
-def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None) -> list[np.ndarray]:
+def plan_batches(
+    lengths: np.ndarray, *, max_tokens: int, max_texts: int | None = None, overhead: int = OVERHEAD
+) -> list[np.ndarray]:
     """Plan batches where padding costs as much as tokens. The cheapest cuts are found by dynamic programming.
 
-    A batch of b texts costs b times its longest, and OVERHEAD. Batches come longest first.
+    A batch of b texts costs b times its longest, and ``overhead``. Batches come longest first.
 
     Args:
         lengths: Tokens of each text, (texts,).
@@ -100,7 +109,7 @@ def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None 
     for end in range(1, len(distinct) + 1):
         texts = until[end] - until[:end]  # of a group that begins at any earlier length and ends here
         batches = -(-texts // per_batch[end - 1])
-        cost = best[:end] + batches * OVERHEAD + texts * distinct[end - 1]
+        cost = best[:end] + batches * overhead + texts * distinct[end - 1]
         start[end] = np.argmin(cost)
         best[end] = cost[start[end]]
     plan: list[np.ndarray] = []
@@ -113,7 +122,9 @@ def plan_batches(lengths: np.ndarray, *, max_tokens: int, max_texts: int | None 
     return plan
 
 
-def plan_even(lengths: np.ndarray, *, count: int, max_texts: int | None = None) -> list[np.ndarray]:
+def plan_even(
+    lengths: np.ndarray, *, count: int, max_texts: int | None = None, overhead: int = OVERHEAD
+) -> list[np.ndarray]:
     """Plan batches where padding costs little: of as many tokens each, so that workers end together.
 
     Args:
@@ -127,41 +138,22 @@ def plan_even(lengths: np.ndarray, *, count: int, max_texts: int | None = None) 
     cuts = np.searchsorted(middles, lengths.sum() * np.arange(1, count) / count)  # a text is where its middle is
     plan: list[np.ndarray] = []
     for part in np.split(order, cuts):
-        for group in _cut_where_padded(part, lengths):
+        for group in _cut_where_padded(part, lengths, overhead):
             plan += np.array_split(group, -(-len(group) // (max_texts or len(group))))
     return plan
 
 
-def _cut_where_padded(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+def _cut_where_padded(rows: np.ndarray, lengths: np.ndarray, overhead: int) -> list[np.ndarray]:
     """Cut texts, longest first, wherever that saves more padding than another batch costs."""
     if not len(rows):
         return []
     ours = lengths[rows]
     sizes = np.arange(1, len(rows))
     apart = sizes * ours[0] + (len(rows) - sizes) * ours[1:]  # positions of two batches, by the first one's texts
-    if not len(apart) or PADDING * (len(rows) * ours[0] - apart.min()) <= OVERHEAD:
+    if not len(apart) or PADDING * (len(rows) * ours[0] - apart.min()) <= overhead:
         return [rows]
     first = int(apart.argmin()) + 1
-    return [*_cut_where_padded(rows[:first], lengths), *_cut_where_padded(rows[first:], lengths)]
-
-
-def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.device | str) -> Any:
-    """Put a batch's results in their texts' places, and return all; with the first batch, make room for ``count``."""
-    if isinstance(values, list):
-        result = [None] * count if result is None else result
-        for row, value in zip(rows, values, strict=True):
-            result[row] = value
-        return result
-    if result is None:  # only now is the width known, whatever stands after the pooling
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        if count == 1:
-            return values.to(device=device, dtype=dtype, copy=True)
-        result = torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
-    if result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
-        result.numpy()[rows] = values.to(result).numpy()
-    else:
-        result[torch.from_numpy(rows).to(result.device)] = values.to(result)
-    return result
+    return [group for part in np.split(rows, [first]) for group in _cut_where_padded(part, lengths, overhead)]
 
 
 _lock = threading.Lock()

@@ -12,12 +12,14 @@ from threading import Lock
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .config import check_count
 from .vectors import deliver, find_ranges
 
 MANY = 2**16  # texts of a call that leave megabytes free
+MOST_ON_GPU = 2**30  # bytes of results that stay there until a call ends
 
 
 class CallOptions(TypedDict, total=False):
@@ -159,6 +161,39 @@ def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str |
 def by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:
     """Split a batch into each text's states, without padding, and its result."""
     return [(x[:length], value) for x, value, length in zip(states, values, lengths, strict=True)]
+
+
+def put(result: Any, count: int, rows: np.ndarray, values: Any, device: torch.device | str) -> Any:
+    """Put a batch's results in their texts' places, and return all; with the first batch, make room for ``count``.
+
+    The room is where the results are, or on ``device`` if it is large: to copy each batch would wait for the GPU.
+    """
+    if isinstance(values, list):
+        result = [None] * count if result is None else result
+        for row, value in zip(rows, values, strict=True):
+            result[row] = value
+        return result
+    if result is None:  # only now is the width known, whatever stands after the pooling
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        if count == 1:
+            return values.to(device=device, dtype=dtype, copy=True)
+        device = values.device if count * values[0].numel() * dtype.itemsize <= MOST_ON_GPU else device
+        result = torch.empty(count, *values.shape[1:], dtype=dtype, device=device)
+    if result.is_cpu:  # torch would use all cores for it, and wait for workers that compute there
+        result.numpy()[rows] = values.to(result).numpy()
+    else:
+        result[upload(torch.from_numpy(rows), result.device)] = values.to(result)
+    return result
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device, without waiting where it is a GPU."""
+    return pinned(x, device).to(device, non_blocking=True)
+
+
+def pinned(x: Tensor, device: torch.device) -> Tensor:
+    """Return x in memory from which the device, if it is a GPU, can copy by itself."""
+    return x.pin_memory() if device.type == "cuda" else x
 
 
 def release_freed_memory(texts: int, done: int, more: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from typing import cast
 
 
@@ -15,9 +17,14 @@ def width(text: str) -> int:
     )
 
 
+def printable(text: str) -> str:
+    """Put "·" for each control character: names in files may hold any."""
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
+
+
 def shorten(text: str, columns: int) -> str:
     """Return one line of at most ``columns``. "…" marks a cut, "·" a control character."""
-    line = "".join(letter if letter.isprintable() else "·" for letter in text)
+    line = printable(text)
     if width(line) <= columns:
         return line
     while width(line) >= columns:
@@ -35,6 +42,20 @@ def table(rows: Sequence[Sequence[object]], *, left: Sequence[int] = (0,)) -> st
         return cell + space if i in left else space + cell
 
     return "\n".join("  ".join(padded(cell, i) for i, cell in enumerate(row)).rstrip() for row in cells)
+
+
+def hanging(rows: Sequence[Sequence[str]], columns: int | None = None) -> str:
+    """Align rows whose last cell is text. It goes on below itself where a line would be above ``columns``."""
+    heads = table([row[:-1] for row in rows], left=range(9)).split("\n")
+    indent = max(map(width, heads)) + 2
+    lines: list[str] = []
+    for head, row in zip(heads, rows, strict=True):
+        room = max(24, (columns or 10**6) - indent)
+        wrapped = (textwrap.wrap(line, room, break_on_hyphens=False) or [""] for line in row[-1].split("\n"))
+        for part in chain.from_iterable(wrapped):
+            lines.append(f"{head:{indent}}{part}".rstrip())
+            head = ""
+    return "\n".join(lines)
 
 
 class ProgressBar:

@@ -4,7 +4,7 @@
     unfuse(model)       # the page's own parts again
 
 They are put in by plain assignment and share the parameters of the parts they replace. Results equal the page's to
-rounding, gradients included. `encode` on the CPU needs none of them: it has a stack of its own (`fast`).
+rounding, gradients included. `encode` needs none of them: it has a stack of its own (`fast`, on a GPU `cuda`).
 """
 
 from __future__ import annotations

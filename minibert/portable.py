@@ -1,12 +1,13 @@
-"""Encoders in pickles and copies: weights that are a checkpoint's own are read from its files again."""
+"""Weights that a checkpoint's files have: left out of pickles and copies, and in memory once beside packed ones."""
 
 from __future__ import annotations
 
 import copy
+import copyreg
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -15,13 +16,31 @@ from .checkpoint.hub import CheckpointFiles, Folder
 from .checkpoint.load import read_again
 from .checkpoint.tensors import CheckpointError, file_state
 from .config import FileError
-from .fast.changes import TrackedParameter
+from .fast.changes import DATA, TrackedParameter
+from .fast.decide import Decision
+from .fast.stack import Stack
 from .truncation import TruncationReport
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CHUNK = 2**20  # bytes that are hashed at once
+RELEASE = 64 * 2**20  # bytes of mapped weights that are read before they are released; mapping anew takes milliseconds
+# A decision is of one process. Dask pickles each attribute of a module by itself, past its `__getstate__`.
+copyreg.pickle(Decision, lambda _: (cast(Any, type(None)), ()))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A weight that a pickle leaves out; no tensor on "meta", which `datasets` would try to read."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    requires_grad: bool
+
+    def on_meta(self) -> nn.Parameter:
+        """Return it without numbers."""
+        return nn.Parameter(torch.empty(self.shape, dtype=self.dtype, device="meta"), self.requires_grad)
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,11 @@ class Portable(nn.Module):
         if stored is None:
             return
         stored.check()
+        made: dict[int, nn.Parameter] = {}
+        for part in self.model.modules():
+            for name, value in part._parameters.items():
+                if isinstance(value, LeftOut):
+                    part._parameters[name] = made.setdefault(id(value), value.on_meta())
         model, files = self.model, Folder(stored.name, stored.paths[0].parent)
         model.report = replace(model.report, files=stored.paths, states=tuple(map(file_state, stored.paths)))
         found, whole = read_again(model, files), all(weight.is_meta for weight in model.parameters())
@@ -119,8 +143,8 @@ def _put_together(kind: type[Portable], state: dict[str, Any]) -> Portable:
     return model
 
 
-def _unchanged(model: Any) -> dict[int, nn.Parameter]:
-    """Return those parameters that are as in the checkpoint's files: by their ids, the same ones without numbers."""
+def _unchanged(model: Any) -> dict[int, LeftOut]:
+    """Return, by their ids, those parameters that are as in the checkpoint's files."""
     report = getattr(model, "report", None)
     if report is None or not report.states:
         return {}
@@ -130,4 +154,35 @@ def _unchanged(model: Any) -> dict[int, nn.Parameter]:
         return {}
     usual = [(old, value) for old, value in pairs if type(old) in (nn.Parameter, TrackedParameter) and old.is_cpu]
     same = (old for old, value in usual if torch.equal(old.detach(), value))
-    return {id(old): nn.Parameter(torch.empty_like(old, device="meta"), old.requires_grad) for old in same}
+    return {id(old): LeftOut(old.shape, old.dtype, old.requires_grad) for old in same}
+
+
+def pack_at_loading(stack: Stack, model: nn.Module, files: CheckpointFiles, *, first_only: bool) -> None:
+    """Pack a model's weights, and exchange them for the same ones of which nothing was read.
+
+    What is read of a mapped file stays in memory beside the packed copy. Nobody has seen the model yet, so its file
+    can be mapped anew. The system reads it again where somebody looks at a weight, or trains it.
+
+    Args:
+        stack: Of the model, which was just loaded from the files and is mapped.
+        first_only: Calls will read only each text's first token.
+    """
+    read = 0
+    for i, layer in enumerate(stack.layers, 1):
+        if layer is None:
+            continue
+        with torch.inference_mode():
+            layer.pack(first=first_only and i == len(stack.layers))
+        read += sum(weight.nbytes for weight in layer.weights)
+        if read > RELEASE:
+            _map_anew(model, files)
+            read = 0
+    _map_anew(model, files)
+
+
+def _map_anew(model: nn.Module, files: CheckpointFiles) -> None:
+    with torch.inference_mode(False):  # weights of that mode never have gradients, and are never packed
+        for parameter, same in read_again(model, files):
+            # Biases and norms, which are read at every call, are copied: the system reads megabytes around each.
+            value = parameter.detach().clone() if parameter.ndim < 2 else same
+            DATA.__set__(parameter, value)  # torch's own descriptor: nothing is to be packed again

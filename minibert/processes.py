@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -28,20 +31,22 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 FORMS = {"precision": "float32", "ranges": None, "convert_to_numpy": True, "convert_to_tensor": False}
+_imported_in = os.getpid()
 _own: list[Any] = []  # the model, in a process that was started here; before, its device and a barrier
 
 
 class WorkerError(RuntimeError):
-    """A process ended before its work was done, because it was killed, had no memory, or could not start."""
+    """A process ended before its work was done (killed, no memory, could not start), or the pool is closed."""
 
     done = 0  # texts, from the first one on
     results: Any = None  # of these, as the call would have returned them
 
 
 class WorkerPool:
-    """Processes with a copy of a model each: new ones ("spawn"), not forks. Use it as a context manager, or close it.
+    """Processes with a copy of a model each: no forks of this one. Use it as a context manager, or close it.
 
     They are ready when the object is. They end when it is closed, and when this process ends, even if it was killed.
+    Several threads may use it.
     """
 
     def __init__(self, model: Any, devices: int | Sequence[str | torch.device]) -> None:
@@ -58,10 +63,10 @@ class WorkerPool:
         places = [str(find_device(each)) for each in devices]
         if not places:
             raise ValueError("a pool needs a device for each of its processes, such as ['cpu', 'cpu']")
-        context = multiprocessing.get_context("spawn")
+        context = _start_method()
         threads = max(1, torch.get_num_threads() // max(1, sum(place == "cpu" for place in places)))
-        given = places, threads, context.Value("i", 0), context.Barrier(len(places))
-        self.count = len(places)
+        given = places, threads, dict(os.environ), context.Value("i", 0), context.Barrier(len(places))
+        self.count, self.closed = len(places), False
         self._pool = ProcessPoolExecutor(self.count, context, initializer=_begin, initargs=given)
         # As bytes: torch would put weights into shared memory, of which containers have little. Not as what a process
         # is started with: if that one dies before it reads all, this one waits for ever.
@@ -76,7 +81,8 @@ class WorkerPool:
         """Yield ``function(model, *each)`` for each of the arguments, in their order. Few of them are read ahead.
 
         Raises:
-            WorkerError: a process ended. What was yielded until then is whole. Or whatever the function raises.
+            WorkerError: a process ended, or the pool is closed. What was yielded until then is whole.
+            Or whatever the function raises; its process goes on.
         """
         yield from self._results(self._pool.submit(_call, function, each) for each in arguments)
 
@@ -89,7 +95,11 @@ class WorkerPool:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool as error:
+        except (RuntimeError, CancelledError) as error:
+            if self.closed:
+                raise WorkerError("the pool is closed: start another one") from error
+            if not isinstance(error, BrokenProcessPool):
+                raise
             text = "a process of the pool has ended: it was killed, it had no memory, or it could not start"
             advice = 'a script that starts processes needs `if __name__ == "__main__":` around its work'
             raise WorkerError(f"{text} ({advice})") from error
@@ -99,6 +109,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the processes. What they have begun is done first."""
+        self.closed = True
         self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -108,8 +119,27 @@ class WorkerPool:
         self.close()
 
 
-def _begin(places: list[str], threads: int, counter: Any, all_there: Any) -> None:
+def _start_method() -> Any:
+    """Return how processes start: on Linux as forks of a server, which share what its import of torch takes, 130 MB.
+
+    The server is a new process that computes nothing, so its forks may use threads and GPUs. It imports what lies in
+    the working folder first. Where that is not what this process has imported, and in a process that was forked, which
+    can't reach the server, each process starts by itself.
+    """
+    here = {Path(name).stem for name in os.listdir()}
+    files = filter(None, (getattr(sys.modules[name], "__file__", None) for name in here & sys.modules.keys()))
+    if sys.platform != "linux" or os.getpid() != _imported_in or any(os.getcwd() not in file for file in files):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    if multiprocessing.get_start_method(allow_none=True) != "forkserver":  # or the caller may have said what to import
+        context.set_forkserver_preload(["torch", "minibert.processes"])
+    return context
+
+
+def _begin(places: list[str], threads: int, environment: dict[str, str], counter: Any, all_there: Any) -> None:
     """Make a process ready that was just started."""
+    gc.freeze()  # a collection would write to what is shared with the server
+    os.environ.update(environment)  # the server has that of its start
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent tells
     torch.set_num_threads(threads)
@@ -126,7 +156,14 @@ def _load(model: bytes) -> None:
 
 
 def _call(function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
-    return function(_own[0], *arguments)
+    try:
+        return function(_own[0], *arguments)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # it would end the pool
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
 
 
 def _end_with_parent() -> None:

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .batches import plan, put, side_by_side, workers_for
-from .call import Batch, by_text, check_options, choose_prompt, evaluating, in_batch, release_freed_memory
+from .batches import plan, side_by_side, workers_for
+from .call import Batch, by_text, check_options, choose_prompt, evaluating, in_batch, put, release_freed_memory, upload
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
 from .compiled.find import find, save_compiled
 from .compiled.layer import Library, layer_maker
 from .config import BertConfig, check_count
+from .cuda.stack import CudaLayer, CudaStack
 from .display import progress_bar
 from .fast.decide import Decision, decide
-from .fast.prepare import pack_at_loading
 from .fused import fuse
 from .model import EncoderOutput
-from .portable import Portable
+from .portable import Portable, pack_at_loading
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -86,8 +86,9 @@ class TextModel(Portable):
     def explain(self) -> str:
         """Return a table to print: for each part, whether the stack or the page computes it in a call, and why."""
         with evaluating(self):
-            explanation = self._decide(False, self._why_page(None), known=False).explanation()
-        return "\n".join(filter(None, (explanation, self._not_compiled)))
+            decision = self._decide(False, self._why_page(None), known=False)
+        notes = self._not_compiled, decision.stack.note if decision.stack else ""
+        return "\n".join(filter(None, (decision.explanation(), *notes)))
 
     def compile(self, folder: str | os.PathLike[str]) -> None:
         """Save this model with its layers as machine code for this processor, and compute by that from now on.
@@ -195,10 +196,10 @@ class TextModel(Portable):
                     states, values = self._read(output, mask, prompt_length, **reading)
                 return by_text(states, values, lengths[rows]) if per_token else values
 
-            padding, config = decision.padding, self.model.config
             # Of equal lengths, texts with as many tokens to attend to come together.
             order: Any = slice(None) if tokens.seen is None else np.argsort(tokens.seen, kind="stable")
-            batches = plan(lengths[order], config, batch_size, workers, padding=padding, alone=batch_invariant)
+            how = decision.batching
+            batches = plan(lengths[order], self.model.config, batch_size, workers, alone=batch_invariant, **how)
             batches = batches if tokens.seen is None else [order[rows] for rows in batches]
             for rows, values in side_by_side(compute, batches, workers, even_one=batch_invariant):
                 release_freed_memory(count, done, len(rows))
@@ -206,7 +207,7 @@ class TextModel(Portable):
                 if show_progress_bar:
                     bar.set_description_str(f"{done}/{count} {self.unit}", refresh=False)
                     bar.update(int(lengths[rows].sum()))
-        return result
+        return result.to(device) if isinstance(result, Tensor) else result
 
     def _forward(
         self, tokens: Tokens, rows: np.ndarray, decision: Decision, *, first_only: bool
@@ -254,7 +255,8 @@ class TextModel(Portable):
         """Say why the page computes this call whatever the model is; None where it need not."""
         if (self.fast if fast is None else fast) is False:
             return "fast=False was asked for"
-        return "autocast is on" if torch.is_autocast_enabled("cpu") else None
+        cast = torch.is_autocast_enabled("cpu") or (torch.is_autocast_enabled("cuda") and self.device.type == "cuda")
+        return "autocast is on" if cast else None
 
     def _decide(self, fast: bool | None, forced: str | None, *, known: bool) -> Decision:
         """Choose who computes a call, part by part. ``fast`` is `encode`'s, ``forced`` from `_why_page`.
@@ -262,8 +264,9 @@ class TextModel(Portable):
         ``known``: the last decision is known to hold. Raise ValueError, why, if ``fast`` is True and the page must.
         """
         if (decision := self._decision) is None or not known:
-            make = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
-            decision = self._decision = decide(self, self._core, self._readers(), self._arithmetic, decision, make)
+            make: Any = layer_maker(self._compiled, self._arithmetic) if self._compiled else None
+            how = {"make": CudaLayer, "kind": CudaStack} if self.device.type == "cuda" else {"make": make}
+            decision = self._decision = decide(self, self._core, self._readers(), self._arithmetic, decision, **how)
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):
@@ -272,7 +275,7 @@ class TextModel(Portable):
 
     def _pad(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:
         """Return ids, types and mask of some of the texts, (B, S) each, on the model's device."""
-        return {name: torch.from_numpy(x).to(self.device) for name, x in self.tokenizer.pad(tokens, rows).items()}
+        return {name: upload(torch.from_numpy(x), self.device) for name, x in self.tokenizer.pad(tokens, rows).items()}
 
     def choose_prompt(self, prompt: str | None, name: str | None = None) -> str:
         """Return the words before each text: as given, else by name, else the checkpoint's default, else none.

@@ -25,7 +25,8 @@ def test_without_its_library_an_adapter_names_the_extra(name, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, LIBRARIES[name], None)
     monkeypatch.delitem(sys.modules, f"minibert.adapters.{name}", raising=False)
-    with pytest.raises(ImportError, match=rf"needs {LIBRARIES[name]}.*pip install \"minibert\[[a-z-]+\]\"") as error:
+    said = rf"needs {LIBRARIES[name]}.*pip install \"minibert-encoder\[[a-z-]+\]\""
+    with pytest.raises(ImportError, match=said) as error:
         import_module(f"minibert.adapters.{name}")
     extra = re.search(r"\[(.*)\]", str(error.value))[1]
     assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

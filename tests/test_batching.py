@@ -161,7 +161,7 @@ def test_small_models_have_larger_batches():
 
 # --- plans of a call
 
-PADDINGS = ["free", "costs", "none", "device"]
+PADDINGS = ["free", "costs", "none"]
 calls = {"workers": st.integers(1, 4), "max_texts": st.none() | st.integers(1, 10), "alone": st.booleans()}
 any_lengths = st.lists(st.integers(0, 300), max_size=40).map(lambda lengths: np.array(lengths, dtype=int))
 
@@ -216,8 +216,8 @@ def test_alone_each_text_is_a_batch_in_the_order_given():
 
 def test_a_gpu_has_larger_batches():
     lengths = np.full(4000, 20)
-    options = {"max_texts": None, "workers": 1, "alone": False}
-    on_gpu, here = (plan(lengths, BertConfig(), padding=padding, **options) for padding in ("device", "costs"))
+    options = {"max_texts": None, "workers": 1, "alone": False, "padding": "costs"}
+    on_gpu, here = (plan(lengths, BertConfig(), on_gpu=place, **options) for place in (True, False))
     assert max(len(rows) * 20 for rows in here) <= CPU_TOKENS[0] < max(len(rows) * 20 for rows in on_gpu) <= GPU_TOKENS
 
 

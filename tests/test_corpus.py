@@ -110,7 +110,7 @@ RAY = {"engine": "ray", "output_format": "parquet"}
         (["x.txt"], {"engine": "spark"}, "engine must be one of local, ray"),
         (["x.txt"], {"engine": "ray"}, "engine='ray' writes output_format='parquet', not 'npy'"),
         (["x.txt"], {**RAY, "precision": "int8"}, "engine='ray' has no int8"),
-        (["x.txt"], RAY, r"engine='ray' needs Ray: pip install \"minibert\[ray\]\""),
+        (["x.txt"], RAY, r"engine='ray' needs Ray: pip install \"minibert-encoder\[ray\]\""),
         ([], {}, "no files are given"),
     ],
 )
@@ -363,7 +363,7 @@ def test_lines_of_stdin(model, tmp_path):
     ("flags", "said"),
     [
         ([], "none.txt: No such file or directory"),
-        (["--engine", "ray"], "engine='ray' needs Ray: pip install \"minibert[ray]\""),
+        (["--engine", "ray"], "engine='ray' needs Ray: pip install \"minibert-encoder[ray]\""),
     ],
 )
 def test_wrong_arguments_cost_no_import_of_torch(tmp_path, flags, said):

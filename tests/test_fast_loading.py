@@ -16,9 +16,9 @@ from helpers import MINILM, TINY
 from tiny_folder import MEAN, TEXTS, write_cross_encoder, write_encoder
 from torch import nn
 
-from minibert import Bert, CrossEncoder, SentenceEncoder, arithmetic, text_model
+from minibert import Bert, CrossEncoder, SentenceEncoder, arithmetic, portable, text_model
 from minibert.checkpoint.tensors import CheckpointError
-from minibert.fast import prepare, stack
+from minibert.fast import stack
 from minibert.fast.changes import TrackedParameter
 
 SENTENCES = ["A man is eating food.", "Someone has a meal.", "one"]
@@ -60,7 +60,7 @@ def lazily(monkeypatch, **options):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_loading_packs_what_the_first_call_would(dtype, release, monkeypatch, no_packing):
     expected = lazily(monkeypatch, dtype=dtype).encode(SENTENCES)
-    monkeypatch.setattr(prepare, "RELEASE", release)
+    monkeypatch.setattr(portable, "RELEASE", release)
     encoder = SentenceEncoder.from_pretrained(MINILM, dtype=dtype)
     no_packing()
     assert (encoder.encode(SENTENCES) == expected).all()

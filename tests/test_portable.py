@@ -1,6 +1,7 @@
 """Pickles and copies of an encoder: small where its weights are a checkpoint's, whole where they were changed."""
 
 import copy
+import io
 import pickle
 import shutil
 
@@ -130,3 +131,24 @@ def test_a_pickle_of_the_built_in_model_is_small():
     dumped = pickle.dumps(encoder)
     assert len(dumped) < 500_000  # its weights take 14 MB
     assert StoredWeights.__name__.encode() in dumped
+
+
+def test_what_a_pickle_leaves_out_is_no_tensor_that_others_would_read(folder):
+    """`datasets` turns each tensor in a pickle into a numpy array, which those on "meta" are not."""
+
+    class Reading(pickle.Pickler):
+        def reducer_override(self, value):
+            return (torch.from_numpy, (value.detach().numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
+
+    encoder, file = load(folder), io.BytesIO()
+    encoder.encode(TEXTS)
+    Reading(file).dump(encoder)
+    assert np.array_equal(pickle.loads(file.getvalue()).encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_a_decision_stays_in_its_process():
+    """Dask pickles a module's attributes one by one."""
+    encoder = SentenceEncoder.from_pretrained(device="cpu")
+    encoder.encode(TEXTS)
+    assert encoder._decision is not None
+    assert pickle.loads(pickle.dumps(encoder._decision)) is None

@@ -5,7 +5,9 @@ import sys
 from contextvars import ContextVar
 
 import pytest
+from documents import DOCS, table
 from torch import nn
+from ways import BODIES, LIBRARIES, run_way
 
 from minibert import SentenceEncoder
 
@@ -79,3 +81,14 @@ def test_a_part_sees_the_callers_context_in_calls_of_any_size():
     scale.set(2.0)
     assert abs(encoder.encode(texts) - 2 * plain).max() < 1e-6
     assert abs(encoder.encode(texts[0]) - 2 * plain[0]).max() < 1e-4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the ways are those of Linux")
+@pytest.mark.parametrize("name", [name for name in BODIES if name not in LIBRARIES])
+def test_vectors_are_the_same_by(name, tmp_path):
+    run_way(name, tmp_path)
+
+
+def test_each_way_is_a_row_of_the_page():
+    text = (DOCS / "processes.md").read_text(encoding="utf-8").split("## Other ways")[1]
+    assert [row[0] for row in table(text)] == list(BODIES)

@@ -1,4 +1,4 @@
-"""README, docs/models.md and docs/speed.md: their code prints what they show, and the tree names every room."""
+"""README and some of docs: their code prints what they show, and the tree names every room."""
 
 import re
 import shlex
@@ -11,7 +11,9 @@ from minibert.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OTHERS = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("models.md", "speed.md"))
+OTHERS = "".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("first-steps.md", "models.md", "speed.md")
+)
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 # Each piece of Python, with the output that is shown right below it (nothing: it prints nothing).
 PYTHON = re.findall(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", README + OTHERS, re.MULTILINE | re.DOTALL)

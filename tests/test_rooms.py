@@ -30,6 +30,7 @@ ROOMS = {
     "fast": {"torch", "numpy"},
     "arithmetic": {"torch"},
     "compiled": {"torch", "numpy"},
+    "cuda": {"torch", "numpy"},
     "portable": {"torch"},
     "processes": {"torch", "numpy"},
     "text_model": {"torch", "numpy"},
@@ -41,6 +42,7 @@ ROOMS = {
     "research": {"torch", "numpy"},
     "training": {"torch", "numpy", "pyarrow", "matplotlib"},
     "util": {"torch", "numpy"},
+    "health": {"torch", "numpy", "huggingface_hub"},
     "adapters": {
         *("torch", "numpy", "pydantic", "langchain_core", "llama_index", "haystack", "chromadb", "sklearn"),
         *("keybert", "bertopic"),
@@ -188,6 +190,8 @@ def test_importing_minibert_imports_neither_torch_nor_the_network():
         ["train"],
         ["pretrain"],
         ["evaluate"],
+        ["verify"],
+        ["doctor"],
     ],
 )
 def test_the_command_line_shows_its_help_without_torch(command):

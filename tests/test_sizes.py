@@ -37,8 +37,9 @@ def test_a_long_function_would_be_noticed():
     assert long_functions(f"def long():\n{body}") == ["long"]
 
 
-def test_the_fast_room_and_the_benchmark_stay_small():
+def test_the_fast_rooms_and_the_benchmark_stay_small():
     assert lines("minibert/fast") <= 1100
+    assert lines("minibert/cuda") <= 350
     assert lines("tools/bench") <= 1000
 
 

@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
+import pool_functions
 import pytest
 from helpers import MINILM
 
-from minibert import SentenceEncoder, TooLongError
+from minibert import SentenceEncoder, TooLongError, processes
 from minibert.processes import WorkerError, WorkerPool
 
 TEXTS = [f"text {i} " + "of words " * (i % 7) for i in range(60)]
@@ -115,6 +119,141 @@ def test_a_process_that_dies_is_one_error_and_what_was_done_is_kept(encoder, mon
         encoder.encode(TEXTS, pool=pool)
     pool.close()
     assert process.exitcode is not None
+
+
+def test_one_of_two_processes_that_dies_while_both_work_is_one_error(encoder):
+    with encoder.start_multi_process_pool(["cpu", "cpu"]) as pool:
+        results = pool.run(pool_functions.die_at, [(i, 9) for i in range(20)])
+        done = []
+        with pytest.raises(WorkerError, match="a process of the pool has ended"):
+            done.extend(results)  # keeps what came before
+        processes = list(pool._pool._processes.values())
+    assert done == list(range(len(done)))
+    assert len(done) <= 9
+    assert not any(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "MemoryError", "PickyError"])
+def test_a_process_survives_whatever_is_raised_in_it(encoder, pool, kind):
+    with pytest.raises(MemoryError if kind == "MemoryError" else RuntimeError, match="what is wrong"):
+        list(pool.run(pool_functions.fail, [(kind,)]))
+    assert len(encoder.encode(TEXTS, pool=pool)) == len(TEXTS)
+
+
+def test_threads_share_a_pool(encoder, pool):
+    found = {}
+
+    def work(start):
+        found[start] = encoder.encode(TEXTS[start:], pool=pool, chunk_size=4)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 7, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = encoder.encode(TEXTS)
+    assert all(np.abs(found[start] - expected[start:]).max() < 1e-6 for start in (0, 7, 20))
+
+
+def test_a_closed_pool_says_so_also_to_who_waits_for_it(encoder):
+    pool = encoder.start_multi_process_pool(["cpu"])
+    results = pool.run(pool_functions.die_at, [(i, None) for i in range(20)])
+    assert next(results) == 0
+    for _ in range(2):
+        pool.close()
+    with pytest.raises(WorkerError, match="the pool is closed: start another one"):
+        list(results)
+    with pytest.raises(WorkerError, match="the pool is closed: start another one; the first 0 of 60 texts are done"):
+        encoder.encode(TEXTS, pool=pool)
+
+
+def private_memory(pid):
+    """In kB, of what no other process shares."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="no fork server is used here")
+
+
+def method():
+    return type(processes._start_method()).__name__
+
+
+@linux
+def test_processes_start_by_themselves_where_a_server_would_import_others(encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert method() == "ForkServerContext"
+    (tmp_path / "inspect.py").write_text("this is no module of Python")
+    assert method() == "SpawnContext"
+    with encoder.start_multi_process_pool(["cpu"]) as pool:
+        assert len(encoder.encode(TEXTS, pool=pool)) == len(TEXTS)
+
+
+@linux
+def test_a_forked_process_starts_a_pool_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(processes, "_imported_in", os.getpid() + 1)
+    assert method() == "SpawnContext"  # its parent's server is out of reach
+
+
+@linux
+def test_processes_have_the_environment_of_today(encoder, pool, monkeypatch):
+    monkeypatch.setenv("SET_LATE", "yes")
+    with encoder.start_multi_process_pool(["cpu"]) as other:
+        assert list(other.run(pool_functions.variable, [("SET_LATE",)])) == ["yes"]
+
+
+ENDS = """
+import sys
+import pool_functions
+from minibert import SentenceEncoder
+
+if __name__ == "__main__":
+    with SentenceEncoder.from_pretrained(device="cpu").start_multi_process_pool(["cpu", "cpu"]) as pool:
+        print(*pool.run(pool_functions.parent, [()]), *pool._pool._processes, flush=True)
+        for _ in pool.run(pool_functions.wait, [(0.1,)] * 1000):
+            pass
+"""
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@linux
+@pytest.mark.parametrize("kill", ["Ctrl-C", "SIGKILL"])
+def test_processes_share_an_import_and_none_is_left_when_the_first_one_is_stopped(tmp_path, kill):
+    path = tmp_path / "script.py"
+    path.write_text(ENDS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tmp_path,
+        env=environment,
+    ) as process:
+        pids = process.stdout.readline().split()
+        assert len(pids) == 3, process.stderr.read()
+        assert all(map(alive, pids))
+        assert max(map(private_memory, pids[1:])) < 0.5 * private_memory(process.pid)  # which imported torch by itself
+        if kill == "Ctrl-C":
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        else:
+            process.kill()
+        _, stderr = process.communicate(timeout=60)
+    assert stderr.count("Traceback") == (kill == "Ctrl-C")
+    assert process.returncode == (-signal.SIGINT if kill == "Ctrl-C" else -signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
 
 
 SCRIPT = """

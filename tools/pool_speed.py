@@ -3,8 +3,9 @@
     python tools/pool_speed.py --texts 20000
 
 The model is all-MiniLM-L6-v2, the texts are docstrings of the standard library, each with a number before it. The pool
-is started before the clock. A worker's own memory is what it shares with no other process (Private_Clean and
-Private_Dirty of /proc/PID/smaps_rollup, Linux), after the work.
+is started before the clock. "own MiB" is what a worker shares with no other process: Private_Clean + Private_Dirty of
+/proc/PID/smaps_rollup (Linux), after the work, of the worker with the most. "with its part MiB" is Pss of the same
+worker: each shared page is divided by the number of the processes that have it, minibert's fork server among them.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from tools.bench.inputs import find_minilm, read_texts
 WORKERS = ["cpu", "cpu"]
 
 
-def own_memory(pid: int) -> float:
-    """Return a process's private memory in MiB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) / 1024
+def memory(pid: int) -> tuple[float, float]:
+    """Return a process's private memory, and that with its part of the shared memory, in MiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    own, part = (sum(int(x.split()[1]) for x in lines if x.startswith(name)) for name in ("Private_", "Pss:"))
+    return own / 1024, part / 1024
 
 
 def measure(encoder: Any, texts: list[str]) -> dict[str, float]:
-    """Return the seconds of one process and of a pool, and the largest worker's own memory."""
+    """Return the seconds of one process and of a pool, and the memory of the worker with the most."""
     encoder.encode(texts[:64])
     started = time.perf_counter()
     encoder.encode(texts)
@@ -46,10 +48,11 @@ def measure(encoder: Any, texts: list[str]) -> dict[str, float]:
         encoder.encode(texts, pool=pool)
         seconds = time.perf_counter() - started
         workers = [child.pid for child in multiprocessing.active_children() if child.pid not in before]
-        own = max(own_memory(pid) for pid in workers if pid)
+        own, part = max(memory(pid) for pid in workers if pid)
     finally:
         encoder.stop_multi_process_pool(pool)
-    return {"one process, s": alone, "pool of two, s": seconds, "pool / one": seconds / alone, "own MiB": own}
+    times = {"one process, s": alone, "pool of two, s": seconds, "pool / one": seconds / alone}
+    return {**times, "own MiB": own, "with its part MiB": part}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

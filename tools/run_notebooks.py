@@ -2,10 +2,11 @@
 
     python tools/run_notebooks.py                                        all of notebooks/
     python tools/run_notebooks.py notebooks/02_attention_by_hand.ipynb
+    python tools/run_notebooks.py --output build/notebooks               and write the copies that the site shows
 
 Each notebook runs from its first cell to its last, in a fresh kernel of this Python and in its own folder. Outputs stay
-in memory. A notebook with outputs or execution counts is refused, since they don't belong in a commit. So is one whose
-last code cell asserts nothing, since running it proves little.
+in memory, or go into copies in a folder. A notebook with outputs or execution counts is refused, since they don't
+belong in a commit. So is one whose last code cell asserts nothing, since running it proves little.
 
 Each gets a line: its name, its seconds, and ok or the fault. Below that comes the failing cell with its error, or else
 the cells' stderr, such as warnings. The status is 1 if a notebook failed or was refused.
@@ -71,11 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the notebooks, and return the exit status."""
     parser = argparse.ArgumentParser(
         description="Run notebooks, each in a fresh kernel and in its own folder, and say which fail. Those that hold "
-        "outputs or execution counts, or whose last code cell asserts nothing, are refused. Nothing is written.",
+        "outputs or execution counts, or whose last code cell asserts nothing, are refused. The files stay unchanged.",
         epilog="Ends with status 1 if a notebook failed or was refused.",
     )
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; none: all of notebooks/")
     parser.add_argument("--timeout", type=int, default=120, help="seconds allowed for a cell (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="folder for copies with their outputs (default: none are written)")
     options = parser.parse_args(arguments)
     paths = options.paths or sorted(FOLDER.glob("*.ipynb"))
     if absent := [str(path) for path in paths if not path.is_file()] or ([] if paths else [f"{FOLDER}/*.ipynb"]):
@@ -96,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(textwrap.indent(below.rstrip(), "    "))
         sys.stdout.flush()
         bad += outcome != "ok"
+        if options.output and outcome == "ok":
+            options.output.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, options.output / path.name)
     return 1 if bad else 0
 
 

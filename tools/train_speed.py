@@ -11,7 +11,7 @@ layers or few steps, the [CLS] vector may learn nothing, and seeds differ by mor
 
 The files are the STS Benchmark's, as published. Every training runs in its own process. Both trainers use AdamW and the
 same rate, warm-up, weight decay, clipping, dropout and batch size, but not the same order of rows. minibert runs with
-and without batches grouped by length. sentence-transformers' trainer needs `pip install minibert[train-bench]`.
+and without batches grouped by length. sentence-transformers' trainer needs `pip install minibert-encoder[train-bench]`.
 """
 
 from __future__ import annotations

@@ -76,6 +76,8 @@ class MinibertDocumentEmbedder(_Embedder):
         embedding_separator: str = "\n",
         **options: Any,
     ) -> None:
+        if isinstance(meta_fields_to_embed, str):
+            raise TypeError(f"meta_fields_to_embed must be a list of names, not {meta_fields_to_embed!r:.80}")
         _Embedder.__init__(self, model, **options)  # Haystack makes a new class, in which `super()` fails
         self._fields, self._separator = meta_fields_to_embed or [], embedding_separator
         self._init |= {"meta_fields_to_embed": self._fields, "embedding_separator": embedding_separator}

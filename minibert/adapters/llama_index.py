@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .shared import Model, load, many, name_of, needs, one
+from .shared import Model, listed, load, many, name_of, needs, one
 
 with needs("llama-index"):
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -47,6 +47,10 @@ class MinibertEmbedding(BaseEmbedding):
     def to_dict(self, **options: Any) -> dict[str, Any]:
         """Return what LlamaIndex saves. Raise ValueError for an encoder without a name."""
         return {**super().to_dict(**options), "model_name": name_of(self._model)}
+
+    def get_text_embedding_batch(self, texts: list[str], *arguments: Any, **options: Any) -> list[list[float]]:
+        """Return a vector for each text. Raise TypeError for one text, whose letters LlamaIndex would embed."""
+        return list(super().get_text_embedding_batch(listed(texts), *arguments, **options))
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return one(self._encoder.encode_query, query, self.encode_kwargs)

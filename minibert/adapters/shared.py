@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..call import as_list
 from ..checkpoint.hub import DEFAULT_MODEL
 from ..config import FileError
 from ..encoder import SentenceEncoder
@@ -24,7 +25,7 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            f'this adapter needs {error.name}: pip install "minibert[{extra}]"', name=error.name
+            f'this adapter needs {error.name}: pip install "minibert-encoder[{extra}]"', name=error.name
         ) from error
 
 
@@ -38,18 +39,18 @@ def load(model: Model = None, options: Mapping[str, Any] | None = None) -> Sente
         if options:
             raise ValueError(f"a ready encoder takes no {', '.join(options)}: load it so, or give its name instead")
         return model
-    if not isinstance(model, (str, os.PathLike, type(None))):
-        raise TypeError(f"the model must be a name, a folder or a SentenceEncoder, not {type(model).__name__}")
-    return SentenceEncoder.from_pretrained(model or DEFAULT_MODEL, **(options or {}))
+    return SentenceEncoder.from_pretrained(name_of(model), **(options or {}))
 
 
 def name_of(model: Model) -> str:
     """Return the name that a library saves in the model's place.
 
     Raises:
-        ValueError: a ready encoder, whose name does not bring the same vectors again.
+        ValueError: a ready encoder, whose name does not bring the same vectors again. TypeError: none of these.
     """
     if not isinstance(model, SentenceEncoder):
+        if not isinstance(model, (str, os.PathLike, type(None))):
+            raise TypeError(f"the model must be a name, a folder or a SentenceEncoder, not {type(model).__name__}")
         return os.fspath(model or DEFAULT_MODEL)
     report = getattr(model.model, "report", None)
     try:
@@ -94,11 +95,18 @@ def one(encode: Callable[..., Any], text: str, options: Mapping[str, Any]) -> li
     return list(encode(text, **options).tolist())
 
 
+def listed(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list. Raise TypeError for one text, which would be taken apart, and for no texts at all."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TypeError(
+            f"expected a list of texts, not {'one text' if isinstance(texts, str) else type(texts).__name__}"
+        )
+    return as_list(texts)
+
+
 def matrix(encode: Callable[..., Any], texts: Iterable[str], options: Mapping[str, Any]) -> np.ndarray:
     """Return the vectors of texts (n, D). Raise TypeError where one is no text, or there is one without a list."""
-    if isinstance(texts, str):
-        raise TypeError("expected a list of texts, not one text")
-    vectors: np.ndarray = encode(texts, **options)
+    vectors: np.ndarray = encode(listed(texts), **options)
     return vectors
 
 

@@ -68,7 +68,7 @@ class CorpusOptions:
             if self.precision == "int8":
                 raise ValueError("engine='ray' has no int8, whose ranges are of the first shard: take float16")
             if not find_spec("ray"):
-                raise ValueError("engine='ray' needs Ray: pip install \"minibert[ray]\"")
+                raise ValueError("engine='ray' needs Ray: pip install \"minibert-encoder[ray]\"")
 
     @property
     def columns(self) -> list[Column]:

@@ -116,9 +116,9 @@ class CheckpointFiles:
         paths = (self.get(file, local=local, quiet=True) for local in (True, False) for file in candidates)
         return next((path for path in paths if path is not None), None)
 
-    def pin(self) -> None:
-        """Fix the commit that all files are read from, by the first of config.json and modules.json."""
-        self.first(("config.json", "modules.json"))
+    def pin(self) -> bool:
+        """Fix the commit that all files are read from, by config.json or modules.json. Return False without either."""
+        return self.first(("config.json", "modules.json")) is not None
 
 
 @dataclass

@@ -29,7 +29,7 @@ def kind_of(files: CheckpointFiles) -> str | None:
     files.pin()
     if (path := files.get("modules.json", quiet=True)) is not None:
         return _kind_of_modules(files, path)
-    if "HF_ColBERT" in _architectures(files) or files.cached("artifact.metadata"):
+    if "HF_ColBERT" in architectures(files) or files.cached("artifact.metadata"):
         return "MultiVectorEncoder"
     return _classifier(files)
 
@@ -63,9 +63,10 @@ def _kind_of_modules(files: CheckpointFiles, path: Path) -> str | None:
 
 
 def _classifier(files: CheckpointFiles) -> str | None:
-    return "CrossEncoder" if "BertForSequenceClassification" in _architectures(files) else None
+    return "CrossEncoder" if "BertForSequenceClassification" in architectures(files) else None
 
 
-def _architectures(files: CheckpointFiles) -> list[object]:
+def architectures(files: CheckpointFiles) -> list[object]:
+    """Return transformers' classes that config.json names."""
     said = files.read_object("config.json", quiet=True).get("architectures")
     return said if isinstance(said, list) else []

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from .. import __version__
 from ..checkpoint.atomic import naming
 from . import compile as compile_verb
-from . import embed, embed_corpus, evaluate, inspect, pretrain, search, similarity, train, view
+from . import doctor, embed, embed_corpus, evaluate, inspect, pretrain, search, similarity, train, verify, view
 from .options import read_toml
 
 EXAMPLES = """\
@@ -29,6 +29,8 @@ examples:
   minibert search "Is lunch ready?" --index index -k 5        the most similar texts of such a corpus
   minibert view "A man eats." "Someone has lunch." -o page.html     attention, in a page for the browser
   minibert inspect ./my-model                                 config, parameters, pooling, load report
+  minibert verify ./my-model                                  is it all right? its files, weights and vectors
+  minibert doctor                                             versions, processor, speed: ten lines for a bug report
   minibert compile -o ./compiled                              machine code for this processor, beside a model
   minibert train run.toml --output runs/first                 train a model of your own
   minibert evaluate sts sts-dev.csv --model runs/first/model  and measure it
@@ -38,7 +40,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Return its exit status: 0; 1 after one line on stderr; 2 for a wrong command line."""
+    """Run one command. Return its exit status: 0; 1 after one line on stderr, or by `verify`; 2 for a wrong command."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they are None where the shell has closed them
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     try:
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(options, "toml", None):  # its values become defaults, so that flags win over them
                 options.parser.set_defaults(**read_toml(options.parser, options.toml))
                 options = parser.parse_args(arguments)
-            options.run(options)
+            status = options.run(options)
             with naming("stdout"):
                 sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except OSError:  # what can't be written would be tried again, and complained of, at the process's end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return int(status or 0)
 
 
 @contextmanager
@@ -87,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="minibert", description=text, epilog=EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"minibert {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (embed, embed_corpus, search, similarity, view, inspect, compile_verb, train, pretrain, evaluate):
+    looking = view, inspect, verify, doctor
+    for verb in (embed, embed_corpus, search, similarity, *looking, compile_verb, train, pretrain, evaluate):
         name, examples = verb.__name__.rpartition(".")[2].replace("_", "-"), getattr(verb, "EXAMPLES", None)
         command = commands.add_parser(name, help=verb.HELP, description=verb.__doc__, epilog=examples)
         command.formatter_class = raw if examples else argparse.HelpFormatter  # examples keep their lines

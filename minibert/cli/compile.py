@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from ..checkpoint.hub import DEFAULT_MODEL
 from ..display import table
@@ -36,14 +35,10 @@ def run(options: Namespace) -> None:
     from ..checkpoint.kinds import kind_of
     from ..compiled.build import FOLDER, MANIFEST
     from ..config import read_json
-    from ..cross_encoder import CrossEncoder
-    from ..encoder import SentenceEncoder
-    from ..retrieval.multi_vector_encoder import MultiVectorEncoder
-    from ..retrieval.sparse_encoder import SparseEncoder
+    from ..health.checks import ENCODERS
 
     source = keywords(options, "revision", "local_files_only")
-    kinds: dict[str | None, Any] = {kind.__name__: kind for kind in (CrossEncoder, MultiVectorEncoder, SparseEncoder)}
-    kind = kinds.get(kind_of(open_files(options.model, **source)), SentenceEncoder)
+    kind = ENCODERS[kind_of(open_files(options.model, **source)) or "SentenceEncoder"]
     kind.from_pretrained(options.model, device="cpu", **source).compile(options.output)
     facts = read_json(options.output / FOLDER / MANIFEST)
     speeds = [(name, *(f"{times:.1f} x" for times in speed)) for name, speed in facts["speed"].items()]

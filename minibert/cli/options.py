@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import sys
 from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
 from collections.abc import Callable, Iterator
@@ -59,6 +60,11 @@ def load_encoder(options: Namespace) -> SentenceEncoder:
 def keywords(options: Namespace, *names: str) -> dict[str, Any]:
     """Return flags as the keywords of a call that have their names."""
     return {name: getattr(options, name) for name in names}
+
+
+def terminal_columns() -> int | None:
+    """Return the width of the terminal; None where stdout is not one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def report_truncation(report: TruncationReport, mode: str) -> None:

@@ -50,13 +50,24 @@ class CompileError(ConfigError):
     """The layer can't be compiled here, or the compiled layer can't be used."""
 
 
+def processor() -> dict[str, str]:
+    """Return what Linux says of the first processor: "model name", "flags" and others; {} elsewhere."""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        fields = (line.partition(":") for line in text.splitlines())
+        return {name.strip(): value.strip() for name, _, value in fields}
+    return {}
+
+
 def processor_features() -> list[str]:
     """Return those of FEATURES that this processor has."""
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
-        return [name for name in FEATURES if name in flags]
-    return []
+    flags = processor().get("flags", "").split()
+    return [name for name in FEATURES if name in flags]
+
+
+def compiler_version() -> str:
+    """Return the compiler's first line about itself. Raise CompileError if there is none, or it can't be run."""
+    return _run([*_compiler(), "--version"]).partition("\n")[0]
 
 
 def machine() -> str:
@@ -91,8 +102,7 @@ def build(folder: Path, features: list[str] | None = None) -> str:
         raise CompileError(f"{compiler[0]} ended without an error, and wrote no library")
     compiled.unlink()
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
-    version = _run([*compiler, "--version"]).partition("\n")[0]
-    facts = {"machine": machine(), "features": features, "compiler": version, "sources": sources_digest()}
+    facts = {"machine": machine(), "features": features, "compiler": compiler_version(), "sources": sources_digest()}
     write_json({**facts, "sha256": digest}, folder / MANIFEST)
     return digest
 

@@ -7,7 +7,8 @@ import hashlib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -75,26 +76,38 @@ def difference(
     make: Callable[[Any], FastLayer], dtype: torch.dtype, activation: str, eps: float = 1e-12, depth: int = 2
 ) -> float:
     """Return how far a stack of such layers is from the page on three texts, whatever mode torch is in; or infinity."""
-    lengths = np.array([19, 4, 4])
-    ids = np.arange(1, 1 + lengths.sum(), dtype=np.int32)
-    tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), np.cumsum([0, *lengths]), TruncationReport())
-    real = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])  # (B, S)
-    sizes: Any = {"vocab_size": 29, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
-    sizes |= {"max_position_embeddings": 19, "num_hidden_layers": depth}
-    modes = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast("cpu", enabled=False)
-    with modes[0], modes[1], modes[2], torch.no_grad():
+    with in_plain_modes():
         try:
-            with torch.device("cpu"):
-                bert: Any = model.Bert(BertConfig(**sizes, hidden_act=activation, layer_norm_eps=eps)).to(dtype).eval()
-                batch = torch.zeros(2, *real.shape, dtype=torch.int64)
-            generator = torch.Generator().manual_seed(0)
-            for parameter in bert.parameters():
-                parameter.normal_(std=0.5, generator=generator)
-            batch[0, real], batch[1, real] = (torch.from_numpy(x).long() for x in (ids, tokens.types))
+            bert, tokens, real, expected = example(dtype, activation, eps, depth)
             stack = Stack(bert, FastEmbeddings(bert.embeddings), list(map(make, bert.layers)))
-            states = stack(PackedTokens(tokens, np.arange(len(lengths))))[real]
-            expected = bert(batch[0], real, batch[1]).last_hidden_state[real]
+            states = stack(PackedTokens(tokens, np.arange(len(real))))
         except Exception:  # whatever a changed page raises, it raises again where the user sees it
             return math.inf
-    apart = (states - expected).abs().max().item()
+    apart = (states - expected)[real].abs().max().item()
     return apart if math.isfinite(apart) else math.inf
+
+
+@contextmanager
+def in_plain_modes(device: str = "cpu") -> Iterator[None]:
+    """Compute as if torch had just been imported: without gradients, autocast, inference mode, or a change of seed."""
+    modes = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast(device, enabled=False)
+    with modes[0], modes[1], modes[2], torch.no_grad():
+        yield
+
+
+def example(
+    dtype: torch.dtype, activation: str, eps: float, depth: int, head_size: int = 8, device: Any = "cpu"
+) -> tuple[Any, Tokens, torch.Tensor, torch.Tensor]:
+    """Return a small random Bert, three texts, where (B, S) they have tokens, and the page's states (B, S, D)."""
+    ids = np.arange(1, 28, dtype=np.int32)
+    tokens = Tokens(ids, (ids % 3 == 0).astype(np.int8), np.array([0, 19, 23, 27]), TruncationReport())
+    texts = PackedTokens(tokens, np.arange(3))
+    sizes: Any = {"vocab_size": 29, "hidden_size": 2 * head_size, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 3 * head_size, "max_position_embeddings": 19, "num_hidden_layers": depth}
+    with torch.device("cpu"):
+        bert = model.Bert(BertConfig(**sizes, hidden_act=activation, layer_norm_eps=eps)).to(dtype).eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in bert.parameters():  # products as wide whatever the width
+        weight.normal_(std=0.5 if weight.ndim < 2 else 2 / math.sqrt(2 * head_size), generator=generator)
+    real, *inputs = (x.to(device) for x in (texts.mask, *texts.as_page_input()) if x is not None)
+    return bert.to(device), tokens, real, bert(inputs[0], real, inputs[1]).last_hidden_state

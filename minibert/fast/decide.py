@@ -43,12 +43,16 @@ class Decision:
 
     def holds(self) -> bool:
         """Return True if nothing has changed since that could change the decision or a result."""
-        return self.code.holds() and self.snapshot.holds()
+        return self.code.holds() and self.snapshot.holds() and not (self.stack and self.stack.failure)
+
+    @property
+    def batching(self) -> dict[str, Any]:
+        """Return what `batches.plan` has to know."""
+        return {"padding": self.padding, "on_gpu": self.device.type != "cpu"}
 
     def by_page(self, reason: str) -> Decision:
         """Return the decision that the page computes all."""
-        padding = "costs" if self.device.type == "cpu" else "device"
-        return replace(self, stack=None, reasons={"": reason}, padding=padding)
+        return replace(self, stack=None, reasons={"": reason}, padding="costs")
 
     def explanation(self) -> str:
         """Return a table: part, who computes it, and why."""
@@ -66,18 +70,19 @@ def decide(
     arithmetic: str,
     before: Decision | None,
     make: Callable[[Any], FastLayer] | None = None,
+    kind: type[Stack] = Stack,
 ) -> Decision:
     """Decide for all calls until something changes.
 
     ``root`` holds all that computes, ``model`` is a Bert or has one as `bert`, ``readers`` read the last states,
-    ``before`` no longer holds (weights that did not change stay packed), ``make`` makes the stack's layers.
+    ``before`` no longer holds (weights that did not change stay packed), ``make`` makes layers for a ``kind`` of stack.
     """
     code = Code({kind for part in root.modules() for kind in type(part).__mro__ if kind in PAGE})
     bert: Any = getattr(model, "bert", model)
     make = make or partial(FastLayer, arithmetic=ARITHMETICS[arithmetic])
     why = _whole(model, bert)
     reasons = {"": why} if why else {}
-    stack = None if why else _stack(bert, arithmetic, reasons, before, make)
+    stack = None if why else _stack(bert, arithmetic, reasons, before, make, kind)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
     own_pooler = pooler is not None and departure(pooler, "pooler", Pooler) is not None
@@ -95,10 +100,10 @@ def decide(
         device=device,
         hooked=any(has_hooks(x) or getattr(x, "max_norm", None) is not None for x in list(modules_in(root))[1:]),
         own_parts=any(type(p).__module__.partition(".")[0] not in ("minibert", "torch") for p in [*root.modules()][1:]),
-        padding="device" if device.type != "cpu" else "costs" if stack is None else padding,
+        padding="costs" if stack is None else padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
         reads_pooler=model is not bert or own_pooler,
-        arithmetic=arithmetic,
+        arithmetic=arithmetic if kind is Stack else str(next(bert.parameters()).dtype).removeprefix("torch."),
         snapshot=Snapshot(
             root,
             [weight for layer in fast for weight in layer.products],
@@ -120,20 +125,21 @@ def _whole(model: nn.Module, bert: Any) -> str | None:
 
 
 def _stack(
-    bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decision | None, make: Callable[[Any], FastLayer]
+    bert: Bert, arithmetic: str, reasons: dict[str, str], before: Decision | None, make: Any, kind: type[Stack]
 ) -> Stack | None:
     """Build the stack and give a reason for each part that the page computes; no stack where that is all layers."""
     keep_freed_memory()
     old = [] if before is None or before.stack is None else before.stack.layers
     known = {fast.layer: fast for fast in old if fast is not None}
-    # Exact products are of float64 too, where all weights are.
-    double = arithmetic == "float32" and next(bert.parameters()).dtype is torch.float64
-    dtype = torch.float64 if double else torch.float32
+    first = next(bert.parameters())
+    # Exact products are of float64 too, where all weights are; a GPU computes in the dtype of the weights, and there.
+    exact = kind is not Stack or (arithmetic == "float32" and first.dtype is torch.float64)
+    like: Any = first.dtype if exact else torch.float32, "cpu" if kind is Stack else str(first.device)
     layers: list[FastLayer | None] = []
     layer: Any
     for i, layer in enumerate(bert.layers):
         name = f"layers.{i}"
-        if why := departure(layer, name, EncoderLayer) or _unlike(layer, name) or unusable(layer, name, dtype):
+        if why := departure(layer, name, EncoderLayer) or _unlike(layer, name) or unusable(layer, name, *like):
             reasons[name] = why
             layers.append(None)
             continue
@@ -142,13 +148,16 @@ def _stack(
             known[layer] = fast
         layers.append(known[layer])
     embeddings = bert.embeddings
-    if why := departure(embeddings, "embeddings", Embeddings) or unusable(embeddings, "embeddings", dtype):
+    if why := departure(embeddings, "embeddings", Embeddings) or unusable(embeddings, "embeddings", *like):
         reasons["embeddings"] = why
     used = [layer for layer in layers if layer is not None]
     track(bert)
-    if used and all(page_is_known(layer.activation, layer.attention_norm[-1], len(layers)) for layer in used):
-        return Stack(bert, None if "embeddings" in reasons else FastEmbeddings(bert.embeddings), layers)
-    why = "the page's code was changed: it computes other numbers than the stack" if used else reasons["layers.0"]
+    if not used:
+        why = reasons["layers.0"]
+    elif not all(page_is_known(layer.activation, layer.attention_norm[-1], len(layers)) for layer in used):
+        why = "the page's code was changed: it computes other numbers than the stack"
+    elif not (why := kind.why_not(used)):
+        return kind(bert, None if "embeddings" in reasons else FastEmbeddings(bert.embeddings), layers)
     reasons.clear()
     reasons[""] = why
     return None
@@ -201,7 +210,7 @@ def _unlike(layer: Any, name: str) -> str | None:
     return None
 
 
-def unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
+def unusable(owner: nn.Module, name: str, dtype: torch.dtype, device: str = "cpu") -> str | None:
     """Say why the weights of a part can't be read by the stack; None where they can."""
     for path, part in owner.named_modules(prefix=name):
         if getattr(part, "max_norm", None) is not None:
@@ -213,6 +222,6 @@ def unusable(owner: nn.Module, name: str, dtype: torch.dtype) -> str | None:
                 return f"{path}.{key} is {type(value).__name__}, not a plain parameter"
             if value.is_inference():
                 return f"{path}.{key} was made in inference mode, where torch counts no changes"
-            if (value.dtype, value.device.type, value.layout) != (dtype, "cpu", torch.strided):
-                return f"{path}.{key} is {value.dtype} on {value.device}, not {dtype} on cpu"
+            if (value.dtype, str(value.device), value.layout) != (dtype, device, torch.strided):
+                return f"{path}.{key} is {value.dtype} on {value.device}, not {dtype} on {device}"
     return None

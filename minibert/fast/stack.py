@@ -1,6 +1,6 @@
 """BERT's embeddings and layers once more: the fast twin of the page, over packed tokens.
 
-`encode` and `predict` use it on the CPU, without gradients; nothing else does. It computes the page's formulas with
+`encode` and `predict` use it, without gradients; nothing else does. It computes the page's formulas with
 query, key and value as one product, activations and residuals inside the products, and nothing for padding. Tests
 hold it to the page, and so does a check in every process (`check.py`).
 
@@ -42,7 +42,7 @@ class FastEmbeddings:
         x = torch.embedding(self.token, texts.input_ids)
         types = texts.token_type_ids
         x.add_(self.token_type[0] if types is None else torch.embedding(self.token_type, types))
-        if texts.equal:
+        if texts.aligned:
             x[: texts.count].view(*texts.shape, -1).add_(self.position[: texts.shape[1]])
         else:
             x.add_(torch.embedding(self.position, texts.positions))
@@ -53,6 +53,7 @@ class FastLayer:
     """Attention, then feed-forward; each adds to its input and the sum is normalised. Weights are packed when used."""
 
     by = "fast"
+    attend, attend_first = staticmethod(attend), staticmethod(attend_first)
 
     def __init__(self, layer: EncoderLayer, arithmetic: Arithmetic) -> None:
         self.layer, self.arithmetic = layer, arithmetic
@@ -68,14 +69,14 @@ class FastLayer:
 
     def __call__(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute all tokens. (T, D) -> (T, D)"""
-        return self._after_attention(x, attend(self._qkv(x), texts, self.head_size))
+        return self._after_attention(x, self.attend(self._qkv(x), texts, self.head_size))
 
     def first(self, x: Tensor, texts: PackedTokens) -> Tensor:
         """Compute each text's first token only; keys and values are needed of all tokens. (T, D) -> (B, D)"""
         B = texts.shape[0]
-        filler = (0, round_up(B, 8) - B)
+        filler = (0, round_up(B, 4) - B)
         first = x.index_select(0, functional.pad(texts.first, filler))
-        attended = attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
+        attended = self.attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
         return self._after_attention(first, functional.pad(attended, (0, 0, *filler)))[:B]
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -117,6 +118,9 @@ class Stack:
 
     A part of one's own is given unpadded texts of one length: what it makes of padding can't be known.
     """
+
+    failure = note = ""  # on a GPU: why the page goes on, and what else to know
+    why_not: Callable[[Sequence[Any]], str] = staticmethod(lambda layers: "")  # why such layers can't be computed here
 
     def __init__(self, bert: Bert, embeddings: FastEmbeddings | None, layers: Sequence[FastLayer | None]) -> None:
         self.bert, self.embeddings, self.layers = bert, embeddings, list(layers)

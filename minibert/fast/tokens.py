@@ -6,7 +6,8 @@ T packed tokens, rounded up (see `round_up`); the rows beyond the last token are
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, cached_property, lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -25,15 +26,24 @@ GROUP = {torch.float32: 16, torch.bfloat16: 32}
 LEFT_OVER = 8
 
 
+def round_up(count: int, parts: int = 32) -> int:
+    """Return the number of rows that products are made of, at most 2/parts more.
+
+    oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
+    """
+    return count + -count % max(2, (1 << count.bit_length()) // parts)
+
+
 class PackedTokens:
     """Some texts of a call: their ids (T,) and token types (T,), and where each text lies."""
 
-    def __init__(self, tokens: Tokens, rows: np.ndarray) -> None:
+    def __init__(self, tokens: Tokens, rows: np.ndarray, round_up: Callable[[int], int] = round_up) -> None:
         self.lengths = tokens.lengths[rows]
         lengths: list[int] = self.lengths.tolist()
         self.shape = len(lengths), max(lengths)  # (B, S)
         self.count = sum(lengths)
-        self.equal = self.count == len(lengths) * self.shape[1]  # packed and padded tokens are the same
+        # Packed and padded tokens are the same; and so are the positions of all texts.
+        self.equal = self.aligned = self.count == len(lengths) * self.shape[1]
         starts = tokens.starts[rows]
         self.seen = self.lengths if tokens.seen is None else tokens.seen[rows]
         seen = self.seen.tolist()  # Neighbours of one length, as most are: (length, tokens attended to, texts).
@@ -47,26 +57,37 @@ class PackedTokens:
         types = tokens.types[place]
         self.token_type_ids = _filled(types.astype(np.int32), filler) if types.any() else None  # all 0
 
-    @property
+    @cached_property
     def first(self) -> Tensor:
         """The place of each text's first token among the packed ones. (B,)"""
         return torch.from_numpy(np.minimum(self._first, len(self.input_ids) - 1))
 
-    @property
+    @cached_property
     def positions(self) -> Tensor:
-        """The place of each token in its own text, 0 for filler; where lengths differ. (T,)"""
+        """The place of each token in its own text, 0 for filler. (T,)"""
         return _filled(np.arange(self.count) - np.repeat(self._first, self.lengths), len(self.input_ids) - self.count)
 
-    @property
+    @cached_property
     def mask(self) -> Tensor | None:
         """True at tokens, False at padding, (B, S); None where nothing is padded."""
         return None if self.equal else torch.from_numpy(np.arange(self.shape[1]) < self.lengths[:, None])
 
-    @property
+    @cached_property
     def attended(self) -> Tensor | None:
         """True at tokens that are attended to, (B, 1, 1, S); None where all are."""
         seen = torch.from_numpy(np.arange(self.shape[1]) < self.seen[:, None])
         return None if seen.all() else seen[:, None, None]
+
+    @cached_property
+    def among_padded(self) -> Tensor:
+        """The place of each packed token among the padded ones. (count,)"""
+        return torch.from_numpy(np.flatnonzero(np.arange(self.shape[1]) < self.lengths[:, None]))
+
+    @cached_property
+    def among_packed(self) -> Tensor:
+        """The place of each padded token among the packed ones, that of its text's last at padding. (B * S,)"""
+        place = np.minimum(np.arange(self.shape[1]), np.maximum(self.lengths[:, None], 1) - 1) + self._first[:, None]
+        return torch.from_numpy(np.minimum(place, self.count - 1).reshape(-1))  # a last text may have no tokens
 
     def as_page_input(self) -> tuple[Tensor, Tensor | None]:
         """Return ids and token types as the page's embeddings take them. (B, S) each"""
@@ -80,29 +101,17 @@ class PackedTokens:
 
     def pack(self, x: Tensor) -> Tensor:
         """Put texts one after another without padding, and filler after them. (B, S, D) -> (T, D)"""
-        x = x.flatten(0, 1) if self.mask is None else x[self.mask]
+        x = x.flatten(0, 1) if self.equal else x.flatten(0, 1).index_select(0, self.among_padded)
         return functional.pad(x, (0, 0, 0, len(self.input_ids) - self.count))
 
     def unpack(self, x: Tensor) -> Tensor:
         """Put padding back: there each text's last token is repeated. (T, D) -> (B, S, D)"""
-        if self.equal:
-            return x[: self.count].view(*self.shape, -1)
-        place = np.minimum(np.arange(self.shape[1]), np.maximum(self.lengths[:, None], 1) - 1) + self._first[:, None]
-        place = np.minimum(place, len(x) - 1)  # a last text without tokens begins after the last row
-        return x.index_select(0, torch.from_numpy(place.reshape(-1))).view(*self.shape, -1)
+        return (x[: self.count] if self.equal else x.index_select(0, self.among_packed)).view(*self.shape, -1)
 
 
 def _filled(values: np.ndarray, filler: int) -> Tensor:
     # By the first one: its states are as finite as its own text's, and may be read under a mask.
     return torch.from_numpy(np.concatenate([values, np.repeat(values[:1], filler)]) if filler else values)
-
-
-def round_up(count: int, parts: int = 32) -> int:
-    """Return the number of rows that products are made of, at most 2/parts more.
-
-    oneDNN compiles a program for each: a millisecond, and half a megabyte that it keeps.
-    """
-    return count + -count % max(2, (1 << count.bit_length()) // parts)
 
 
 def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:

@@ -74,11 +74,11 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Softmax(Objective):
-    """The class of a pair: cross-entropy of softmax(W [u, v, |u-v|] + b). Labels (B,): classes from 0.
+    """The class of a pair: cross-entropy of ``softmax(W [u, v, |u-v|] + b)``. Labels (B,): classes from 0.
 
-    The paper's code has a b, its equation has not. ``terms`` are some of u, v, |u-v|, u*v: one row of the paper's Table
-    6. Vectors narrower than ``width``, D, (under `Matryoshka`) use the first columns of each term's part of W (MRL-E:
-    arXiv 2205.13147, section 3). Raises ValueError for an unknown term, or fewer than two classes.
+    The paper's code has a b, its equation has not. ``terms`` are some of ``u, v, |u-v|, u*v``: one row of the paper's
+    Table 6. Vectors narrower than ``width``, D, (under `Matryoshka`) use the first columns of each term's part of W
+    (MRL-E: arXiv 2205.13147, section 3). Raises ValueError for an unknown term, or fewer than two classes.
     """
 
     def __init__(self, width: int, num_labels: int = 3, terms: Sequence[str] = ("u", "v", "|u-v|")) -> None:

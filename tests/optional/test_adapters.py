@@ -69,7 +69,7 @@ def test_langchain(prompted, changed):
         with pytest.raises(TypeError, match="expected one text"):
             ours.embed_query(odd)
     for odd in (None, [None], [3], [HumanMessage("x")]):
-        with pytest.raises(TypeError, match="text 0 is"):
+        with pytest.raises(TypeError, match=r"text 0 is|a list of texts, not NoneType"):
             ours.embed_documents(odd)
     with pytest.raises(TypeError, match="a list of texts"):
         ours.embed_documents("x")
@@ -126,6 +126,9 @@ def test_llama_index(prompted, changed):
             ours.get_query_embedding(odd)
         with pytest.raises(TypeError, match="text 0 is"):
             ours.get_text_embedding_batch([odd])
+    for odd in (None, "two"):
+        with pytest.raises(TypeError, match="a list of texts"):
+            ours.get_text_embedding_batch(odd)
     with pytest.raises(ValueError, match="modle"):
         MinibertEmbedding(modle="x")
 
@@ -147,6 +150,8 @@ def test_haystack(prompted, changed):
     assert given[0].embedding is None
     with pytest.raises(ValueError, match="no name brings this encoder"):
         MinibertTextEmbedder(changed).to_dict()
+    with pytest.raises(TypeError, match="must be a list of names, not 'title'"):
+        MinibertDocumentEmbedder(changed, meta_fields_to_embed="title")
     embedder = MinibertDocumentEmbedder(changed, meta_fields_to_embed=["title"])
     assert embedder.run([]) == {"documents": []}
     with pytest.raises(ValueError, match="has no text to embed"):
@@ -178,9 +183,11 @@ print(collection.query(query_texts=["who eats"], n_results=1)["ids"], collection
     close(function(["x"])[0], same.encode_document("x", normalize_embeddings=True))
     with pytest.raises(ValueError, match="no name brings this encoder"):
         MinibertEmbeddingFunction(changed)
-    for odd in ([None], [3], "x"):
+    for odd in ([None], [3], "x", None):
         with pytest.raises(TypeError, match=r"text 0 is|a list of texts"):
             function(odd)
+    with pytest.raises(TypeError, match="a name, a folder or a SentenceEncoder, not int"):
+        MinibertEmbeddingFunction(3)
 
 
 def test_sklearn(prompted):
@@ -306,9 +313,11 @@ def test_hard_negatives_are_mined(encoder):
     datasets = pytest.importorskip("datasets")
     util = pytest.importorskip("sentence_transformers.util")
     pairs = {"anchor": TEXTS, "positive": ["someone has food", "a cat is asleep", "rain is falling"]}
-    found = util.mine_hard_negatives(datasets.Dataset.from_dict(pairs), encoder, num_negatives=1, verbose=False)
-    assert all(row["negative"] in set(pairs["positive"]) - {row["positive"]} for row in found)
-    assert len(found) == 3
+    for more in ({}, {"use_multi_process": ["cpu", "cpu"]}, {"query_prompt": "query: ", "corpus_prompt": "passage: "}):
+        options = {"num_negatives": 1, "verbose": False, **more}
+        found = util.mine_hard_negatives(datasets.Dataset.from_dict(pairs), encoder, **options)
+        assert all(row["negative"] in set(pairs["positive"]) - {row["positive"]} for row in found)
+        assert len(found) == 3
 
 
 @pytest.mark.parametrize("code", [code for code, _ in blocks((DOCS / "adapters.md").read_text(encoding="utf-8"))])

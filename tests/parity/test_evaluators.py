@@ -6,6 +6,7 @@ import torch
 from helpers import MINILM
 from scipy.stats import pearsonr, spearmanr
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import evaluation
 from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
@@ -82,15 +83,49 @@ def test_retrieval_is_sentence_transformers(both, chunk):
     assert 0 < found["mrr@10"] < 1
 
 
-def test_their_evaluators_run_on_our_encoder(both):
-    near, far = TEXTS[1:] + TEXTS[:1], TEXTS[9:] + TEXTS[:9]
-    relevant = {str(i): {str((i + 1) % len(TEXTS))} for i in range(len(TEXTS))}
-    ids = {str(i): text for i, text in enumerate(TEXTS)}
-    scores = np.linspace(0, 1, len(TEXTS)).tolist()
-    for evaluator in (
-        EmbeddingSimilarityEvaluator(TEXTS, near, scores),
-        TheirTripletEvaluator(TEXTS, near, far),
-        InformationRetrievalEvaluator(ids, ids, relevant),
-    ):
-        ours, theirs = (model.evaluate(evaluator) for model in both)
-        assert ours == pytest.approx(theirs, abs=1e-5)
+NEAR, FAR = TEXTS[1:] + TEXTS[:1], TEXTS[9:] + TEXTS[:9]
+IDS = {str(i): text for i, text in enumerate(TEXTS)}
+NEXT = {str(i): str((i + 1) % len(TEXTS)) for i in range(len(TEXTS))}
+RELEVANT = {name: {other} for name, other in NEXT.items()}
+SCORES = np.linspace(0, 1, len(TEXTS)).tolist()
+LABELS = [int(i % 3 == 0) for i in range(len(TEXTS))]
+FOUR = ["cosine", "dot", "euclidean", "manhattan"]
+SAMPLES = [{"query": q, "positive": [p], "negative": [n]} for q, p, n in zip(TEXTS, NEAR, FAR, strict=True)]
+
+
+class LocalNanoBEIR(evaluation.NanoBEIREvaluator):
+    """With a collection of this machine in the place of the hub's."""
+
+    def _load_dataset_subset_split(self, subset, split, required_columns):
+        if subset == "qrels":
+            return [{"query-id": name, "corpus-id": other} for name, other in NEXT.items()]
+        return [{"_id": name, "text": text} for name, text in IDS.items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "options"),
+    [
+        ("EmbeddingSimilarityEvaluator", (TEXTS, NEAR, SCORES), {"similarity_fn_names": FOUR}),
+        ("EmbeddingSimilarityEvaluator", (TEXTS, NEAR, SCORES), {"precision": "ubinary"}),
+        ("TripletEvaluator", (TEXTS, NEAR, FAR), {"similarity_fn_names": FOUR}),
+        ("BinaryClassificationEvaluator", (TEXTS, NEAR, LABELS), {"similarity_fn_names": FOUR}),
+        ("InformationRetrievalEvaluator", (IDS, IDS, RELEVANT), {"query_prompt": "query: ", "truncate_dim": 100}),
+        ("ParaphraseMiningEvaluator", (IDS,), {"duplicates_list": list(NEXT.items())}),
+        ("RerankingEvaluator", (SAMPLES,), {}),
+        ("TranslationEvaluator", (TEXTS, NEAR), {}),
+        ("LocalNanoBEIR", (["msmarco"],), {"query_prompts": "query: "}),
+    ],
+)
+def test_their_evaluators_run_on_our_encoder(both, name, columns, options):
+    kind = LocalNanoBEIR if name == "LocalNanoBEIR" else getattr(evaluation, name)
+    ours, theirs = (model.evaluate(kind(*columns, **options)) for model in both)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_either_is_the_others_teacher(both):
+    ours, theirs = both
+    expected, *found = (
+        student.evaluate(evaluation.MSEEvaluator(TEXTS, NEAR, teacher_model=teacher))["negative_mse"]
+        for teacher, student in ((theirs, theirs), (ours, theirs), (theirs, ours), (ours, ours))
+    )
+    assert found == pytest.approx([expected] * 3, abs=1e-5)

@@ -5,8 +5,9 @@
     python tools/bench --json raw.json --plot bench.png
     python tools/bench --read raw.json --plot bench.png         the tables and the plot of an earlier run
     python tools/bench --against ../old --rounds 5              this checkout against another, nothing else
+    python tools/bench --gpu                                    on a GPU, and nothing else: under 4 minutes
 
-Needs the extra `bench` (pip install -e '.[bench]'), but for --against. An engine that fails is listed with its error.
+But for --against and --gpu it needs the extra `bench` (pip install -e '.[bench]'). An engine that fails is listed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Race, print and draw. Return status 1 where a checkpoint can't be raced."""
     options = parse(arguments)
     try:
+        if options.gpu:
+            return int(import_module("tools.gpu_race").main(options, versions()))
         found = json.loads(options.read.read_text(encoding="utf-8")) if options.read else measure(options)
     except (EngineError, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -47,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.read:
         print("\n\n".join([heading(found), *(report(name, found) for name in found["models"])]))
     if options.plot:
-        from ..pictures import draw_race
-
-        draw_race(found, options.plot)
+        import_module("tools.pictures").draw_race(found, options.plot)
     return 0
 
 
@@ -72,19 +74,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--texts", type=Path, metavar="FILE", help="texts, one a line, in place of docstrings")
     add("--neighbour", action="store_true", help="race beside another process that keeps a core busy")
     add("--against", type=Path, metavar="CHECKOUT", help="race the minibert rows of two checkouts, and nothing else")
+    add("--gpu", action="store_true", help="race minibert against sentence-transformers on the GPU; see gpu_race.py")
     add("--json", type=Path, metavar="FILE", help="write all that was measured, round by round")
     add("--plot", type=Path, metavar="FILE", help="draw the table, as .png or .svg")
     add("--read", type=Path, metavar="FILE", help="race nothing; print and draw what --json wrote")
     options = parser.parse_args(arguments)
-    options.engines = matching(
-        (e for e in ENGINES if not options.against or not (ENGINES[e].is_peer or ENGINES[e].needs)), options.only
-    )
+    ours = [e for e in ENGINES if not options.against or not (ENGINES[e].is_peer or ENGINES[e].needs)]
+    options.engines = matching(ours, options.only)
     options.workloads = matching(WORKLOADS, options.workloads)
     if not options.engines or not options.workloads:
         parser.error(f"nothing matches; engines: {', '.join(ENGINES)}; workloads: {', '.join(WORKLOADS)}")
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
-    if options.plot and (options.against or find_spec("matplotlib") is None):
+    if options.plot and (options.against or options.gpu or find_spec("matplotlib") is None):
         parser.error("--plot draws a race of engines, and needs matplotlib: pip install -e '.[bench]'")
     for path in (options.texts, options.read, options.against and options.against / "minibert" / "model.py"):
         if path and not path.is_file():
@@ -153,8 +155,5 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of all libraries that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    found = {package.name: package.version for package in distributions()}
+    return {name: found[name] for name in LIBRARIES if name in found}
