@@ -6,6 +6,7 @@ import gzip
 import random
 from pathlib import Path
 
+import pytest
 from tiny_folder import WORDS
 
 SERVICES = {"tables": "tables?", "flights": "flights?"}
@@ -61,3 +62,15 @@ def write_lines(path: Path, lines: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.write("".join(f"{line}\n" for line in lines))
+
+
+def shrink_suite(monkeypatch: pytest.MonkeyPatch, queries: int) -> None:
+    """Let tools/quality have fewer classes and cases, as made-up data have them."""
+    from tools.quality import command, measure, sets
+
+    monkeypatch.setattr(sets, "RETRIEVAL", dict.fromkeys(sets.RETRIEVAL, queries))
+    for name, value in {"SERVICES": SERVICES, "UTTERANCES": (8, 6), "SENTENCES": (9, 4), "SECTIONS": 3}.items():
+        monkeypatch.setattr(sets, name, value)
+    for name, value in {"SHORT": 8, "LONG": 2, "TOKENS": 30}.items():
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(measure, "DRAWS", 20)

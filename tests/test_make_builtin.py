@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_up_corpora import shrink_suite, write_corpora
 from tiny_folder import TEXTS, VOCABULARY, write_encoder
 from tiny_training import make_texts
 
@@ -15,24 +17,37 @@ from minibert import SentenceEncoder
 from minibert.checkpoint.hub import open_files
 from minibert.checkpoint.weights import open_weights
 from minibert.model import EncoderLayer
+from minibert.training import Examples, SentenceTask, TeacherVectors
 
-sys.path.append(str(Path(__file__).parent.parent / "tools"))
+sys.path.append(str(Path(__file__).parent.parent))
 
-from make_builtin import card, command
-from make_builtin.corpora import Corpus
-from make_builtin.recipe import Recipe, Stage
-from make_builtin.sentences import count_by_corpus, take_sentences
-from make_builtin.student import ClsLayer, assemble, cut_neurons, make_student
-from make_builtin.teacher import teacher_vectors
-from make_builtin.vocabulary import choose_pieces, cut_tokenizer
+from tools.make_builtin import card, command, heldout
+from tools.make_builtin import corpora as listed
+from tools.make_builtin.corpora import Corpus
+from tools.make_builtin.groups import list_texts, make_groups
+from tools.make_builtin.publish import STORED, TABLE
+from tools.make_builtin.recipe import Recipe, Stage
+from tools.make_builtin.sentences import count_by_corpus, take_sentences
+from tools.make_builtin.student import ClsLayer, assemble, cut_neurons, make_student
+from tools.make_builtin.teacher import teacher_vectors
+from tools.make_builtin.texts import Texts, TrainingPair, count, take_texts
+from tools.make_builtin.training import GroupTask
+from tools.make_builtin.vocabulary import choose_pieces, cut_tokenizer
 
 CORPORA = (
     Corpus("lines.txt.gz", 20, "lines", "somewhere", "CC0"),
     Corpus("fields.tsv.gz", 1000, "fields", "elsewhere", "MIT"),
 )
+FILES = [*heldout.UNITS, "common_voice/sentences.en.txt.gz"]
+USED = tuple(corpus for corpus in listed.CORPORA if corpus.file in FILES)  # of made-up data
 PIECES = 92  # 10 of the teacher's 17 words, beside special tokens and single characters
 RECIPE = Recipe(
-    layers=(0, 1), stages=(Stage(20, 3, 1e-3), Stage(10, 2, 1e-3)), pieces=PIECES, sentences=64, sample=8, batch_size=8
+    layers=(0, 1),
+    stages=(Stage(20, 3, 1e-3), Stage(10, 2, 1e-3), Stage(10, 1, 1e-3, rounded=True)),
+    pieces=PIECES,
+    sample=8,
+    batch_size=8,
+    widths=(8, 16, 24, 32),
 )
 
 
@@ -59,11 +74,11 @@ def corpora(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def sts(tmp_path):
-    rows = [f"genre\tfile\tyear\t{i}\t{i % 6}\t{text}\t{TEXTS[0]}\n" for i, text in enumerate(TEXTS) if text]
-    (tmp_path / "sts-dev.csv").write_text("".join(rows), encoding="utf-8")
-    return tmp_path / "sts-dev.csv"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    data = tmp_path_factory.mktemp("data")
+    write_corpora(data, 120)
+    return data
 
 
 def test_no_sentence_comes_twice_and_no_corpus_outweighs_the_others(corpora):
@@ -123,14 +138,14 @@ def whole_student(teacher, layers=(0, 1)):
 
 
 def test_a_student_with_all_the_layers_gives_the_teachers_first_vectors(teacher, monkeypatch):
-    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     states = teacher.encode(TEXTS[0], output_value="token_embeddings")
     expected = states[0] / np.linalg.norm(states[0])
     np.testing.assert_allclose(whole_student(teacher).encode(TEXTS[0]), expected, atol=1e-5)
 
 
 def test_the_layers_are_those_that_were_asked_for(teacher, monkeypatch):
-    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     student = whole_student(teacher, layers=(1,))
     assert student.model.config.num_hidden_layers == 1
     theirs = teacher.model.layers[1].attention.key.weight
@@ -138,7 +153,7 @@ def test_the_layers_are_those_that_were_asked_for(teacher, monkeypatch):
 
 
 def test_the_last_layer_in_training_is_the_pages_own_for_the_first_position(teacher, monkeypatch):
-    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     student = whole_student(teacher).to(torch.float64)
     assert type(student.model.layers[-1]) is ClsLayer
     batch = student.tokenize(TEXTS)
@@ -156,7 +171,7 @@ def test_the_last_layer_in_training_is_the_pages_own_for_the_first_position(teac
 
 def test_neurons_that_do_nothing_are_the_first_to_go(teacher, monkeypatch):
     """With their weights out at zero, what is left must give the very vectors."""
-    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     student = whole_student(teacher)
     weights = dict(student.model.state_dict())
     for layer, dead in enumerate(([0, 5, 36], [7, 8, 9])):
@@ -170,7 +185,7 @@ def test_neurons_that_do_nothing_are_the_first_to_go(teacher, monkeypatch):
 
 
 def test_the_teachers_vectors_are_kept_and_taken_from_the_file(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("make_builtin.teacher.PIECE", 4)
+    monkeypatch.setattr("tools.make_builtin.teacher.PIECE", 4)
     texts = make_texts(10)
     vectors = teacher_vectors(teacher, texts, tmp_path)
     np.testing.assert_allclose(vectors, teacher.encode(texts), atol=1e-3)
@@ -181,57 +196,108 @@ def test_the_teachers_vectors_are_kept_and_taken_from_the_file(teacher, tmp_path
     assert np.array_equal(again[:4], vectors[:4])
 
 
-def run(folder, corpora, sts, where, monkeypatch):
+def run(folder, data, where, monkeypatch):
     """The whole command; the folder that it made."""
     for module in (command, card):
         monkeypatch.setattr(module, "RECIPE", RECIPE)
-    monkeypatch.setattr(card, "CORPORA", CORPORA)
-    monkeypatch.setattr("make_builtin.sentences.CORPORA", CORPORA)
-    monkeypatch.setattr(command, "take_sentences", lambda path, seed: take_sentences(path, seed, CORPORA))
-    monkeypatch.setattr(command, "count_by_corpus", lambda path, found: count_by_corpus(path, found, CORPORA))
-    monkeypatch.setattr("make_builtin.student.POSITIONS", 40)
-    monkeypatch.setattr(card, "ROUNDS", 1)
-    arguments = [str(corpora), "--work", str(where / "work"), "--sts", str(sts), "--teacher", str(folder)]
+        monkeypatch.setattr(module, "CORPORA", USED, raising=False)
+    monkeypatch.setattr(command, "take_texts", lambda path, seed: take_texts(path, seed, USED))
+    monkeypatch.setattr(command, "count", lambda path, drawn: count(path, drawn, USED))
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
+    shrink_suite(monkeypatch, 1)  # random weights find one of one only
+    arguments = [str(data), "--work", str(where / "work"), "--teacher", str(folder)]
     assert command.main([*arguments, "--output", str(where / "model")]) == 0
     return where / "model"
 
 
-def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, corpora, sts, tmp_path, monkeypatch, capsys):
-    made = run(folder, corpora, sts, tmp_path, monkeypatch)
+def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, data, tmp_path, monkeypatch, capsys):
+    made = run(folder, data, tmp_path, monkeypatch)
     assert "MB" in capsys.readouterr().out
     encoder = SentenceEncoder.from_pretrained(made)
     assert encoder.model.config.intermediate_size == 10
     assert encoder.pooling.modes == ("cls",)
     np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-5)
-    assert {str(tensor.dtype) for tensor in open_weights(open_files(made)).values()} == {"torch.float16"}
-    trained = torch.load(tmp_path / "work" / "student-10.pt", weights_only=True)
+    found = {name: tensor.dtype for name, tensor in open_weights(open_files(made)).items()}
+    assert found.pop(TABLE) == STORED
+    assert set(found.values()) == {torch.float16}
+    trained = torch.load(tmp_path / "work" / "student-10-rounded.pt", weights_only=True)
     stored = encoder.state_dict()
     assert all(torch.equal(value.half(), stored[name].half()) for name, value in trained.items())
     text = (made / "README.md").read_text(encoding="utf-8")
-    assert "| lines | " in text
+    assert "| Common Voice prompts | " in text
     assert "20 neurons, 3 steps, at most 0.001; 10 neurons, 2 steps" in text
+    assert "caption, caption (" in text
+    assert len(re.findall(r"^\| .*\|( [0-9.]+ \|){3}$", text, flags=re.M)) > 12  # a share for 24, 16 and 8 dimensions
     assert not [line for line in text.splitlines() if "{" in line]
 
 
-def test_a_broken_off_run_goes_on_and_its_end_is_the_same(folder, corpora, sts, tmp_path, monkeypatch):
-    whole = run(folder, corpora, sts, tmp_path / "whole", monkeypatch)
+def test_a_broken_off_run_goes_on_and_its_end_is_the_same(folder, data, tmp_path, monkeypatch):
+    whole = run(folder, data, tmp_path / "whole", monkeypatch)
     real = command.train_student
 
     def break_off(*arguments):
-        if arguments[4].intermediate == 10:
+        if arguments[5].intermediate == 10:
             raise KeyboardInterrupt
         return real(*arguments)
 
     monkeypatch.setattr(command, "train_student", break_off)
     with pytest.raises(KeyboardInterrupt):
-        run(folder, corpora, sts, tmp_path / "broken", monkeypatch)
+        run(folder, data, tmp_path / "broken", monkeypatch)
     monkeypatch.setattr(command, "train_student", real)
     monkeypatch.setattr(command, "choose_pieces", None)  # is done, and must not be done again
-    broken = run(folder, corpora, sts, tmp_path / "broken", monkeypatch)
+    broken = run(folder, data, tmp_path / "broken", monkeypatch)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     spent = json.loads((tmp_path / "broken" / "work" / "seconds.json").read_text(encoding="utf-8"))
-    assert list(spent) == ["sentences", "pieces", "teacher", "training with 20 neurons", "training with 10 neurons"]
+    training = [f"training {stage.name}" for stage in RECIPE.stages]
+    assert list(spent) == ["texts", "pieces", "teacher", "groups", *training, "suite"]
+
+
+def test_groups_are_texts_with_near_ones_of_their_kind():
+    """Texts in two clusters: every neighbour is of one's own, and a pair's is a passage of another pair."""
+    sentences, passages = [f"sentence {i}" for i in range(20)], [f"passage {i}" for i in range(6)]
+    pairs = [TrainingPair("kind", f"query {i}", f"answer {i}") for i in range(20)]
+    drawn = Texts(sentences, passages, pairs)
+    texts = list_texts(drawn)
+    cluster = np.array([int(text.split()[1]) % 2 for text in texts])
+    vectors = np.eye(4)[cluster] + 0.01 * np.random.default_rng(0).normal(size=(len(texts), 4))
+    groups = np.array(make_groups(drawn, texts, vectors, 0))
+    assert groups.shape == (46, 3)
+    for first, second, third in groups[:26]:
+        assert texts[first].split()[0] == texts[second].split()[0]
+        assert third == -1
+        assert first != second
+    assert all(cluster[first] == cluster[second] for first, second, _ in groups[:20])
+    for query, answer, hard in groups[26:]:
+        assert texts[query].replace("query", "answer") == texts[answer] != texts[hard]
+        assert texts[hard].startswith("answer")
+        assert cluster[answer] == cluster[hard]
+
+
+def test_a_text_without_another_has_no_neighbour():
+    assert make_groups(Texts(["one"], [], []), ["one"], np.ones((1, 4)), 0) == [[0, -1, -1]]
+
+
+def test_a_batch_holds_each_text_of_its_groups_once_and_the_mean_follows_the_weights(teacher, monkeypatch):
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
+    texts = make_texts(12)
+    vectors = torch.from_numpy(teacher.encode(texts))
+    groups = np.array([[0, 1, -1], [1, 2, 3], [4, 0, -1]])
+    student = whole_student(teacher)
+    task = GroupTask(student, TeacherVectors("cosine"), Examples([texts], vectors), groups, average=2)
+    together = task.loss(np.arange(3)).item()
+    one_by_one = SentenceTask(student, TeacherVectors("cosine"), Examples([texts], vectors))
+    assert together == pytest.approx(one_by_one.loss(np.arange(5)).item(), abs=1e-6)
+    assert task.lengths.tolist() == [sum(one_by_one.lengths[i] for i in group if i >= 0) for group in groups]
+    weight = student.model.layers[0].feed_forward.up.bias
+    expected = weight.detach().clone()
+    for step in range(1, 40):
+        with torch.no_grad():
+            weight.add_(1)
+        task.begin_step(step, 40)
+        expected.lerp_(weight.detach(), 1 - min(0.5, step / (step + 10)))
+    task.take_mean()
+    torch.testing.assert_close(weight.detach(), expected)
 
 
 def test_the_shipped_models_sizes_are_the_recipes():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_corpora import SERVICES, write_corpora
+from made_up_corpora import SERVICES, shrink_suite, write_corpora
 from tiny_folder import MEAN, write_encoder
 from tiny_training import make_encoder
 
@@ -100,13 +100,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Fewer classes and cases, as made-up data have them."""
-    monkeypatch.setattr(sets, "RETRIEVAL", dict.fromkeys(sets.RETRIEVAL, 25))
-    for name, value in {"SERVICES": SERVICES, "UTTERANCES": (8, 6), "SENTENCES": (9, 4), "SECTIONS": 3}.items():
-        monkeypatch.setattr(sets, name, value)
-    for name, value in {"SHORT": 8, "LONG": 2, "TOKENS": 30}.items():
-        monkeypatch.setattr(command, name, value)
-    monkeypatch.setattr(measure, "DRAWS", 20)
+    shrink_suite(monkeypatch, 25)
 
 
 def test_every_text_of_the_corpora_is_held_out(data, small):

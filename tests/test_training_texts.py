@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from made_up_corpora import write_corpora, write_lines
 
-sys.path.append(str(Path(__file__).parent.parent / "tools"))
+sys.path.append(str(Path(__file__).parent.parent))
 
-from make_builtin import heldout
-from make_builtin.corpora import CORPORA, Corpus
-from make_builtin.heldout import held_out_forms, held_out_units, normal_form, read_units, training_units
-from make_builtin.pairs import KINDS, cut_passages, take_out_sentences
-from make_builtin.texts import take_texts
+from tools.make_builtin import heldout
+from tools.make_builtin.corpora import CORPORA, Corpus
+from tools.make_builtin.heldout import held_out_forms, held_out_units, normal_form, read_units, training_units
+from tools.make_builtin.pairs import KINDS, cut_passages, take_out_sentences
+from tools.make_builtin.texts import take_texts
 
 FILES = [*heldout.UNITS, "common_voice/sentences.en.txt.gz"]
 USED = tuple(corpus for corpus in CORPORA if corpus.file in FILES)

@@ -1,88 +1,82 @@
-"""Write the model card. Every figure in it is measured here and now."""
+"""Write the model card. Every figure in it was measured by tools/quality, or counted, in the same run."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from minibert import SentenceEncoder
 from minibert.checkpoint.atomic import write_text
 
 from .corpora import CORPORA
 from .publish import size
-from .recipe import RECIPE
-from .sentences import MOST_LETTERS
-from .training import read_sts
-
-TEXTS, ROUNDS = 1024, 9  # of the race
+from .recipe import RECIPE, Stage
+from .texts import Counts
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The measurements of one model."""
-
-    spearman: float
-    pearson: float
-    texts_per_s: float
-
-
-def write_card(
-    folder: Path, teacher: str, sts: Path, sentences: Mapping[str, int], seconds: Mapping[str, float]
-) -> None:
-    """Measure both models and write README.md into the folder; ``sentences`` by corpus, ``seconds`` by phase."""
-    own, other = measure(sts, str(folder), teacher)
-    rows = [
-        f"| {corpus.what} | {sentences[corpus.file]:,} | {corpus.source} | {corpus.licence} |" for corpus in CORPORA
-    ]
-    minutes = ", ".join(f"{phase} {spent / 60:.1f}" for phase, spent in seconds.items())
+def write_card(folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: Mapping[str, float]) -> None:
+    """Write README.md into the folder. ``suite``: as tools/quality measured it; ``seconds``: by phase."""
+    sentences, pairs = counts.sentences, counts.pairs
+    corpora = [f"| {each.what} | {sentences[each.file]:,} | {each.source} | {each.licence} |" for each in CORPORA]
+    texts = sum(sentences.values()) + counts.passages + sum(pairs.values())
     text = TEMPLATE.format(
         megabytes=size(folder) / 1e6,
-        own=own,
-        other=other,
-        ratio=own.texts_per_s / other.texts_per_s,
+        date=suite["date"],
+        machine=suite["machine"],
+        scores="\n".join(score_rows(suite, RECIPE.widths[:-1])),
+        rates="\n".join(rate_rows(suite)),
+        widths=", ".join(map(str, RECIPE.widths[:-1])),
         recipe=RECIPE,
         layers=", ".join(map(str, RECIPE.layers)),
-        passes=sum(stage.steps for stage in RECIPE.stages) * RECIPE.batch_size / sum(sentences.values()),
-        stages="; ".join(
-            f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}"
-            for stage in RECIPE.stages
-        ),
+        stages="; ".join(map(describe_stage, RECIPE.stages)),
+        weights=" : ".join(map(str, RECIPE.weights)),
+        passes=sum(stage.steps for stage in RECIPE.stages) * RECIPE.batch_size / texts,
         total=sum(sentences.values()),
-        corpora="\n".join(rows),
-        minutes=minutes,
+        passages=counts.passages,
+        pairs=sum(pairs.values()),
+        kinds="; ".join(f"{kind} ({number:,})" for kind, number in sorted(pairs.items())),
+        corpora="\n".join(corpora),
+        minutes=", ".join(f"{phase} {spent / 60:.1f}" for phase, spent in seconds.items()),
         whole=sum(seconds.values()) / 60,
-        machine=machine(),
-        date=time.strftime("%Y-%m-%d"),
-        texts=TEXTS,
-        rounds=ROUNDS,
         count=len(RECIPE.layers),
-        letters=MOST_LETTERS,
     )
     write_text(folder / "README.md", text)
 
 
-def measure(sts: Path, *models: str) -> list[Figures]:
-    """Return scores times 100, and texts per second of one large call: medians of interleaved rounds."""
-    evaluate = read_sts(sts)
-    texts = [*evaluate.first, *evaluate.second][:TEXTS]
-    encoders = [SentenceEncoder.from_pretrained(model, device="cpu") for model in models]
-    spent: list[list[float]] = [[] for _ in encoders]
-    for _ in range(ROUNDS):
-        for encoder, own in zip(encoders, spent, strict=True):
-            started = time.perf_counter()
-            encoder.encode(texts)
-            own.append(time.perf_counter() - started)
-    scores = [evaluate(encoder) for encoder in encoders]
-    return [
-        Figures(100 * found["spearman"], 100 * found["pearson"], TEXTS / median(own))
-        for found, own in zip(scores, spent, strict=True)
-    ]
+def describe_stage(stage: Stage) -> str:
+    """Return a stage in words."""
+    rounded = ", the word pieces' table rounded as it is stored and at rest" if stage.rounded else ""
+    return f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}{rounded}"
+
+
+def score_rows(suite: Mapping[str, Any], dims: tuple[int, ...]) -> list[str]:
+    """Return a row for each set and measure: both scores, the share, and the share of the first dimensions."""
+    own = suite["students"][0]
+    columns = [own, *(f"{own}, {dim} dimensions" for dim in dims)]
+    rows = []
+    for each in suite["sets"]:
+        percent, low, high = each["shares"][own]
+        scores = f"{100 * each['scores'][suite['teacher']]:.1f} | {100 * each['scores'][own]:.1f}"
+        cut = " | ".join(f"{each['shares'][name][0]:.1f}" for name in columns[1:])
+        rows.append(
+            f"| {each['name']}, {each['measure']} | {scores} | {percent:.1f} ({low:.1f} to {high:.1f}) | {cut} |"
+        )
+    percent, low, high = suite["mean"][own]
+    cut = " | ".join(f"{suite['mean'][name][0]:.1f}" for name in columns[1:])
+    mean = "mean of the sets' first measures, without STS-B"
+    return [*rows, f"| {mean} | | | {percent:.1f} ({low:.1f} to {high:.1f}) | {cut} |"]
+
+
+def rate_rows(suite: Mapping[str, Any]) -> list[str]:
+    """Return a row for each kind of texts: both models' texts per second, and their ratio."""
+    rows = []
+    for kind, found in suite["rates"].items():
+        theirs, own = found[suite["teacher"]], found[suite["students"][0]]
+        rows.append(f"| {kind} | {theirs['texts/s']:,.0f} | {own['texts/s']:,.0f} | {own['times']:.1f} |")
+    return rows
 
 
 def machine() -> str:
@@ -107,7 +101,7 @@ base_model: sentence-transformers/all-MiniLM-L6-v2
 
 The sentence encoder that ships inside minibert: a BERT of {count} layers, 384 wide, with CLS pooling,
 distilled from all-MiniLM-L6-v2. {megabytes:.1f} MB with its tokenizer. It gives vectors of 384 numbers and of length 1,
-in the teacher's own space.
+in the teacher's own space. Their first {widths} numbers are vectors too (`truncate_dim`).
 
 ```python
 from minibert import SentenceEncoder
@@ -119,34 +113,44 @@ The folder is in the published layout: transformers and sentence-transformers lo
 
 ## Scores
 
-{date}, {machine}. STS Benchmark, dev part, correlations times 100; texts a second in one call of {texts:,}
-of its sentences, float32, medians of {rounds} rounds in which both models take turns.
+{date}, {machine}. Scores times 100 of the teacher (all-MiniLM-L6-v2, mean pooling) and of minibert-tiny; then
+the student's in percent of the teacher's with a 95 % interval, and so for its first dimensions.
 
-| | pooling | Spearman | Pearson | texts/s |
-| --- | --- | --- | --- | --- |
-| minibert-tiny | cls | {own.spearman:.2f} | {own.pearson:.2f} | {own.texts_per_s:,.0f} ({ratio:.1f} x) |
-| all-MiniLM-L6-v2, the teacher | mean | {other.spearman:.2f} | {other.pearson:.2f} | {other.texts_per_s:,.0f} (1.0 x) |
+| set and measure | teacher | minibert-tiny | percent | 192 dim. | 128 dim. | 64 dim. |
+| --- | --- | --- | --- | --- | --- | --- |
+{scores}
 
-The scores again: `python tools/sts.py sts-dev.csv`, with `--model sentence-transformers/all-MiniLM-L6-v2` for the
-teacher's. The rates: `python tools/bench --models minilm minibert-tiny --only minibert`. Neither the dev part nor any
-other part of the benchmark was trained on; its scores were watched on the way, and the last step's weights taken.
+Texts per second in float32, medians of rounds in which both take turns:
+
+| | teacher | minibert-tiny | times |
+| --- | --- | --- | --- |
+{rates}
+
+All of it again: `python tools/quality DATA --dims 64 128 192`. No text of these sets was trained on, nor a text of the
+same paper, section, word, picture or dialogue. The last steps' weights were taken, not the best by any score.
 
 ## How it was made
 
-`python tools/make_builtin CORPORA --work WORK --sts sts-dev.csv`, in this repository; seeds are fixed. On the machine
-above, beside other work, it took {whole:.0f} minutes: {minutes}.
+`python tools/make_builtin DATA --work WORK`, in this repository; seeds are fixed. On the machine above it took
+{whole:.0f} minutes: {minutes}.
 
-1. {total:,} sentences of the corpora below, none twice, shuffled.
+1. {total:,} sentences of the corpora below; {passages:,} passages of them, of up to 256 tokens; and {pairs:,} pairs of
+   texts that belong together: {kinds}. None twice.
 2. {recipe.pieces:,} of the teacher's 30,522 word pieces: special tokens, single characters, and those of which (how
    often a piece is to be expected) x (1 - cos of the teacher's vectors for it and for its spelling by other pieces) is
    largest.
-3. The teacher's vectors for all sentences, once.
-4. The teacher's layers {layers} (from 0), and 256 positions of 512.
-5. In stages, of each feed-forward the neurons that add most to what flows on, then steps of AdamW with batches of
-   {recipe.batch_size}, no weight decay, bfloat16, and a learning rate that falls to 0: {stages}.
-   The loss is 1 - cos to the teacher's vector, plus the mean square difference of all cosines within the batch. In all
-   {passes:.1f} passes.
-6. The weights rounded to float16; whoever loads them computes in float32.
+3. The teacher's vectors for all texts, once.
+4. Groups: a text and one of its nearest neighbours by the teacher's vectors; or a pair, and a near neighbour of its
+   passage, which is a hard negative.
+5. The teacher's layers {layers} (from 0), and 256 positions of 512.
+6. In stages, of each feed-forward the neurons that add most to what flows on, then steps of AdamW with batches of
+   {recipe.batch_size} groups, no weight decay, bfloat16, and a learning rate that falls to 0: {stages}.
+   The loss has three parts, {weights}: 1 - cos to the teacher's vector; the mean square difference of all cosines
+   within the batch; and the Kullback-Leibler divergence of each text's ranking of the others, a softmax of cosines over
+   {recipe.temperature}. The last two are means over the first {widths} and all dimensions. In all {passes:.1f} passes.
+   The weights are an exponential average over about {recipe.average} steps.
+7. The table of word pieces rounded to 8 bits (float8, e4m3), the rest to float16; whoever loads them computes in
+   float32.
 
 Why so: the package is to stay below 16 MB, and the teacher's table of word pieces alone has 23 MB in float16. With CLS
 pooling a last layer has to compute one row only, so that three narrow layers are about as fast as two wide ones.
@@ -163,9 +167,8 @@ under CC BY-SA. The teacher, and BERT's vocabulary, are under Apache-2.0, as is 
 
 ## Limits
 
-English, and one sentence or a short paragraph at a time: what it learnt from has at most {letters} characters, though
-up to 256 tokens are taken. Without capitals, as its teacher. Characters that English does without are unknown to it. It
-knows fewer words than its teacher, spells the others in pieces, and so is weakest where rare names count. What is
-prejudiced in its teacher's training texts and in the corpora is so in its similarities too. For the best vectors take a
-larger model; this one is for having good ones at once.
+English, and texts of up to 256 tokens; what is longer is cut. Without capitals, as its teacher. Characters that English
+does without are unknown to it. It is weakest where rare names and terms count. What is prejudiced in its teacher's
+training texts and in the corpora is so in its similarities too. For the best vectors take a larger model; this one is
+for having good ones at once.
 """

@@ -1,11 +1,11 @@
 """Make the model that ships inside the package: a small BERT with CLS pooling that gives a teacher's vectors.
 
-    python tools/make_builtin CORPORA --work WORK --sts sts-dev.csv
+    python tools/make_builtin DATA --work WORK
 
-CORPORA is a folder with the files that `corpora.CORPORA` lists; the teacher is all-MiniLM-L6-v2. The phases are
-texts, the student's word pieces, the teacher's vectors, groups, training, the folder with its model card. Each leaves
-its result in WORK, and an interrupted run continues there. Seeds are fixed. The STS Benchmark's dev part is only
-reported: it is neither trained on nor used to choose among weights.
+DATA has the folders corpora (with the files that `corpora.CORPORA` lists), sts and nli, as for tools/quality; the
+teacher is all-MiniLM-L6-v2. The phases are texts, the student's word pieces, the teacher's vectors, groups, training,
+the folder, the suite of tools/quality and the model card. Each leaves its result in WORK, and an interrupted run
+continues there. Seeds are fixed. What the suite scores is neither trained on nor used to choose among weights.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from minibert import SentenceEncoder
 from minibert.checkpoint import builtin
 from minibert.checkpoint.save import write_json
 
+from ..quality.command import run as run_suite
 from . import card, publish
 from .groups import list_texts, make_groups
 from .recipe import RECIPE
 from .student import cut_neurons, make_student
 from .teacher import teacher_vectors
-from .texts import Texts, take_texts
+from .texts import Texts, count, take_texts
 from .training import train_student
 from .vocabulary import choose_pieces, cut_tokenizer
 
@@ -43,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     torch.manual_seed(RECIPE.seed)
     work: Path = options.work
+    corpora, sts = options.data / "corpora", options.data / "sts" / "sts-dev.csv"
     work.mkdir(parents=True, exist_ok=True)
     seconds = Seconds(work / "seconds.json")
-    drawn = Texts.of(kept(work / "texts.json", lambda: take_texts(options.corpora, RECIPE.seed), seconds))
+    drawn = Texts.of(kept(work / "texts.json", lambda: take_texts(corpora, RECIPE.seed), seconds))
     texts = list_texts(drawn)
     # Products in bfloat16 move the teacher's vectors by about 1e-3, far less than the student's own error.
     fast = SentenceEncoder.from_pretrained(options.teacher, dtype="bfloat16", truncation="silent")
@@ -62,11 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not done.exists():
             with seconds(f"training {stage.name}"):
                 data = texts, vectors, groups
-                train_student(student, *data, RECIPE, stage, work / f"training-{stage.name}", options.sts)
+                train_student(student, *data, RECIPE, stage, work / f"training-{stage.name}", sts)
             torch.save(student.state_dict(), done)
         student.load_state_dict(torch.load(done, weights_only=True))
     publish.write_folder(student, options.output)
-    card.write_card(options.output, options.teacher, options.sts, count(options.corpora, drawn), seconds.spent)
+    models = [options.teacher, str(options.output)]
+    asked = argparse.Namespace(data=options.data, only=["*"], models=models, dims=RECIPE.widths[:-1], rounds=9)
+    suite = kept(work / "suite.json", lambda: run_suite(asked), seconds)
+    card.write_card(options.output, suite, count(corpora, drawn), seconds.spent)
     print(f"{options.output}: {publish.size(options.output) / 1e6:.2f} MB")
     return 0
 
@@ -101,9 +106,8 @@ def kept(path: Path, make: Callable[[], Result], seconds: Seconds) -> Result:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; the defaults make the model that is in the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpora", type=Path, help="the folder of texts")
+    parser.add_argument("data", type=Path, help="the folder with corpora, sts and nli")
     parser.add_argument("--work", type=Path, required=True, help="where the phases leave their results")
-    parser.add_argument("--sts", type=Path, required=True, help="sts-dev.csv, as published")
     parser.add_argument("--teacher", default=TEACHER, help="a folder or a hub id (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=builtin.FOLDER, help="default: in the package")
     return parser.parse_args(arguments)

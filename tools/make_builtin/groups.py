@@ -32,7 +32,7 @@ def make_groups(drawn: Texts, texts: Sequence[str], vectors: np.ndarray, seed: i
         seed: Of the choice among neighbours.
     """
     index = {text: i for i, text in enumerate(texts)}
-    places = [[index[text] for text in kind] for kind in (drawn.sentences, drawn.passages)]
+    places = [[index[text] for text in kind] for kind in (drawn.sentences, drawn.passages) if kind]
     rows = []
     for number, kind in enumerate(places):
         found = draw_neighbours(np.array(kind), vectors, [seed, number])

@@ -41,7 +41,11 @@ class Recipe:
     """
 
     layers: tuple[int, ...] = (0, 2, 5)
-    stages: tuple[Stage, ...] = (Stage(512, 6_000, 6e-4), Stage(256, 9_000, 5e-4), Stage(256, 2_000, 2e-4, rounded=True))
+    stages: tuple[Stage, ...] = (
+        Stage(512, 6_000, 6e-4),
+        Stage(256, 9_000, 5e-4),
+        Stage(256, 2_000, 2e-4, rounded=True),
+    )
     pieces: int = 26_000
     sample: int = 256
     batch_size: int = 64

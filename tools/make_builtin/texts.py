@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from .corpora import CORPORA, Corpus
 from .heldout import PAPERS, PROBLEMS, SECTIONS, UNITS, held_out_forms, normal_form, training_units
 from .pairs import KINDS, LETTERS, Kind, cut_passages
-from .sentences import take_sentences
+from .sentences import count_by_corpus, take_sentences
 
 SHORTEST = 150  # letters of a passage
 
@@ -35,6 +36,20 @@ class Texts(NamedTuple):
         """Return what JSON made lists of."""
         sentences, passages, pairs = lists
         return cls(sentences, passages, [TrainingPair(*pair) for pair in pairs])
+
+
+class Counts(NamedTuple):
+    """How many texts there are: sentences by corpus, passages, and pairs by kind."""
+
+    sentences: dict[str, int]
+    passages: int
+    pairs: dict[str, int]
+
+
+def count(folder: Path, drawn: Texts, corpora: tuple[Corpus, ...] = CORPORA) -> Counts:
+    """Count what was drawn from the folder of corpora."""
+    kinds = Counter(pair.kind for pair in drawn.pairs)
+    return Counts(count_by_corpus(folder, drawn.sentences, corpora), len(drawn.passages), dict(kinds))
 
 
 def take_texts(

@@ -31,7 +31,7 @@ from .publish import STORED
 from .recipe import Recipe, Stage
 
 EVERY = 250  # steps between looks at the STS Benchmark, and between checkpoints
-TOGETHER = 8192  # tokens that are embedded at a time
+TOGETHER = 8192, 1024  # tokens that are embedded at a time; tokens of padding that a batch more may save
 
 
 class GroupTask(SentenceTask):
@@ -68,7 +68,7 @@ class GroupTask(SentenceTask):
         """Return the loss of all different texts of these groups; texts of near-equal length are embedded together."""
         texts = np.unique(self.groups[rows])
         texts = texts[texts >= 0]
-        parts = [texts[part] for part in plan_batches(self.each[texts], max_tokens=TOGETHER)]
+        parts = [texts[part] for part in plan_batches(self.each[texts], max_tokens=TOGETHER[0], overhead=TOGETHER[1])]
         return self.of_vectors([torch.cat([self.embed(self.tokens[0], part) for part in parts])], np.concatenate(parts))
 
     def identity(self) -> dict[str, Any]:
@@ -96,7 +96,9 @@ def train_student(
 
     The mean of the last steps' weights is kept. The scores on the way are only reported.
     """
-    similarities = [Matryoshka(own, recipe.widths) for own in (SimilarityMatrix(), SimilarityRanking(recipe.temperature))]
+    similarities = [
+        Matryoshka(own, recipe.widths) for own in (SimilarityMatrix(), SimilarityRanking(recipe.temperature))
+    ]
     objective = Combined([TeacherVectors("cosine"), *similarities], recipe.weights)
     if stage.rounded:
         table = student.model.embeddings.token.weight.requires_grad_(requires_grad=False)
