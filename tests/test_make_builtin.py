@@ -21,7 +21,7 @@ from minibert.training import Examples, SentenceTask, TeacherVectors
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from tools.make_builtin import card, command, heldout
+from tools.make_builtin import card, command, heldout, phases, search
 from tools.make_builtin import corpora as listed
 from tools.make_builtin.corpora import Corpus
 from tools.make_builtin.groups import list_texts, make_groups
@@ -201,7 +201,12 @@ def run(folder, data, where, monkeypatch):
     for module in (command, card):
         monkeypatch.setattr(module, "RECIPE", RECIPE)
         monkeypatch.setattr(module, "CORPORA", USED, raising=False)
-    monkeypatch.setattr(command, "take_texts", lambda path, seed: take_texts(path, seed, USED))
+    monkeypatch.setattr(search, "TRIED", where / "tried.json")
+    where.mkdir(exist_ok=True)
+    (where / "tried.json").write_text(
+        '[["0, 1", "10", "92", "0.1", "98.0", "97.0", "4.0 x", "4.1 x"]]', encoding="utf-8"
+    )
+    monkeypatch.setattr(phases, "take_texts", lambda path, seed: take_texts(path, seed, USED))
     monkeypatch.setattr(command, "count", lambda path, drawn: count(path, drawn, USED))
     monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     shrink_suite(monkeypatch, 1)  # random weights find one of one only
@@ -233,24 +238,40 @@ def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, data,
 
 def test_a_broken_off_run_goes_on_and_its_end_is_the_same(folder, data, tmp_path, monkeypatch):
     whole = run(folder, data, tmp_path / "whole", monkeypatch)
-    real = command.train_student
+    real = phases.train_student
 
     def break_off(*arguments):
         if arguments[5].intermediate == 10:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(command, "train_student", break_off)
+    monkeypatch.setattr(phases, "train_student", break_off)
     with pytest.raises(KeyboardInterrupt):
         run(folder, data, tmp_path / "broken", monkeypatch)
-    monkeypatch.setattr(command, "train_student", real)
-    monkeypatch.setattr(command, "choose_pieces", None)  # is done, and must not be done again
+    monkeypatch.setattr(phases, "train_student", real)
+    monkeypatch.setattr(phases, "choose_pieces", None)  # is done, and must not be done again
     broken = run(folder, data, tmp_path / "broken", monkeypatch)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     spent = json.loads((tmp_path / "broken" / "work" / "seconds.json").read_text(encoding="utf-8"))
     training = [f"training {stage.name}" for stage in RECIPE.stages]
-    assert list(spent) == ["texts", "pieces", "teacher", "groups", *training, "suite"]
+    assert sorted(spent) == sorted(["texts", "pieces", "teacher", "groups", *training, "suite"])
+
+
+def test_the_search_trains_and_scores_each_of_the_sizes(folder, data, tmp_path, monkeypatch, capsys):
+    variants = {"recipe": ((0, 1), 10, PIECES), "shallower": ((1,), 20, PIECES)}
+    for name, value in {"VARIANTS": variants, "STEPS": 2, "TRIED": tmp_path / "tried.json", "RECIPE": RECIPE}.items():
+        monkeypatch.setattr(search, name, value)
+    monkeypatch.setattr(phases, "take_texts", lambda path, seed: take_texts(path, seed, USED))
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
+    shrink_suite(monkeypatch, 1)
+    assert command.main([str(data), "--work", str(tmp_path), "--teacher", str(folder), "--search"]) == 0
+    rows = [row.strip("| ").split(" | ") for row in search.tried_rows()]
+    assert [row[:3] for row in rows] == [["0, 1", "10", str(PIECES)], ["1", "20", str(PIECES)]]
+    assert {len(row) for row in rows} == {len(search.HEADINGS)}
+    assert float(rows[0][3]) > 0
+    assert all(heading in capsys.readouterr().out for heading in search.HEADINGS[:1])
+    assert not (tmp_path / "suite.json").exists()
 
 
 def test_groups_are_texts_with_near_ones_of_their_kind():

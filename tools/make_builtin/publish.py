@@ -11,7 +11,6 @@ from minibert import SentenceEncoder
 from minibert.checkpoint.save import write_tensors
 from minibert.checkpoint.weights import SAFETENSORS
 
-
 TABLE = "embeddings.word_embeddings.weight"
 STORED = torch.float8_e4m3fn  # of the table: a byte a number, and transformers reads it as it reads float16
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,8 @@ import numpy as np
 from minibert import SentenceEncoder
 from minibert.checkpoint.hub import DEFAULT_MODEL
 
+from ..bench.command import processor
 from ..bench.inputs import docstrings, find_minilm, long_texts
-from ..make_builtin.card import machine
 from . import show
 from .measure import Score, Share, compare, mean_share
 from .sets import Set, read_sets
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--models needs a teacher and at least one student, under different names")
     found = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
+        "machine": f"{os.cpu_count()} cores of {processor()}",
         **measure_sets(sets, encoders, options.dims),
         "rates": measure_rates(encoders, options.rounds) if options.rounds else {},
     }
