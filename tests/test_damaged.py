@@ -164,8 +164,18 @@ def test_a_safetensors_header_is_not_believed(folder: Path, entry: dict[str, Any
 
 
 def test_a_dtype_that_minibert_does_not_read_is_named(folder: Path) -> None:
+    change_tensors(folder, lambda t: t.update({BIAS: t[BIAS].to(torch.float8_e5m2)}))
+    refused(folder, SAFETENSORS, BIAS, "F8_E5M2")
+
+
+def test_eight_bits_without_a_scale_are_read_and_with_one_refused(folder: Path) -> None:
+    """As transformers 5.23 reads them where there is none; where there is, its quantisers would multiply by it."""
+    before = Bert.from_pretrained(folder).state_dict()["embeddings.norm.bias"]
     change_tensors(folder, lambda t: t.update({BIAS: t[BIAS].to(torch.float8_e4m3fn)}))
-    refused(folder, SAFETENSORS, BIAS, "F8_E4M3")
+    after = Bert.from_pretrained(folder).state_dict()["embeddings.norm.bias"]
+    assert torch.equal(after, before.to(torch.float8_e4m3fn).float())
+    change_tensors(folder, lambda t: t.update({f"{BIAS}_scale": torch.ones(1)}))
+    refused(folder, SAFETENSORS, BIAS, "quantised, with a scale")
 
 
 def test_weights_that_are_integers_are_named(folder: Path) -> None:

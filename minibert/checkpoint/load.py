@@ -170,7 +170,7 @@ def read_tensor(tensor: LazyTensor, name: str, dtype: torch.dtype) -> Tensor:
 
     From a small file it is copied, so that a program which writes the file again in place changes nothing.
     """
-    if tensor.dtype not in FLOATS.values():
+    if tensor.dtype not in (*FLOATS.values(), torch.float8_e4m3fn):
         raise CheckpointError(f"{tensor.file}: {name} is {tensor.dtype}, and weights must be floating-point numbers")
     try:
         with torch.device("cpu"):  # whatever the default device is

@@ -36,7 +36,7 @@ CANDIDATES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
-_DTYPES |= {"BOOL": torch.bool}
+_DTYPES |= {"BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn}
 # What pickles of tensors name: no type that takes memory on the file's word. STACK_GLOBAL is refused by torch.
 _TYPES = re.compile(
     r"collections OrderedDict|torch(\.storage)? \w+Storage|torch Size|torch\.serialization _get_layout"
@@ -106,6 +106,10 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise CheckpointError(f"{path}: {name} is of dtype {entry['dtype']}, which minibert does not read")
+        if entry["dtype"].startswith("F8") and {f"{name}_scale", f"{name}_scale_inv"} & header.keys():
+            raise CheckpointError(
+                f"{path}: {name} is quantised, with a scale, which minibert does not read: save float16"
+            )
         tensors[name] = LazyTensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], path, partial(read, name))
     return tensors
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .distill import LayerTask as LayerTask
     from .distill import SimilarityMatrix as SimilarityMatrix
+    from .distill import SimilarityRanking as SimilarityRanking
     from .distill import TeacherVectors as TeacherVectors
     from .evaluate import NLIEvaluator as NLIEvaluator
     from .evaluate import RetrievalEvaluator as RetrievalEvaluator
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .task import Task as Task
 
 _NAMES = {
-    "distill": "LayerTask SimilarityMatrix TeacherVectors",
+    "distill": "LayerTask SimilarityMatrix SimilarityRanking TeacherVectors",
     "evaluate": "NLIEvaluator RetrievalEvaluator STSEvaluator TripletEvaluator",
     "examples": "Examples",
     "late": "LateDistillation LateInBatchNegatives LateMarginMSE LateTask",

@@ -76,6 +76,34 @@ class SimilarityMatrix(TeacherVectors):
         return torch.stack([functional.mse_loss(cosine(x, x), target) for x in vectors]).mean()
 
 
+class SimilarityRanking(TeacherVectors):
+    """The divergence of the student's ranking of the batch from the teacher's. Vectors (B, D), labels (B, T) -> scalar
+
+    For each text, the cosines with all others over a temperature are the logits of a softmax. The loss is the mean
+    Kullback-Leibler divergence of the student's from the teacher's (as RankDistil's and ListNet's: who is first counts
+    most). The widths may differ. Raises ValueError for a temperature that is not above 0.
+    """
+
+    def __init__(self, temperature: float = 0.05) -> None:
+        super().__init__("cosine")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
+        """Vectors (B, D) per column, labels (B, T) -> scalar; 0 for a single row."""
+        target = self._log_shares(self.check(len(vectors), labels))
+        own = [self._log_shares(x) for x in vectors]
+        return torch.stack(
+            [functional.kl_div(x, target.to(x), reduction="batchmean", log_target=True) for x in own]
+        ).mean()
+
+    def _log_shares(self, x: Tensor) -> Tensor:
+        """Return the logarithm of each other text's share, (B, D) -> (B, B). A text is not compared with itself."""
+        logits = cosine(x, x) / self.temperature
+        return logits.fill_diagonal_(-1e4).log_softmax(-1)  # finite, so that nothing minus nothing is nothing
+
+
 class LayerTask(SentenceTask):
     """Layers of the student imitate layers of the teacher: the mean square difference of their token vectors.
 
