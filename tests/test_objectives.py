@@ -15,6 +15,7 @@ from minibert.training import (
     InBatchNegatives,
     Matryoshka,
     SimilarityMatrix,
+    SimilarityRanking,
     Softmax,
     TeacherVectors,
     Triplet,
@@ -133,6 +134,7 @@ def test_matryoshka_sums_over_widths_of_cut_and_normalised_vectors(vectors):
         (InBatchNegatives(), 2, None),
         (TeacherVectors("mse", widths=(D, 9)), 1, torch.ones(B, 9)),
         (SimilarityMatrix(), 1, torch.ones(B, 9)),
+        (SimilarityRanking(), 1, torch.ones(B, 9)),
         (nn.Module(), 1, None),
     ],
     ids=lambda value: type(value).__name__,
@@ -175,6 +177,27 @@ def test_similarity_matrices_are_compared_whatever_the_widths(vectors):
     assert SimilarityMatrix()([x], teacher).item() == pytest.approx(np.mean(errors), abs=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [0.05, 1])
+def test_rankings_are_compared_by_the_divergence_of_their_softmaxes(vectors, temperature):
+    x, teacher = vectors[0], torch.randn(B, 9, dtype=torch.float64)
+
+    def shares(y, row):
+        logits = torch.tensor([cos(y[row], y[other]) / temperature for other in range(B) if other != row])
+        return logits.softmax(0)
+
+    found = [(shares(teacher, row), shares(x, row)) for row in range(B)]
+    expected = sum((p * (p / q).log()).sum().item() for p, q in found) / B
+    assert SimilarityRanking(temperature)([x], teacher).item() == pytest.approx(expected, abs=1e-6)
+    assert SimilarityRanking(temperature)([teacher], 3 * teacher).item() == pytest.approx(0, abs=1e-12)
+    assert SimilarityRanking(temperature)([x[:1]], teacher[:1]).item() == 0  # nothing to rank
+
+
+def test_a_temperature_that_ranks_nothing_is_refused():
+    for temperature in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="temperature must be above 0"):
+            SimilarityRanking(temperature)
+
+
 # --- What is refused, in a batch and for all data before the first step
 
 BAD = [
@@ -196,6 +219,7 @@ BAD = [
     (TeacherVectors(), 1, torch.ones(B), "needs a teacher's vector"),
     (TeacherVectors(), 1, torch.ones(B, D).long(), "floating-point"),
     (SimilarityMatrix(), 1, None, "needs labels: a teacher's vector"),
+    (SimilarityRanking(), 1, None, "needs labels: a teacher's vector"),
 ]
 
 

@@ -133,6 +133,7 @@ def models(tmp_path_factory):
 
 
 def test_the_command_shows_writes_and_draws_every_set(data, small, models, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(sets, "RETRIEVAL", dict.fromkeys(sets.RETRIEVAL, 1))  # random weights find one of one only
     paths = {name: str(tmp_path / name) for name in ("found.json", "found.png", "again.svg")}
     arguments = ["--models", *models, "--dims", "8", "--rounds", "1"]

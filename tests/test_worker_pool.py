@@ -205,11 +205,12 @@ def test_processes_have_the_environment_of_today(encoder, pool, monkeypatch):
 
 
 ENDS = """
-import sys
+import signal
 import pool_functions
 from minibert import SentenceEncoder
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its jobs in the background ignore Ctrl-C
     with SentenceEncoder.from_pretrained(device="cpu").start_multi_process_pool(["cpu", "cpu"]) as pool:
         print(*pool.run(pool_functions.parent, [()]), *pool._pool._processes, flush=True)
         for _ in pool.run(pool_functions.wait, [(0.1,)] * 1000):

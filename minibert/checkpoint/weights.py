@@ -107,7 +107,9 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
         if entry["dtype"] not in _DTYPES:
             raise CheckpointError(f"{path}: {name} is of dtype {entry['dtype']}, which minibert does not read")
         if entry["dtype"].startswith("F8") and {f"{name}_scale", f"{name}_scale_inv"} & header.keys():
-            raise CheckpointError(f"{path}: {name} is quantised, with a scale, which minibert does not read: save float16")
+            raise CheckpointError(
+                f"{path}: {name} is quantised, with a scale, which minibert does not read: save float16"
+            )
         tensors[name] = LazyTensor(tuple(entry["shape"]), _DTYPES[entry["dtype"]], path, partial(read, name))
     return tensors
 

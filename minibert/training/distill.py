@@ -94,7 +94,9 @@ class SimilarityRanking(TeacherVectors):
         """Vectors (B, D) per column, labels (B, T) -> scalar; 0 for a single row."""
         target = self._log_shares(self.check(len(vectors), labels))
         own = [self._log_shares(x) for x in vectors]
-        return torch.stack([functional.kl_div(x, target.to(x), reduction="batchmean", log_target=True) for x in own]).mean()
+        return torch.stack(
+            [functional.kl_div(x, target.to(x), reduction="batchmean", log_target=True) for x in own]
+        ).mean()
 
     def _log_shares(self, x: Tensor) -> Tensor:
         """Return the logarithm of each other text's share, (B, D) -> (B, B). A text is not compared with itself."""
