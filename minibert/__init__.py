@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .token_pooling import HierarchicalTokenPooling as HierarchicalTokenPooling
     from .tokenizer import Tokenizer as Tokenizer
     from .truncation import TooLongError as TooLongError
-    from .util import SimilarityFunction as SimilarityFunction
     from .vectors import quantize_embeddings as quantize_embeddings
     from .vectors import similarity as similarity
 
@@ -54,7 +53,6 @@ _NAMES = {
     "retrieval.sparse_encoder": "SparseEncoder",
     "tokenizer": "Tokenizer",
     "truncation": "TooLongError",
-    "util": "SimilarityFunction",
     "vectors": "quantize_embeddings similarity",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
