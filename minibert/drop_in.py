@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .call import as_list
+from .call import as_list, check_texts
 from .checkpoint.hub import HubOptions
 from .checkpoint.load import find_device
 from .checkpoint.sentence_transformers import SentenceModules
 from .config import check_count
 from .processes import WorkerPool, in_processes
+from .settings import check_prompts
 from .text_model import TextModel
 from .truncation import announce
 
@@ -105,11 +106,19 @@ class SentenceTransformersCalls(TextModel):
         vectors: np.ndarray = cast(Any, self).encode(sentences, *arguments, pool=pool, **options)
         return vectors
 
-    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
-        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
+    def tokenize(self, texts: str | Iterable[str], prompt: str | None = None) -> dict[str, Any]:
+        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each.
+
+        ``prompt`` is put before each text. `prompt_length` counts its tokens, where the pooling leaves them out.
+        """
+        texts = as_list(texts)
+        check_texts(texts)
+        tokens = self.tokenizer.encode([(prompt or "") + text for text in texts], limit=self.max_seq_length)
         announce(tokens.truncation, self.truncation)
-        return self._pad(tokens, range(len(tokens.lengths)))
+        length = self._prompt_tokens(prompt) if prompt else 0
+        return {**self._pad(tokens, range(len(tokens.lengths))), **({"prompt_length": length} if length else {})}
+
+    preprocess = tokenize
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Let the pooling read a prompt's tokens, or not."""
@@ -146,6 +155,15 @@ class SentenceTransformersCalls(TextModel):
         """Return the Bert (0), the pooling (1), or a module that follows it."""
         own: Any = self
         return [self.model, own.pooling, *own.head][place]
+
+    def __len__(self) -> int:
+        return 2 + len(cast(Any, self).head)
+
+    def _first_module(self) -> nn.Module:
+        return self[0]
+
+    def _last_module(self) -> nn.Module:
+        return self[-1]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -192,7 +210,9 @@ def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any,
         raise ValueError("backend must be 'torch'; for speed see dtype='int8', and minibert compile")
     if (folder := hub.pop("cache_folder", None)) is not None:
         hub["cache_dir"] = folder
-    model = dict(hub.pop("model_kwargs", None) or {})
+    if not isinstance(given := hub.pop("model_kwargs", None) or {}, Mapping):
+        raise TypeError(f'model_kwargs must be a dict, as {{"dtype": "bfloat16"}}, not {given!r:.80}')
+    model = dict(given)
     chosen = [model.pop(name) for name in ("dtype", "torch_dtype") if name in model]
     if model.pop("attn_implementation", None) not in ATTENTIONS or model:
         raise TypeError(
@@ -210,8 +230,10 @@ def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
     """Put settings in the place of a checkpoint's. Raise ValueError if one is wrong."""
     for name in ("truncate_dim", "max_active_dims"):
         check_count(name, settings.get(name), optional=True)
+    if "prompts" in settings:
+        check_prompts("prompts", settings["prompts"])
     for name, value in settings.items():
-        setattr(modules, name, getattr(value, "value", value))  # of its enumeration of measures
+        setattr(modules, name, getattr(value, "value", value))  # of an enumeration of measures
         modules.notes.append(f"{name} was given in place of the checkpoint's")
     if modules.default_prompt_name not in [None, *modules.prompts]:
         raise ValueError(f"default_prompt_name {modules.default_prompt_name!r} is not one of the prompts")
@@ -220,7 +242,8 @@ def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
 
 
 def takes_their_calls(*positions: str) -> Callable[[Method], Method]:
-    """Let a method take its texts by two names, keywords by position, a device and, if it is among these, a pool."""
+    """Let a method take its texts by two names, a device, and keywords by position: `encode`'s, or these."""
+    positions = positions or ENCODE
 
     def change(method: Method) -> Method:
         @wraps(method)
@@ -243,6 +266,21 @@ def takes_their_calls(*positions: str) -> Callable[[Method], Method]:
         return cast(Method, call)
 
     return change
+
+
+def takes_features(forward: Method) -> Method:
+    """Let `forward` take the dict of `tokenize`: it is returned with `token_embeddings` and `sentence_embedding`."""
+
+    @wraps(forward)
+    def call(self: Any, input_ids: Any, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(input_ids, Mapping):
+            return forward(self, input_ids, *arguments, **options)
+        ids, mask, types = (input_ids.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
+        output = self.model(ids, mask, types)
+        states, vectors = self._pool(output, None if mask is None else mask.bool(), input_ids.get("prompt_length", 0))
+        return {**input_ids, "token_embeddings": states, "sentence_embedding": vectors}
+
+    return cast(Method, call)
 
 
 def _named(

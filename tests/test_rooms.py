@@ -23,6 +23,7 @@ ROOMS = {
     "heads": {"torch"},
     "fused": {"torch"},
     "truncation": set(),
+    "settings": set(),
     "vectors": {"torch", "numpy"},
     "call": {"torch", "numpy"},
     "tokenizer": {"tokenizers", "torch", "numpy"},

@@ -20,6 +20,7 @@ from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint.atomic import refuse_file
 from ..display import progress_bar
 from ..fused import fused
 from ..model import Encoder
@@ -109,6 +110,7 @@ def _start(
     scaler = GradScaler(next(task.parameters()).device.type, enabled=settings.autocast == "float16")
     run = RunState(task, make_optimizer(task, settings), scaler, Path(folder) if folder is not None else None)
     if run.folder is not None:
+        refuse_file(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         run.identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
         run.check_saving()
