@@ -14,7 +14,7 @@ import torch
 from .call import as_list, check_texts
 from .processes import WorkerPool
 from .text_model import TextModel
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,6 +28,7 @@ ELSEWHERE = {
     "model_card_data": "write README.md beside the saved model",
     "fit": "see minibert.training.train, or minibert train --help",
     "old_fit": "see minibert.training.train, or minibert train --help",
+    "_first_module": "the model inside is encoder.model, and the longest text encoder.max_seq_length",
     "push_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
     "save_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
 }
@@ -94,6 +95,14 @@ class ModelCalls(TextModel):
         rows = as_list(texts)
         check_texts(rows)
         return rows, isinstance(texts, str), options
+
+    def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, reading: Mapping[str, Any]) -> Tokens:
+        length = vars(self.model).get("max_seq_length", self.max_seq_length)
+        if length != self.max_seq_length:  # sentence-transformers' model[0] has one, and scripts set it
+            raise ValueError(
+                f"max_seq_length={length} was set on the model inside, which reads none: set the encoder's"
+            )
+        return super()._tokenize(texts, pairs, reading)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save as `save_pretrained`."""

@@ -273,6 +273,21 @@ def test_a_sentence_encoders_length_has_one_name():
         SentenceEncoder.from_pretrained(device="cpu").max_length = 9
 
 
+def test_a_length_that_is_set_on_the_model_inside_is_an_error(encoder):
+    sentences = SentenceEncoder.from_pretrained(device="cpu")
+    for of, inside, call in (
+        (sentences, sentences[0], lambda: sentences.encode("a")),
+        (encoder, encoder.model, lambda: encoder.predict(("the cat", "sat"))),
+    ):
+        inside.max_seq_length = 16
+        with pytest.raises(ValueError, match=r"max_seq_length=16 was set on the model inside.*set the encoder's"):
+            call()
+        of.max_seq_length = 16
+        call()
+    with pytest.raises(AttributeError, match=r"SentenceEncoder has no _first_module: .* encoder\.max_seq_length"):
+        sentences._first_module()
+
+
 # --- Ranking
 
 
