@@ -116,18 +116,23 @@ def check_options(method: str, options: Mapping[str, object]) -> None:
         raise TypeError(f"{method} got an unexpected keyword argument: {', '.join(unknown)}{advice}")
 
 
-def check_texts(texts: Sequence[object]) -> None:
-    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode."""
+def check_texts(texts: Sequence[object], name: str = "text {}") -> None:
+    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode.
+
+    ``name`` is what an error calls the text at the place {}.
+    """
     if isinstance(texts, (str, bytes, bytearray)) or not isinstance(texts, Sequence):
         raise TypeError(f"expected a list of strings, not {type(texts).__name__}")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"text {i} is {'None' if text is None else f'of type {type(text).__name__}'}, not a string")
+            kind = "None" if text is None else f"of type {type(text).__name__}"
+            raise TypeError(f"{name.format(i)} is {kind}, not a string")
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"text {i} is not valid Unicode: {error.reason} at character {error.start}") from None
+                reason = f"{error.reason} at character {error.start}"
+                raise ValueError(f"{name.format(i)} is not valid Unicode: {reason}") from None
 
 
 def in_chunks(

@@ -112,7 +112,7 @@ class SentenceEncoder(SentenceTransformersCalls):
             ConfigError, CheckpointError: it is damaged, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "max_active_dims")
+        dtype, settings, hub = loading(cls, dtype, options, "max_active_dims")
         files = open_files(name, **hub)
         if pooling is None:  # otherwise a classifier's Bert is pooled as asked
             check_kind(files, "SentenceEncoder")

@@ -105,7 +105,7 @@ class MultiVectorEncoder(TextModel):
                 minibert does not compute it; or its vocabulary lacks a marker.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "truncate_dim", "max_active_dims")
+        dtype, settings, hub = loading(cls, dtype, options, "truncate_dim", "max_active_dims")
         files = open_files(name, **hub)
         check_kind(files, "MultiVectorEncoder")
         modules = read_late_modules(files)

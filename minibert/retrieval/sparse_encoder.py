@@ -102,7 +102,7 @@ class SparseEncoder(TextModel):
             ConfigError, CheckpointError: it is damaged, has no masked-LM head, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "truncate_dim")
+        dtype, settings, hub = loading(cls, dtype, options, "truncate_dim")
         files = open_files(name, owner="sparse-encoder", **hub)
         check_kind(files, "SparseEncoder")
         modules = read_sparse_modules(files)
