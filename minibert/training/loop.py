@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint.atomic import refuse_file
 from ..display import progress_bar
+from ..fast.prepare import keep_freed_memory
 from ..fused import fused
 from ..model import Encoder
 from . import parallel
@@ -94,6 +95,7 @@ def _set_up(task: Task, settings: Settings) -> Iterator[None]:
     device = next(task.parameters()).device
     if settings.autocast == "float16" and device.type != "cuda":
         raise ValueError(f"autocast to float16 needs a GPU (cuda), not {device.type}: use bfloat16, or none")
+    keep_freed_memory()
     with parallel.joined(device), fused(task.model) if settings.fused else nullcontext():
         parallel.same_weights(task)
         try:
