@@ -93,6 +93,8 @@ def current_batch() -> Batch | None:
 
 def check_iterable(texts: object, *, lines: bool = False) -> None:
     """Raise TypeError where iterating would give keys, column names or (unless ``lines``) lines: hardly meant."""
+    if getattr(texts, "ndim", 1) == 0 and not isinstance(texts, str):  # numpy's strings are texts
+        raise TypeError(f"expected a text or a list of texts, not {type(texts).__name__} of no dimension: x.item()")
     if isinstance(texts, Mapping) or hasattr(texts, "columns") or (hasattr(texts, "readline") and not lines):
         raise TypeError(f"expected a text or a list of texts, not {type(texts).__name__}: pick a column, or read lines")
 
@@ -114,18 +116,23 @@ def check_options(method: str, options: Mapping[str, object]) -> None:
         raise TypeError(f"{method} got an unexpected keyword argument: {', '.join(unknown)}{advice}")
 
 
-def check_texts(texts: Sequence[object]) -> None:
-    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode."""
+def check_texts(texts: Sequence[object], name: str = "text {}") -> None:
+    """Raise TypeError unless these are a list of strings, and ValueError unless they are valid Unicode.
+
+    ``name`` is what an error calls the text at the place {}.
+    """
     if isinstance(texts, (str, bytes, bytearray)) or not isinstance(texts, Sequence):
         raise TypeError(f"expected a list of strings, not {type(texts).__name__}")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"text {i} is {'None' if text is None else f'of type {type(text).__name__}'}, not a string")
+            kind = "None" if text is None else f"of type {type(text).__name__}"
+            raise TypeError(f"{name.format(i)} is {kind}, not a string")
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"text {i} is not valid Unicode: {error.reason} at character {error.start}") from None
+                reason = f"{error.reason} at character {error.start}"
+                raise ValueError(f"{name.format(i)} is not valid Unicode: {reason}") from None
 
 
 def in_chunks(
@@ -142,20 +149,6 @@ def in_chunks(
         size += more
     if rows:
         yield start, list(rows[start:])
-
-
-def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str | None, name: str | None) -> str:
-    """Return a prompt as given, else by its name, else the default, else none. See `TextModel.choose_prompt`."""
-    if not isinstance(prompt, str | None):
-        raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
-    if prompt is not None:
-        return prompt
-    name = default if name is None else name
-    if name is None:
-        return ""
-    if name not in list(prompts):
-        raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, prompts)) or 'none'}")
-    return prompts[name]
 
 
 def by_text(states: Tensor, values: Tensor, lengths: np.ndarray) -> list[tuple[Tensor, Tensor]]:

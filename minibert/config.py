@@ -118,8 +118,10 @@ class BertConfig:
 
         Raises:
             ValueError: S is 0 or above max_position_embeddings, shapes disagree, or an id is out of its range.
-            TypeError: ids are not int64 or int32, or a mask holds floating-point numbers.
+            TypeError: ids are no tensor, or not int64 or int32, or a mask holds floating-point numbers.
         """
+        if not hasattr(input_ids, "shape"):
+            raise TypeError(f"input_ids must be a tensor, not {type(input_ids).__name__}: of a dict, model(**batch)")
         longest, shape = self.max_position_embeddings, tuple(input_ids.shape)
         if len(shape) != 2 or not 0 < shape[1] <= longest:
             raise ValueError(f"input_ids must be (batch, 1 to {longest} tokens), not {shape}")

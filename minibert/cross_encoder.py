@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .arithmetic import choose
-from .call import CallOptions, PredictOptions, as_list, best_first
+from .call import CallOptions, PredictOptions, as_list, best_first, check_options, check_texts
 from .checkpoint.cross_encoders import (
     Activation,
     CrossModules,
@@ -25,11 +25,11 @@ from .checkpoint.hub import open_files
 from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
-from .config import ClassifierConfig, ConfigError, check_count
-from .drop_in import PREDICT, LoadOptions, loading, put_settings, takes_their_calls
+from .config import ConfigError, check_count
+from .drop_in import PREDICT, LoadOptions, loading, put_settings, takes_their_calls, up_to_date
 from .heads import BertForSequenceClassification, HeadOutput
-from .pooling import DENSE_ACTIVATIONS
-from .text_model import TextModel
+from .pairs import PairCalls, as_pairs, check_activation, check_labels, chosen_activation, renamed, usual_activation
+from .processes import WorkerPool
 from .tokenizer import Tokenizer
 from .truncation import check_mode
 from .vectors import deliver
@@ -37,8 +37,11 @@ from .vectors import deliver
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+# Old keywords of `rank`, which have no effect in sentence-transformers either.
+NO_EFFECT = "convert_to_numpy", "convert_to_tensor", "apply_softmax"
 
-class CrossEncoder(TextModel):
+
+class CrossEncoder(PairCalls):
     """Read two texts at once, so that every word of one sees all of the other. As a module: ids (B, S) -> (B, L)
 
     It is more exact than comparing two vectors, and slower: nothing can be computed before both texts are known.
@@ -71,10 +74,15 @@ class CrossEncoder(TextModel):
             TypeError: a model without a Tokenizer, a name with one, or an unknown keyword.
         """
         if not isinstance(model, BertForSequenceClassification):
+            options = renamed({"activation_fn": activation_fn, **options})
             model = options.pop("model_name_or_path", None) if model is None else model
+            if isinstance(tokenizer, int):  # in sentence-transformers it was num_labels
+                raise TypeError(
+                    "give what follows the name by its keyword: num_labels, max_length, activation_fn, device"
+                )
             if model is None or tokenizer is not None or modules is not None:
                 raise TypeError("give a model and a Tokenizer, or a name, which brings its own tokenizer and settings")
-            loaded = type(self).from_pretrained(model, activation_fn=activation_fn, truncation=truncation, **options)
+            loaded = type(self).from_pretrained(model, truncation=truncation, **options)
             nn.Module.__init__(self)
             self.__dict__.update(loaded.__dict__)
             return
@@ -84,8 +92,8 @@ class CrossEncoder(TextModel):
         super().__init__(model, tokenizer, settings, truncation)
         if (kind := self.tokenizer.encode([""], [""]).types.max(initial=0)) >= model.config.type_vocab_size:
             raise ConfigError(f"second texts have the token type {kind}, and the model lacks it (type_vocab_size)")
-        usual = "Sigmoid" if model.config.num_labels == 1 else "Identity"
-        self.activation_fn = activation_fn or DENSE_ACTIVATIONS[settings.activation or usual]
+        usual = usual_activation(settings.activation, model.config.num_labels)
+        self.activation_fn = usual if activation_fn is None else activation_fn
 
     @classmethod
     def from_pretrained(
@@ -94,6 +102,7 @@ class CrossEncoder(TextModel):
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        num_labels: int | None = None,
         max_length: int | None = None,
         activation_fn: Activation | None = None,
         truncation: str = "warn",
@@ -105,11 +114,11 @@ class CrossEncoder(TextModel):
 
         Args:
             name: A folder or a hub id; one without an owner belongs to cross-encoder.
-            device, dtype, fast, compiled: As for ``SentenceEncoder``. Scores are float32 at least.
+            device, dtype, fast, compiled: As for ``SentenceEncoder``; scores are float32 at least.
+            num_labels: That of the checkpoint's classifier, or None.
             max_length: Tokens of a pair, at most, special ones included. None: the checkpoint's limit.
             activation_fn: For the logits (n, L), instead of the checkpoint's own.
-            truncation: For pairs that are too long, the longer text first: "warn" (truncate, one warning a call),
-                "report" (truncate, see ``truncation_report``), "silent", or "error" (refuse).
+            truncation: As there; the longer text of a pair is cut first.
             options: See ``HubOptions`` and ``LoadOptions``.
 
         Returns:
@@ -120,7 +129,8 @@ class CrossEncoder(TextModel):
             ConfigError, CheckpointError: it is damaged, has no classifier, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "similarity_fn_name", "truncate_dim", "max_active_dims")
+        check_activation(activation_fn, optional=True)
+        dtype, settings, hub = loading(cls, dtype, options, "similarity_fn_name", "truncate_dim", "max_active_dims")
         files = open_files(name, owner="cross-encoder", **hub)
         check_kind(files, "CrossEncoder")
         modules = read_cross_modules(files, activation=activation_fn is None)
@@ -128,6 +138,7 @@ class CrossEncoder(TextModel):
         inner, place = files.below(modules.transformer), find_device(device)
         dtype, arithmetic = choose(dtype, place, fast=fast is not False)
         model = load_files(inner, into=BertForSequenceClassification, dtype=dtype)
+        check_labels(num_labels, model.config)
         tokenizer = Tokenizer.from_files(inner, lowercase_first=modules.do_lower_case)
         encoder = cls(model, tokenizer, activation_fn=activation_fn, modules=modules, truncation=truncation)
         if max_length is not None:
@@ -185,8 +196,9 @@ class CrossEncoder(TextModel):
             ValueError: something is not a pair (its index is given), or another value is wrong.
             TooLongError (a ValueError): see ``truncation``.
         """
-        firsts, seconds, single = _pairs(inputs)
-        reading = {"activation": activation_fn or self.activation_fn, "softmax": apply_softmax}
+        rows, single = as_pairs(inputs)
+        firsts, seconds = [first for first, _ in rows], [second for _, second in rows]
+        reading = {"activation": chosen_activation(activation_fn, self), "softmax": apply_softmax}
         device = self.device if convert_to_tensor else "cpu"
         _, scores = self._run(firsts, seconds, reading, device, False, **options)
         scores = self._no_scores() if scores is None else scores
@@ -199,6 +211,14 @@ class CrossEncoder(TextModel):
         documents: Iterable[str],
         top_k: int | None = None,
         return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        device: str | torch.device | Sequence[str | torch.device] | None = None,
+        pool: WorkerPool | None = None,
+        chunk_size: int | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Sort documents by how well they answer a query, best first; documents of equal scores keep their order.
@@ -207,7 +227,8 @@ class CrossEncoder(TextModel):
             query, documents: One text, and those that are compared with it.
             top_k: How many to give back; None: all.
             return_documents: Give the texts back too.
-            options: Of `predict`.
+            prompt_name, prompt, batch_size, show_progress_bar, activation_fn, device, pool, chunk_size, options: As
+                for `predict`.
 
         Returns:
             list: for each document its "corpus_id" (the place in ``documents``), "score", and "text" if asked for.
@@ -216,6 +237,9 @@ class CrossEncoder(TextModel):
             ValueError: the model has several labels, so there is no one score; or as `predict`.
             TypeError: the documents are one string; or as `predict`.
         """
+        options = up_to_date({"activation_fn": activation_fn, **options}, *NO_EFFECT)
+        activation_fn = options.pop("activation_fn")
+        check_options("CrossEncoder.rank", options)
         if isinstance(documents, str):
             raise TypeError("documents must be a list of texts, not one text")
         if self.config.num_labels != 1:
@@ -225,13 +249,12 @@ class CrossEncoder(TextModel):
             )
         check_count("top_k", top_k, optional=True)
         texts = as_list(documents)
-        scores = self.predict([(query, text) for text in texts], convert_to_tensor=True, **options).tolist()
+        check_texts([query], "the query")
+        check_texts(texts, "document {}")
+        given = (prompt_name, prompt, batch_size, show_progress_bar, activation_fn, False, True, True, device, pool)
+        pairs: Any = [(query, text) for text in texts]
+        scores = cast(Any, self.predict)(pairs, *given, chunk_size, **options).tolist()
         return best_first(scores, top_k, texts if return_documents else None)
-
-    @property
-    def config(self) -> ClassifierConfig:
-        """Of the model: sizes, and the names of its labels."""
-        return self.model.config
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that sentence-transformers and transformers load to the same scores.
@@ -253,12 +276,6 @@ class CrossEncoder(TextModel):
             tokenizer.save_pretrained(new)
             write_cross_modules(modules, new)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "activation_fn":  # a torch.nn.Sigmoid() is no part of the model, and may give way to a function
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def _read(self, output: HeadOutput, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Any, Tensor]:
         logits = self._logits(output)
         scores = reading["activation"](logits).reshape(len(logits), -1)
@@ -274,20 +291,3 @@ class CrossEncoder(TextModel):
     def _no_scores(self) -> Tensor:
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         return torch.empty(0, self.config.num_labels, dtype=dtype)
-
-
-def _pairs(inputs: Iterable[Any]) -> tuple[list[Any], list[Any], bool]:
-    """Return the first texts, the second texts, and whether it was a single pair.
-
-    Raises:
-        TypeError: it is not a list. ValueError: something in it is not a pair.
-    """
-    if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
-        raise TypeError(f"expected a pair of texts or a list of pairs, not {type(inputs).__name__}")
-    rows = inputs.tolist() if isinstance(inputs, np.ndarray) else as_list(inputs)
-    single = bool(rows) and isinstance(rows[0], str)
-    rows = [rows] if single else rows
-    for i, row in enumerate(rows):
-        if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
-            raise ValueError(f"pair {i} must be two texts, but is {row!r:.80}")
-    return [first for first, _ in rows], [second for _, second in rows], single

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from inspect import signature
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .call import as_list
+from .call import as_list, check_texts
 from .checkpoint.hub import HubOptions
 from .checkpoint.load import find_device
 from .checkpoint.sentence_transformers import SentenceModules
 from .config import check_count
+from .model_calls import ELSEWHERE, ModelCalls
 from .processes import WorkerPool, in_processes
+from .settings import check_prompts
 from .text_model import TextModel
 from .truncation import announce
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -33,44 +31,14 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 BOTH = "prompt_name", "prompt", "batch_size", "show_progress_bar"
 FORM = "convert_to_numpy", "convert_to_tensor", "device"
 ENCODE = (*BOTH, "output_value", "precision", *FORM, "normalize_embeddings", "truncate_dim", "pool", "chunk_size")
-PREDICT = (*BOTH, "activation_fn", "apply_softmax", *FORM)
-OTHERS = {"sentences", "inputs", "device", "pool", "chunk_size"}
+PREDICT = (*BOTH, "activation_fn", "apply_softmax", *FORM, "pool", "chunk_size")
+OTHERS = {"sentences", "inputs", "device", "pool", "chunk_size", "num_workers", "activation_fct"}
 SETTINGS = "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim", "max_active_dims"
 ATTENTIONS = None, "eager", "sdpa", "flash_attention_2", "flex_attention"  # the same numbers
-# Its keywords and methods that have another way here.
-ELSEWHERE = {
-    "modules": "build SentenceEncoder(model, tokenizer, modules) from its parts",
-    "processor_kwargs": "set encoder.max_seq_length, or load the Tokenizer yourself",
-    "tokenizer_kwargs": "set encoder.max_seq_length, or load the Tokenizer yourself",
-    "config_kwargs": "load the Bert yourself, and change its parts",
-    "model_card_data": "write README.md beside the saved model",
-    "fit": "see minibert.training.train, or minibert train --help",
-    "old_fit": "see minibert.training.train, or minibert train --help",
-    "push_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
-    "save_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
-}
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """The part of sentence-transformers' card that others read."""
-
-    model_name: str | None
-    base_model: None = None
-    base_model_revision: None = None
-
-    def set_evaluation_metrics(self, *_: object) -> None:
-        """Do nothing: scores are not kept in the model."""
-
-
-class SentenceTransformersCalls(TextModel):
-    """What sentence-transformers calls on a model, besides `encode`."""
-
-    _frames = 5  # with `takes_their_calls`
-
-    def get_max_seq_length(self) -> int:
-        """Return ``max_seq_length``."""
-        return self.max_seq_length
+class SentenceTransformersCalls(ModelCalls):
+    """What sentence-transformers calls on a sentence encoder, besides `encode`."""
 
     def get_embedding_dimension(self) -> int:
         """Return D, the width of the vectors that `encode` gives."""
@@ -79,25 +47,6 @@ class SentenceTransformersCalls(TextModel):
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
-    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> WorkerPool:
-        """Start a process for each device: new ones, with a copy of the model. Close the pool at the end.
-
-        Args:
-            target_devices: Such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"]. None: all GPUs, or four processes on the
-                CPU (with fewer threads, so many).
-
-        Raises:
-            WorkerError: a process could not start. ValueError: a device is unknown.
-        """
-        if target_devices is None and torch.cuda.is_available():
-            target_devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        return WorkerPool(self, target_devices or ["cpu"] * min(4, torch.get_num_threads()))
-
-    @staticmethod
-    def stop_multi_process_pool(pool: WorkerPool) -> None:
-        """End the processes."""
-        pool.close()
-
     def encode_multi_process(
         self, sentences: Sequence[str], pool: WorkerPool, *arguments: Any, **options: Any
     ) -> np.ndarray:
@@ -105,11 +54,19 @@ class SentenceTransformersCalls(TextModel):
         vectors: np.ndarray = cast(Any, self).encode(sentences, *arguments, pool=pool, **options)
         return vectors
 
-    def tokenize(self, texts: str | Iterable[str]) -> dict[str, Tensor]:
-        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each."""
-        tokens = self.tokenizer.encode(as_list(texts), limit=self.max_seq_length)
+    def tokenize(self, texts: str | Iterable[str], prompt: str | None = None) -> dict[str, Any]:
+        """Return what `forward` takes: `input_ids`, `token_type_ids`, `attention_mask`, padded, (n, S) each.
+
+        ``prompt`` is put before each text. `prompt_length` counts its tokens, where the pooling leaves them out.
+        """
+        texts = as_list(texts)
+        check_texts(texts)
+        tokens = self.tokenizer.encode([(prompt or "") + text for text in texts], limit=self.max_seq_length)
         announce(tokens.truncation, self.truncation)
-        return self._pad(tokens, range(len(tokens.lengths)))
+        length = self._prompt_tokens(prompt) if prompt else 0
+        return {**self._pad(tokens, range(len(tokens.lengths))), **({"prompt_length": length} if length else {})}
+
+    preprocess = tokenize
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Let the pooling read a prompt's tokens, or not."""
@@ -128,32 +85,19 @@ class SentenceTransformersCalls(TextModel):
 
     truncate_embeddings = truncate_sentence_embeddings
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Save as `save_pretrained`."""
-        cast(Any, self).save_pretrained(path)
-
-    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
-        """Return what an evaluator of sentence-transformers says of this model."""
-        return evaluator(self, output_path)
-
-    @property
-    def model_card_data(self) -> ModelCard:
-        """Return what their evaluators and MTEB ask a model for: its name."""
-        report = getattr(self.model, "report", None)
-        return ModelCard(None if report is None else report.source)
-
     def __getitem__(self, place: int) -> nn.Module:
         """Return the Bert (0), the pooling (1), or a module that follows it."""
         own: Any = self
         return [self.model, own.pooling, *own.head][place]
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in ELSEWHERE:
-                raise AttributeError(f"{type(self).__name__} has no {name}: {ELSEWHERE[name]}") from None
-            raise
+    def __len__(self) -> int:
+        return 2 + len(cast(Any, self).head)
+
+    def _first_module(self) -> nn.Module:
+        return self[0]
+
+    def _last_module(self) -> nn.Module:
+        return self[-1]
 
 
 class LoadOptions(HubOptions, total=False):
@@ -179,7 +123,9 @@ class LoadOptions(HubOptions, total=False):
     max_active_dims: int | None
 
 
-def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any, dict[str, Any], HubOptions]:
+def loading(
+    kind: type[TextModel], dtype: Any, options: Mapping[str, Any], *lacking: str
+) -> tuple[Any, dict[str, Any], HubOptions]:
     """Return the dtype, the settings that take the place of the checkpoint's, and the hub's options.
 
     ``lacking`` are settings that this kind of encoder does not have.
@@ -192,7 +138,9 @@ def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any,
         raise ValueError("backend must be 'torch'; for speed see dtype='int8', and minibert compile")
     if (folder := hub.pop("cache_folder", None)) is not None:
         hub["cache_dir"] = folder
-    model = dict(hub.pop("model_kwargs", None) or {})
+    if not isinstance(given := hub.pop("model_kwargs", None) or {}, Mapping):
+        raise TypeError(f'model_kwargs must be a dict, as {{"dtype": "bfloat16"}}, not {given!r:.80}')
+    model = dict(given)
     chosen = [model.pop(name) for name in ("dtype", "torch_dtype") if name in model]
     if model.pop("attn_implementation", None) not in ATTENTIONS or model:
         raise TypeError(
@@ -200,9 +148,15 @@ def loading(dtype: Any, options: Mapping[str, Any], *lacking: str) -> tuple[Any,
         )
     if chosen and dtype is None:
         dtype = None if chosen[0] == "auto" else chosen[0]
-    if odd := sorted(hub.keys() & ELSEWHERE.keys()):
-        raise TypeError(f"minibert takes no {odd[0]}: {ELSEWHERE[odd[0]]}")
+    advice = getattr(kind, "elsewhere", ELSEWHERE)
+    hub = {name: value for name, value in hub.items() if name not in advice or value not in (None, {}, [])}
+    if odd := sorted(hub.keys() & advice.keys()):
+        raise TypeError(f"{kind.__name__} takes no {odd[0]}: {advice[odd[0]]}")
     settings = {name: value for name in SETTINGS if name not in lacking and (value := hub.pop(name, None)) is not None}
+    if unknown := sorted(hub.keys() - HubOptions.__optional_keys__):
+        own = {*signature(cast(Any, kind).from_pretrained).parameters, *LoadOptions.__optional_keys__} - {*lacking}
+        names = ", ".join(sorted(own - {"name", "options"}))
+        raise TypeError(f"{kind.__name__} got an unexpected keyword: {', '.join(unknown)}; there are {names}")
     return dtype, settings, cast(HubOptions, hub)
 
 
@@ -210,8 +164,10 @@ def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
     """Put settings in the place of a checkpoint's. Raise ValueError if one is wrong."""
     for name in ("truncate_dim", "max_active_dims"):
         check_count(name, settings.get(name), optional=True)
+    if "prompts" in settings:
+        check_prompts("prompts", settings["prompts"])
     for name, value in settings.items():
-        setattr(modules, name, getattr(value, "value", value))  # of its enumeration of measures
+        setattr(modules, name, getattr(value, "value", value))  # of an enumeration of measures
         modules.notes.append(f"{name} was given in place of the checkpoint's")
     if modules.default_prompt_name not in [None, *modules.prompts]:
         raise ValueError(f"default_prompt_name {modules.default_prompt_name!r} is not one of the prompts")
@@ -220,13 +176,15 @@ def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
 
 
 def takes_their_calls(*positions: str) -> Callable[[Method], Method]:
-    """Let a method take its texts by two names, keywords by position, a device and, if it is among these, a pool."""
+    """Let a method take its texts by two names, a device, and keywords by position: `encode`'s, or these."""
+    positions = positions or ENCODE
 
     def change(method: Method) -> Method:
         @wraps(method)
         def call(self: Any, *arguments: Any, **options: Any) -> Any:
             if len(arguments) == 1 and OTHERS.isdisjoint(options):
                 return method(self, arguments[0], **options)
+            options = up_to_date(options) if "activation_fn" in positions else options
             texts, options = _named(method.__name__, positions, arguments, options)
             device = options.pop("device", None)
             pool, size = (options.pop(name, None) if "pool" in positions else None for name in ("pool", "chunk_size"))
@@ -243,6 +201,29 @@ def takes_their_calls(*positions: str) -> Callable[[Method], Method]:
         return cast(Method, call)
 
     return change
+
+
+def takes_features(forward: Method) -> Method:
+    """Let `forward` take the dict of `tokenize`: it is returned with `token_embeddings` and `sentence_embedding`."""
+
+    @wraps(forward)
+    def call(self: Any, input_ids: Any, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(input_ids, Mapping):
+            return forward(self, input_ids, *arguments, **options)
+        ids, mask, types = (input_ids.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
+        output = self.model(ids, mask, types)
+        states, vectors = self._pool(output, None if mask is None else mask.bool(), input_ids.get("prompt_length", 0))
+        return {**input_ids, "token_embeddings": states, "sentence_embedding": vectors}
+
+    return cast(Method, call)
+
+
+def up_to_date(options: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """Give an old keyword of CrossEncoder its new name, and leave out those that have no effect there any more."""
+    kept = {name: value for name, value in options.items() if name not in ("num_workers", "activation_fct", *without)}
+    if "activation_fct" in options and kept.get("activation_fn") is None:
+        kept["activation_fn"] = options["activation_fct"]
+    return kept
 
 
 def _named(

@@ -17,10 +17,11 @@ from .checkpoint.kinds import check_kind
 from .checkpoint.load import find_device, load_files
 from .checkpoint.save import replacing_model
 from .checkpoint.sentence_transformers import SentenceModules, check_writable, read_modules, vector_width, write_modules
-from .config import ConfigError, check_count, named
-from .drop_in import ENCODE, LoadOptions, SentenceTransformersCalls, loading, put_settings, takes_their_calls
+from .config import check_count, named
+from .drop_in import LoadOptions, SentenceTransformersCalls, loading, put_settings, takes_features, takes_their_calls
 from .model import Bert, EncoderOutput
 from .pooling import Pooling
+from .settings import Checked, count_or_none, one_of
 from .text_model import DOCUMENT, QUERY
 from .tokenizer import Tokenizer, Tokens
 from .truncation import check_mode
@@ -39,6 +40,8 @@ class SentenceEncoder(SentenceTransformersCalls):
     replaced, and `explain` says how. Batches of a large call run side by side on the CPU, each in its own thread;
     where a part has a hook, they run one after another in the caller's.
     """
+
+    similarity_fn_name, truncate_dim = Checked(one_of(SIMILARITIES)), Checked(count_or_none)
 
     def __init__(
         self,
@@ -72,11 +75,8 @@ class SentenceEncoder(SentenceTransformersCalls):
         self.head = nn.Sequential(*head)
         for part in (self.pooling, self.head):  # otherwise every call would find parts in training mode
             part.train(model.training)
-        self.similarity_fn_name = settings.similarity_fn_name
-        self.truncate_dim = settings.truncate_dim
-        if settings.similarity_fn_name not in SIMILARITIES:
-            text = f"must be one of {', '.join(SIMILARITIES)}, not {settings.similarity_fn_name!r}"
-            raise ConfigError(f"{settings.source}: similarity_fn_name {text}")
+        with named(settings.source):
+            self.similarity_fn_name, self.truncate_dim = settings.similarity_fn_name, settings.truncate_dim
         self._no_vectors(None)  # raises where their widths differ
 
     @classmethod
@@ -112,7 +112,7 @@ class SentenceEncoder(SentenceTransformersCalls):
             ConfigError, CheckpointError: it is damaged, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "max_active_dims")
+        dtype, settings, hub = loading(cls, dtype, options, "max_active_dims")
         files = open_files(name, **hub)
         if pooling is None:  # otherwise a classifier's Bert is pooled as asked
             check_kind(files, "SentenceEncoder")
@@ -130,6 +130,7 @@ class SentenceEncoder(SentenceTransformersCalls):
             encoder = cls(model, tokenizer, modules, truncation=truncation)
         return encoder._prepare(files, modules.transformer, place, arithmetic, fast, compiled, modules.notes)
 
+    @takes_features
     def forward(
         self,
         input_ids: Tensor,
@@ -166,7 +167,7 @@ class SentenceEncoder(SentenceTransformersCalls):
         **options: Unpack[EncodeOptions],
     ) -> Any: ...
 
-    @takes_their_calls(*ENCODE)
+    @takes_their_calls()
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -223,12 +224,12 @@ class SentenceEncoder(SentenceTransformersCalls):
         """
         yield from in_windows(self.encode, sentences, window, options)
 
-    @takes_their_calls(*ENCODE)
+    @takes_their_calls()
     def encode_query(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for queries if it has one, and otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(QUERY, options))
 
-    @takes_their_calls(*ENCODE)
+    @takes_their_calls()
     def encode_document(self, sentences: str | Iterable[str], **options: Any) -> Any:
         """Encode with the checkpoint's prompt for documents (passages) if it has one, otherwise without a prompt."""
         return self.encode(sentences, **self._prompt_for(DOCUMENT, options))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .checkpoint.hub import CheckpointFiles, Folder
-from .checkpoint.load import read_again
+from .checkpoint.load import find_device, read_again
 from .checkpoint.tensors import CheckpointError, file_state
 from .config import FileError
 from .fast.changes import DATA, TrackedParameter
@@ -81,6 +81,17 @@ class Portable(nn.Module):
     def __sklearn_clone__(self) -> Self:
         """Return this very model: to scikit-learn's `clone` it is a setting that no fit changes, not one to copy."""
         return self
+
+    def to(self, *arguments: Any, **options: Any) -> Self:
+        """Move or convert the model, as torch does. Raise ValueError for a device that can't be used here."""
+        device = options.get("device", arguments[0] if arguments else None)
+        if isinstance(device, (str, torch.device)) and torch.device("meta") != device != "meta":
+            find_device(device)
+        return super().to(*arguments, **options)
+
+    def cuda(self, device: int | str | torch.device | None = None) -> Self:
+        """Move the model to a GPU. Raise as `to`."""
+        return self.to(f"cuda:{device}" if isinstance(device, int) else device or "cuda")
 
     def _state(self) -> dict[str, Any]:
         """Return all but what calls remember."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from .call import as_list, check_texts, trim_memory
+from .call import trim_memory
 from .checkpoint.load import find_device
 from .display import progress_bar
 from .truncation import TooLongError, TruncationReport, announce, check_mode
@@ -38,7 +38,7 @@ _own: list[Any] = []  # the model, in a process that was started here; before, i
 class WorkerError(RuntimeError):
     """A process ended before its work was done (killed, no memory, could not start), or the pool is closed."""
 
-    done = 0  # texts, from the first one on
+    done = 0  # texts or pairs, from the first one on
     results: Any = None  # of these, as the call would have returned them
 
 
@@ -56,6 +56,7 @@ class WorkerPool:
 
         Raises:
             ValueError: there is no device, or one is unknown. WorkerError: a process could not start.
+            TypeError: the model can't be pickled.
         """
         if isinstance(devices, int):
             count, cuda = devices, model.device.type == "cuda"
@@ -70,8 +71,8 @@ class WorkerPool:
         self._pool = ProcessPoolExecutor(self.count, context, initializer=_begin, initargs=given)
         # As bytes: torch would put weights into shared memory, of which containers have little. Not as what a process
         # is started with: if that one dies before it reads all, this one waits for ever.
-        model = pickle.dumps(model)
         try:
+            model = _pickled(model, "the model")
             list(self._results(self._pool.submit(_load, model) for _ in places))
         except BaseException:
             self.close()
@@ -155,6 +156,15 @@ def _load(model: bytes) -> None:
     _own[:] = [pickle.loads(model).to(place)]
 
 
+def _pickled(value: object, name: str) -> bytes:
+    """Return what goes to a process. Raise TypeError, which calls it by its name, if it can't."""
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        advice = "define its functions and classes by `def` and `class` at the top of a module"
+        raise TypeError(f"{name} can't be sent to other processes ({error}): {advice}") from None
+
+
 def _call(function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
     try:
         return function(_own[0], *arguments)
@@ -177,31 +187,32 @@ def _end_with_parent() -> None:
 def in_processes(
     model: Any, method: Callable[..., Any], texts: Any, pool: WorkerPool, size: int | None, options: dict[str, Any]
 ) -> Any:
-    """Encode texts in the processes of a pool, in chunks, and return what one process would return.
+    """Encode texts, or score pairs, in the processes of a pool, in chunks. Return what one process would return.
 
     Raises:
-        TypeError: this is no pool, or as `encode`. ValueError: as `encode`. WorkerError: a process has ended. Its
-            ``results`` are those of the first texts.
+        TypeError: this is no pool, an option can't be pickled, or as `encode`. ValueError: as `encode`.
+        WorkerError: a process has ended. Its ``results`` are those of the first texts.
     """
     if not isinstance(pool, WorkerPool):
         raise TypeError(f"pool must come from start_multi_process_pool, not {type(pool).__name__}")
     form: dict[str, Any] = {**FORMS, **options}
     form["precision"] = form["precision"] or "float32"
     check_precision(form["precision"], form["ranges"])
-    rows = as_list(texts)
-    check_texts(rows)
-    if isinstance(texts, str) or not rows:
+    rows, single, options = model.for_processes(texts, options)
+    if single or not rows:
         return method(model, texts, **options)
     mode = check_mode(options.get("truncation") or model.truncation)
     shown = bool(options.get("show_progress_bar"))
     given = {**{name: value for name, value in options.items() if name not in FORMS}, "show_progress_bar": False}
     given["truncation"] = "error" if mode == "error" else "report"
+    for name, value in given.items():
+        _pickled(value, name)
     size = size or max(1, min(5000, math.ceil(len(rows) / pool.count / 8)))
     starts = range(0, len(rows), size)
     parts: list[Any] = []
     reports: list[TruncationReport] = []
     try:
-        with progress_bar(len(rows), "texts", shown) as bar:
+        with progress_bar(len(rows), model.unit, shown) as bar:
             chunks = ((method.__name__, rows[start : start + size], given) for start in starts)
             for result, report in pool.run(_encode, chunks):
                 parts.append(pickle.loads(result))
@@ -212,7 +223,8 @@ def in_processes(
     except WorkerError as error:
         error.done = starts[len(parts)]
         error.results = _joined(parts, model, form) if parts else None
-        error.args = (f"{error}; the first {error.done} of {len(rows)} texts are done: see the error's `results`",)
+        done = f"the first {error.done} of {len(rows)} {model.unit} are done"
+        error.args = (f"{error}; {done}: see the error's `results`",)
         raise
     lost = {i: tokens for report in reports for i, tokens in report.lost.items()}
     model.truncation_report = TruncationReport(reports[0].limit, lost, sum(report.kept for report in reports))
@@ -233,7 +245,7 @@ def _joined(parts: list[Any], model: Any, form: Mapping[str, Any]) -> Any:
     return deliver(vectors, *(form[name] for name in FORMS))
 
 
-def _encode(model: Any, method: str, texts: list[str], options: dict[str, Any]) -> tuple[bytes, TruncationReport]:
+def _encode(model: Any, method: str, texts: list[Any], options: dict[str, Any]) -> tuple[bytes, TruncationReport]:
     """Encode a chunk, in a process of a pool. Bytes: tensors would go through shared memory."""
     result = pickle.dumps(getattr(model, method)(texts, **options))
     trim_memory()

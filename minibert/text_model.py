@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import plan, side_by_side, workers_for
-from .call import Batch, by_text, check_options, choose_prompt, evaluating, in_batch, put, release_freed_memory, upload
+from .call import Batch, by_text, check_options, evaluating, in_batch, put, release_freed_memory, upload
 from .checkpoint.hub import CheckpointFiles
 from .checkpoint.report import LoadReport
 from .checkpoint.sentence_transformers import SentenceModules
@@ -25,6 +25,7 @@ from .fast.decide import Decision, decide
 from .fused import fuse
 from .model import EncoderOutput
 from .portable import Portable, pack_at_loading
+from .settings import Checked, check_prompts, choose_prompt
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -42,6 +43,7 @@ class TextModel(Portable):
     """
 
     unit, verb = "texts", "encode"
+    prompts = Checked(check_prompts)
     _frames = 4  # from a warning of truncation up to the user's call
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
@@ -50,15 +52,13 @@ class TextModel(Portable):
         self.training = model.training
         config: BertConfig = self.model.config
         self.tokenizer = tokenizer.fitted(config.vocab_size)
-        self.prompts = settings.prompts
-        self.default_prompt_name = settings.default_prompt_name
+        self.prompts, self.default_prompt_name = settings.prompts, settings.default_prompt_name
         self.truncation = check_mode(truncation)
         self.truncation_report = TruncationReport()  # of the latest call
         self.report: LoadReport | None = None
         self.fast: bool | None = None
         self.max_seq_length = settings.max_seq_length or tokenizer.max_length or config.max_position_embeddings
-        self._do_lower_case = settings.do_lower_case
-        self._arithmetic = "float32"
+        self._do_lower_case, self._arithmetic = settings.do_lower_case, "float32"
         self._decision: Decision | None = None
         self._compiled: Library | None = None
         self._not_compiled = ""  # why a checkpoint's compiled code is not used
@@ -76,6 +76,8 @@ class TextModel(Portable):
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
         check_count("max_seq_length", length)
+        if length < (fewest := self.tokenizer._backend.num_special_tokens_to_add(False) + 1):
+            raise ValueError(f"max_seq_length must be at least {fewest}, to leave room for text, not {length}")
         self._max_seq_length = min(int(length), self.model.config.max_position_embeddings)
 
     @property

@@ -176,9 +176,9 @@ class Tokenizer:
             ValueError: a text is not valid Unicode, has a word that the model lacks, or can't be tokenised; texts and
                 pairs differ in number; or the limit leaves no room.
         """
-        check_texts(texts)
+        check_texts(texts, "text {}" if pairs is None else "the first text of pair {}")
         if pairs is not None:
-            check_texts(pairs)
+            check_texts(pairs, "the second text of pair {}")
             if len(pairs) != len(texts):
                 raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
         if limit is not None and limit < (fewest := self._backend.num_special_tokens_to_add(pairs is not None) + 1):

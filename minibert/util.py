@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, pad
 
 from .bulk.mining import community_detection, paraphrase_mining, paraphrase_mining_embeddings
 from .bulk.search import semantic_search
+from .config import check_count
 from .vectors import Vectors, as_matrix, find_ranges, similarity, similarity_pairwise
 from .vectors import quantize_embeddings as quantize
 
 __all__ = [
+    "SimilarityFunction",
+    "batch_to_device",
     "community_detection",
     "cos_sim",
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
     "normalize_embeddings",
+    "pairwise_angle_sim",
     "pairwise_cos_sim",
     "pairwise_dot_score",
     "pairwise_euclidean_sim",
@@ -76,13 +84,58 @@ def pairwise_manhattan_sim(a: Vectors, b: Vectors) -> Tensor:
     return similarity_pairwise(a, b, "manhattan")
 
 
+def pairwise_angle_sim(a: Vectors, b: Vectors) -> Tensor:
+    """Return the sum of cosine and sine of each pair, without its sign (AnglE, arXiv 2309.12871). (n, D) both -> (n,)
+
+    Dimensions i and i + D / 2 are the parts of a complex number. An odd D gets a 0 at the end.
+    """
+    cosines = similarity_pairwise(a, b)  # raises where they don't fit
+    x, y = (normalize(pad(rows, (0, rows.shape[1] % 2)), dim=-1) for rows in map(as_matrix, (a, b)))
+    (real_x, imaginary_x), (real_y, imaginary_y) = x.chunk(2, -1), y.to(x).chunk(2, -1)
+    return (cosines + (imaginary_x * real_y - real_x * imaginary_y).sum(-1)).abs()
+
+
+class SimilarityFunction(Enum):
+    """The measures by name: SimilarityFunction.COSINE, ... stand for "cosine", ... wherever a measure is set."""
+
+    COSINE = "cosine"
+    DOT_PRODUCT = DOT = "dot"
+    EUCLIDEAN = "euclidean"
+    MANHATTAN = "manhattan"
+
+    @staticmethod
+    def possible_values() -> list[str]:
+        """Return the names."""
+        return [measure.value for measure in SimilarityFunction]
+
+    @staticmethod
+    def to_similarity_fn(measure: str | SimilarityFunction) -> Callable[[Vectors, Vectors], Tensor]:
+        """Return the function that compares all with all. Raise ValueError for an unknown measure."""
+        return partial(similarity, measure=SimilarityFunction(measure).value)
+
+    @staticmethod
+    def to_similarity_pairwise_fn(measure: str | SimilarityFunction) -> Callable[[Vectors, Vectors], Tensor]:
+        """Return the function that compares pair by pair. Raise ValueError for an unknown measure."""
+        return partial(similarity_pairwise, measure=SimilarityFunction(measure).value)
+
+
+def batch_to_device(batch: dict[str, Any], target_device: str | torch.device) -> dict[str, Any]:
+    """Move the tensors of a batch to a device, in this very dict, and return it."""
+    batch.update({name: x.to(target_device) for name, x in batch.items() if isinstance(x, Tensor)})
+    return batch
+
+
 def normalize_embeddings(embeddings: Tensor) -> Tensor:
     """Scale vectors to length 1. (..., D) -> (..., D)"""
-    return torch.nn.functional.normalize(embeddings, dim=-1)
+    return normalize(embeddings, dim=-1)
 
 
 def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
-    """Keep the first dimensions of a tensor or an array. (..., D) -> (..., truncate_dim)"""
+    """Keep the first dimensions of a tensor or an array. (..., D) -> (..., truncate_dim)
+
+    Raises ValueError unless ``truncate_dim`` is a whole number from 1 on, or None for all.
+    """
+    check_count("truncate_dim", truncate_dim, optional=True)
     return embeddings[..., :truncate_dim]
 
 

@@ -98,7 +98,7 @@ RAY = {"engine": "ray", "output_format": "parquet"}
         (["none*.txt"], {}, "No such file"),
         (["x.txt", "*.txt"], {}, "x.txt: this file is given twice"),
         (["."], {}, "this is a folder"),
-        (["x.csv"], {}, "is a table: give the column"),
+        (["x.csv"], {}, r"is a table: give the column that holds the texts \(--column NAME\)"),
         (["x.txt"], {"column": "t"}, "a file of lines has no columns"),
         (["x.json"], {"column": "t"}, "JSON lines are read from .jsonl"),
         (["x.csv"], {"column": "z"}, "x.csv: there is no column 'z', only 't'"),

@@ -169,8 +169,16 @@ def test_what_is_no_index_is_said(encoder, corpus, tmp_path):
     index = corpus()
     with pytest.raises(ValueError, match="of width 3, and the corpus is of width 32"):
         index.search(np.ones((1, 3)))
-    with pytest.raises(FileNotFoundError):
-        Index(tmp_path / "none")
+    (tmp_path / "file").touch()
+    for name, why in (
+        ("none", "there is no such folder"),
+        ("file", "it is a file"),
+        (".", r"it has no manifest\.json"),
+    ):
+        with pytest.raises(
+            FileNotFoundError, match=f"is no index, {why}: `minibert embed-corpus FILE -o FOLDER` makes"
+        ):
+            Index(tmp_path / name)
     with pytest.raises(ValueError, match="the format is jsonl, and a search needs npy"):
         corpus(name="jsonl", output_format="jsonl")
     values = json.loads((index.folder / "manifest.json").read_text())
@@ -240,6 +248,27 @@ def test_a_damaged_manifest_is_named(corpus, values):
     write_json({**json.loads(path.read_text()), **values}, path)
     with pytest.raises(ValueError, match=r"manifest\.json: damaged, or of another version"):
         Index(folder)
+
+
+@pytest.mark.parametrize("file", ["shard-000001.npy", "shard-000000.float16.npy", "ranges.npy", "shard-000001.json"])
+def test_a_file_that_is_missing_is_named_and_what_to_do(encoder, corpus, file):
+    index = corpus(precision="int8", copy="float16")
+    (index.folder / file).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=f"{file} is missing from a complete index: embed the corpus into anoth"
+    ):
+        Index(index.folder).search(encoder.encode(QUERIES), 250)
+
+
+def test_an_index_of_no_vectors_is_valid_and_its_search_fails(model, tmp_path, capsys):
+    (tmp_path / "empty.txt").touch()
+    assert main(["embed-corpus", str(tmp_path / "empty.txt"), "-o", str(tmp_path / "out"), "-m", str(model)]) == 0
+    assert "there is no text in these files" in capsys.readouterr().err
+    assert Index(tmp_path / "out").search(np.ones((1, 32))) == [[]]
+    assert main(["search", "a", "--index", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "out holds no vectors" in err
 
 
 def test_ids_that_are_missing_are_named(encoder, corpus):

@@ -19,6 +19,7 @@ from minibert import (
     ConfigError,
     CrossEncoder,
     HubError,
+    SentenceEncoder,
     Tokenizer,
 )
 from minibert.truncation import TooLongError
@@ -157,6 +158,22 @@ def test_an_activation_may_be_changed_for_a_call_and_for_good(encoder):
     assert "activation_fn" not in dict(encoder.named_children())
 
 
+@pytest.mark.parametrize("wrong", ["sigmoid", nn.Sigmoid, 1], ids=str)
+def test_what_is_no_activation_is_refused_wherever_it_is_given(encoder, folder, wrong):
+    kind = "the class Sigmoid" if wrong is nn.Sigmoid else repr(wrong)
+    for call in (
+        lambda: CrossEncoder(folder, activation_fn=wrong),
+        lambda: CrossEncoder(encoder.model, encoder.tokenizer, activation_fn=wrong),
+        lambda: encoder.predict(PAIRS, activation_fn=wrong),
+        lambda: encoder.rank("who", ["the cat"], activation_fn=wrong),
+        lambda: setattr(encoder, "activation_fn", wrong),
+        lambda: setattr(encoder, "default_activation_function", wrong),
+    ):
+        with pytest.raises(TypeError, match=rf"function of the logits, such as torch\.nn\.Sigmoid\(\).* not {kind}"):
+            call()
+    assert isinstance(encoder.activation_fn, nn.Sigmoid)
+
+
 def test_an_activation_with_weights_leaves_no_graph_behind(encoder):
     assert encoder.predict(PAIRS[:3], activation_fn=nn.Linear(1, 1)).shape == (3,)
 
@@ -232,6 +249,44 @@ def test_the_length_and_lower_case_of_a_folder_with_modules(tmp_path):
     assert encoder.predict(("Cat", "Dog")) == encoder.predict(("cat", "dog"))
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("config", "change a part of encoder.model"),
+        ("device", "call encoder.to"),
+        ("num_labels", "that of the checkpoint's classifier"),
+        ("processor", "set tokenizer"),
+        ("model_card_data", r"README\.md"),
+    ],
+)
+def test_no_attribute_is_set_in_vain(encoder, name, advice):
+    for of in (encoder, SentenceEncoder.from_pretrained(device="cpu")):
+        with pytest.raises(AttributeError, match=f"^{name} of a {type(of).__name__} can't be set: .*{advice}"):
+            setattr(of, name, nn.Identity() if name == "config" else 1)
+        assert name not in {**of.__dict__, **of._modules}
+        with pytest.raises(TypeError, match=r"tokenizer must be a Tokenizer of minibert, .* not int"):
+            of.tokenizer = 1
+
+
+def test_a_sentence_encoders_length_has_one_name():
+    with pytest.raises(AttributeError, match="max_length of a SentenceEncoder can't be set: set max_seq_length"):
+        SentenceEncoder.from_pretrained(device="cpu").max_length = 9
+
+
+def test_a_length_that_is_set_on_the_model_inside_is_an_error(encoder):
+    sentences = SentenceEncoder.from_pretrained(device="cpu")
+    for of, inside, call in (
+        (sentences, sentences[0], lambda: sentences.encode("a")),
+        (encoder, encoder.model, lambda: encoder.predict(("the cat", "sat"))),
+    ):
+        inside.max_seq_length = 16
+        with pytest.raises(ValueError, match=r"max_seq_length=16 was set on the model inside.*set the encoder's"):
+            call()
+        of.max_seq_length = 16
+        call()
+    assert sentences._first_module() is sentences[0]
+
+
 # --- Ranking
 
 
@@ -270,9 +325,9 @@ def test_ranking_needs_one_score(tmp_path, encoder):
         ([("the", "cat"), ("the", "cat", "sat")], ValueError, "pair 1 must be two texts"),
         ([("the", "cat"), "ab"], ValueError, "pair 1 must be two texts, but is 'ab'"),
         ([("the", "cat"), None], ValueError, "pair 1 must be two texts, but is None"),
-        ([("the", "cat"), ("the", None)], TypeError, "text 1 is None, not a string"),
-        ([("the", "cat"), (3, "cat")], TypeError, "text 1 is of type int, not a string"),
-        ([("the", "cat"), ("\ud800", "cat")], ValueError, "text 1 is not valid Unicode"),
+        ([("the", "cat"), ("the", None)], TypeError, "the second text of pair 1 is None, not a string"),
+        ([("the", "cat"), (3, "cat")], TypeError, "the first text of pair 1 is of type int, not a string"),
+        ([("the", "cat"), ("\ud800", "cat")], ValueError, "the first text of pair 1 is not valid Unicode"),
     ],
     ids=str,
 )
@@ -292,10 +347,37 @@ def test_other_bad_values_are_refused(encoder, folder):
         encoder.rank("who", "the cat")
     with pytest.raises(TypeError, match="which brings its own tokenizer"):
         CrossEncoder(folder, encoder.tokenizer)
-    with pytest.raises(TypeError, match="batch"):
+    for query in (None, 3):
+        with pytest.raises(TypeError, match=r"the query is .*, not a string"):
+            encoder.rank(query, ["the cat"])
+    with pytest.raises(TypeError, match="document 1 is None, not a string"):
+        encoder.rank("who", ["the cat", None])
+    with pytest.raises(TypeError, match=r"CrossEncoder\.predict got an unexpected keyword argument: batch"):
         encoder.predict(PAIRS, batch=3)
-    with pytest.raises(TypeError, match="pooling"):
-        CrossEncoder(folder, pooling="cls")
+    with pytest.raises(TypeError, match="give what follows the name by its keyword: num_labels"):
+        CrossEncoder(folder, 1)
+    assert not hasattr(encoder, "fit")
+
+
+@pytest.mark.parametrize("load", [CrossEncoder, CrossEncoder.from_pretrained])
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"num_labels": 3}, ValueError, r"num_labels=3, but .* has 1 \(LABEL_0\): leave num_labels out"),
+        ({"num_labels": 0}, ValueError, "num_labels must be a whole number"),
+        ({"pooling": "cls"}, TypeError, "CrossEncoder got an unexpected keyword: pooling; there are activation_fn, "),
+        ({"truncate_dim": 3}, TypeError, "CrossEncoder got an unexpected keyword: truncate_dim; there are "),
+        ({"processor_kwargs": {"model_max_length": 9}}, TypeError, "takes no processor_kwargs: give max_length"),
+        ({"tokenizer_args": {"model_max_length": 9}}, TypeError, "takes no tokenizer_args: give max_length"),
+        ({"config_args": {"num_labels": 3}}, TypeError, "takes no config_args: leave it out"),
+        ({"classifier_dropout": 0.0}, TypeError, r"takes no classifier_dropout: .*model\.dropout\.p"),
+        ({"keep_in_fp32_modules": ["x"]}, TypeError, "takes no keep_in_fp32_modules: .*dtype='float32'"),
+    ],
+    ids=str,
+)
+def test_keywords_of_loading_are_refused_by_their_own_names(folder, load, options, error, words):
+    with pytest.raises(error, match=words):
+        load(folder, **options)
 
 
 # --- Checkpoints that are none
@@ -345,7 +427,7 @@ def test_parts_put_together_are_a_cross_encoder(folder, encoder):
 
 
 def test_a_name_without_owner_is_cross_encoders(tmp_path):
-    with pytest.raises(HubError, match=r"^cross-encoder/ms-marco-MiniLM-L6-v2 has no file"):
+    with pytest.raises(HubError, match=r"here, and cross-encoder/ms-marco-MiniLM-L6-v2 has no file"):
         CrossEncoder("ms-marco-MiniLM-L6-v2", cache_dir=tmp_path, local_files_only=True)
 
 
@@ -365,6 +447,7 @@ def test_a_replaced_part_is_not_half_saved(tmp_path, encoder):
 @pytest.mark.parametrize("name", ["reading", "per_token", "pairs"])
 def test_a_keyword_that_only_our_own_code_knows_is_refused_by_its_name(folder, name):
     encoder = CrossEncoder.from_pretrained(folder, device="cpu")
-    for call in (lambda **more: encoder.predict([("a", "b")], **more), lambda **more: encoder.rank("a", ["b"], **more)):
-        with pytest.raises(TypeError, match=f"CrossEncoder.predict got an unexpected keyword argument: {name}"):
-            call(**{name: "cpu"})
+    with pytest.raises(TypeError, match=f"CrossEncoder.predict got an unexpected keyword argument: {name}"):
+        encoder.predict([("a", "b")], **{name: "cpu"})
+    with pytest.raises(TypeError, match=f"CrossEncoder.rank got an unexpected keyword argument: {name}"):
+        encoder.rank("a", ["b"], **{name: "cpu"})

@@ -450,6 +450,18 @@ def test_a_model_that_does_not_exist(hub: LoopbackHub) -> None:
     assert "check the spelling" in message
 
 
+def test_a_misspelt_folder_is_said_to_be_none(hub: LoopbackHub, waits: list[float]) -> None:
+    for options in ({}, {"local_files_only": True}):
+        for name, full in (("nothing", "sentence-transformers/nothing"), ("models/mine", "models/mine")):
+            message = refusal(name, **options)
+            assert message.startswith(f"there is no folder {name!r} here, and ")
+            assert full in message
+    hub.close()
+    assert refusal("nothing").startswith(
+        "there is no folder 'nothing' here, and sentence-transformers/nothing, revision"
+    )
+
+
 def test_a_revision_that_does_not_exist(hub: LoopbackHub) -> None:
     message = refusal(revision="v9")
     assert NAME in message

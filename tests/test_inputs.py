@@ -1,11 +1,13 @@
 """Input that was hardly meant is refused, and what torch can do to the page works."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from tiny_folder import write_cross_encoder
 
-from minibert import Bert, CrossEncoder, SentenceEncoder
+from minibert import Bert, CrossEncoder, SentenceEncoder, util
 
 
 class Frame:
@@ -52,9 +54,133 @@ def test_what_counts_is_a_whole_number(wrong, tmp_path):
         ("window", lambda: next(encoder.encode_stream(["a"], window=wrong))),
         ("top_k", lambda: cross.rank("a", ["b"], top_k=wrong)),
         ("max_seq_length", lambda: setattr(encoder, "max_seq_length", wrong)),
+        ("truncate_dim", lambda: setattr(encoder, "truncate_dim", wrong)),
+        ("truncate_dim", lambda: util.truncate_embeddings(np.ones((2, 3)), wrong)),
     ):
         with pytest.raises(ValueError, match=f"{name} must be a whole number, at least 1, not "):
             call()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("prompts", ["a"], 'prompts must map names to texts, as {"query": "query: "}, not [\'a\']'),
+        ("prompts", {"query": 3}, "prompts must map names to texts"),
+        ("prompts", {3: "query"}, "prompts must map names to texts"),
+        ("prompts", "query", "prompts must map names to texts"),
+        (
+            "similarity_fn_name",
+            "cosin",
+            "similarity_fn_name must be one of cosine, dot, euclidean, manhattan, not 'cosin'",
+        ),
+        ("similarity_fn_name", ["dot"], "similarity_fn_name must be one of cosine"),
+        ("truncate_dim", -3, "truncate_dim must be a whole number, at least 1, not -3"),
+    ],
+)
+def test_a_setting_is_checked_at_loading_and_as_it_is_set(name, value, said):
+    encoder = SentenceEncoder.from_pretrained()
+    before = getattr(encoder, name)
+    for change in (lambda: setattr(encoder, name, value), lambda: SentenceEncoder("minibert-tiny", **{name: value})):
+        with pytest.raises((TypeError, ValueError), match=re.escape(said)) as error:
+            change()
+        assert str(error.value).count(name) == 1
+    assert getattr(encoder, name) == before
+
+
+def test_a_setting_may_be_a_member_of_an_enumeration_and_a_prompt_none():
+    encoder = SentenceEncoder.from_pretrained(prompts={"query": None})
+    assert encoder.prompts == {"query": ""}
+    encoder.similarity_fn_name = util.SimilarityFunction.DOT
+    assert encoder.similarity_fn_name == "dot"
+    assert util.SimilarityFunction.possible_values() == ["cosine", "dot", "euclidean", "manhattan"]
+
+
+def test_a_prompt_that_was_changed_in_place_is_refused_in_the_call():
+    encoder = SentenceEncoder.from_pretrained(prompts={"query": "q: "})
+    encoder.prompts["query"] = 3
+    for call in (encoder.encode_query, lambda text: encoder.encode(text, prompt_name="query")):
+        with pytest.raises(TypeError, match="prompt must be a string, not int"):
+            call("a")
+
+
+def test_a_limit_without_room_for_text_is_refused_by_its_own_name():
+    encoder = SentenceEncoder.from_pretrained()
+    with pytest.raises(ValueError, match="max_seq_length must be at least 3, to leave room for text, not 2"):
+        encoder.max_seq_length = 2
+    encoder.max_seq_length = 3
+    assert encoder.encode("a").shape == (384,)
+
+
+def test_keywords_of_the_model_are_a_dict():
+    with pytest.raises(TypeError, match=r"model_kwargs must be a dict, as .*, not 3"):
+        SentenceEncoder("minibert-tiny", model_kwargs=3)
+
+
+def test_a_dict_of_features_is_unpacked_or_its_vectors_are_added(tmp_path):
+    encoder, cross = SentenceEncoder.from_pretrained(), CrossEncoder(write_cross_encoder(tmp_path, 1))
+    batch = encoder.tokenize(["a cat", "the dog sleeps"])
+    found = encoder(batch)
+    assert [*found] == [*batch, "token_embeddings", "sentence_embedding"]
+    assert found is not batch
+    assert torch.equal(found["sentence_embedding"], encoder(**batch))
+    assert found["sentence_embedding"].requires_grad
+    for model in (encoder.model, cross, cross.model):
+        with pytest.raises(TypeError, match=r"input_ids must be a tensor, not dict: of a dict, model\(\*\*batch\)"):
+            model(batch)
+
+
+def test_a_prompts_tokens_are_counted_where_the_pooling_leaves_them_out():
+    encoder = SentenceEncoder.from_pretrained(pooling="mean")
+    assert "prompt_length" not in encoder.preprocess(["a"], prompt="the cat ")
+    encoder.set_pooling_include_prompt(False)
+    batch = encoder.preprocess(["a", "a dog"], prompt="the cat ")
+    assert batch["prompt_length"] == 3
+    expected = encoder.encode(["a", "a dog"], prompt="the cat ")
+    np.testing.assert_allclose(encoder(batch)["sentence_embedding"].detach(), expected, atol=1e-6)
+
+
+def test_its_modules_are_counted():
+    encoder = SentenceEncoder.from_pretrained()
+    assert [encoder[i] for i in range(len(encoder))] == list(encoder)
+    assert (encoder._first_module(), encoder._last_module()) == (encoder[0], encoder[len(encoder) - 1])
+
+
+def test_an_array_without_a_dimension_is_no_list_and_a_string_of_numpy_is_a_text():
+    encoder = SentenceEncoder.from_pretrained()
+    for what in (np.array("abc"), torch.tensor(3)):
+        with pytest.raises(TypeError, match=r"a list of texts, not .* of no dimension"):
+            encoder.encode(what)
+    assert encoder.encode(np.array(["abc"])[0]).shape == (384,)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_one_clear_error():
+    encoder = SentenceEncoder.from_pretrained(device="cpu")
+    for move in (
+        lambda: encoder.to("cuda"),
+        lambda: encoder.to(device="cuda:1"),
+        encoder.cuda,
+        lambda: encoder.cuda(0),
+    ):
+        with pytest.raises(ValueError, match=r"device 'cuda.*': this machine has no cuda"):
+            move()
+    assert encoder.to("cpu", torch.float64).to(torch.float32).to(torch.device("cpu")) is encoder
+
+
+def test_functions_on_vectors_name_what_is_wrong():
+    encoder, vectors = SentenceEncoder.from_pretrained(), np.eye(3, dtype=np.float32)
+    for call in (
+        lambda: util.semantic_search(vectors, vectors, score_function="cos"),
+        lambda: util.paraphrase_mining_embeddings(vectors, score_function="cos"),
+        lambda: util.paraphrase_mining(encoder, ["a", "b"], score_function="cos"),
+    ):
+        with pytest.raises(
+            TypeError, match=r"score_function must be a function, as minibert\.util\.cos_sim, not 'cos'"
+        ):
+            call()
+    for first, second in ((["a", "b"], encoder), (encoder, "abc"), ("abc", ["a"])):
+        with pytest.raises(TypeError, match="needs a model and a list of texts, in this order, not "):
+            util.paraphrase_mining(first, second)
 
 
 def test_a_count_may_be_a_number_of_numpy():

@@ -290,12 +290,13 @@ def test_the_vocabulary_has_no_markers_by_chance():
     assert not {"[unused0]", "[D]"} & {*VOCABULARY}
 
 
-def test_a_measure_that_was_set_wrong_is_refused_when_it_is_used():
+def test_a_setting_is_refused_as_it_is_set_wrong():
     encoder = MultiVectorEncoder(Bert.from_pretrained("minibert-tiny"), Tokenizer.from_pretrained("minibert-tiny"))
-    vectors = encoder.encode(["the cat"])
-    encoder.similarity_fn_name = "meanmaxsin"
     with pytest.raises(ValueError, match="similarity_fn_name must be one of maxsim, meanmaxsim, not 'meanmaxsin'"):
-        encoder.similarity(vectors, vectors)
+        encoder.similarity_fn_name = "meanmaxsin"
+    for name in ("query_length", "document_length"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, at least 1, not 0"):
+            setattr(encoder, name, 0)
 
 
 @pytest.mark.parametrize("query", [["the cat", "the dog"], [], None, 5])

@@ -292,6 +292,26 @@ def test_a_newcomers_mistakes_are_one_line(embed, tmp_path, capsys, flags, said)
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed-corpus", "texts.txt"],
+        ["compile"],
+        ["train", "--data", "pairs.csv", "--texts", "1,2", "--objective", "in-batch-negatives"],
+        ["pretrain", "texts.txt"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_file_in_the_place_of_an_output_folder_is_said(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("a cat\n")
+    (tmp_path / "pairs.csv").write_text("a,b\nc,d\n")
+    for output in ("texts.txt", "texts.txt/below"):
+        assert main([*command, "-o", output]) == 1
+        assert capsys.readouterr().err == "minibert: texts.txt: this is a file, and the output is a folder\n"
+    assert (tmp_path / "texts.txt").read_text() == "a cat\n"
+
+
 def test_a_file_that_may_not_be_written_is_said_by_its_own_name(embed, tmp_path, monkeypatch, capsys):
     def refuse(**name):
         raise PermissionError(errno.EACCES, "Permission denied", "{dir}/{prefix}12345678".format(**name))

@@ -94,6 +94,14 @@ def test_the_mean_of_accumulated_batches_is_one_larger_batch():
         torch.testing.assert_close(value, same, rtol=0, atol=1e-9)
 
 
+def test_training_uses_freed_memory_again(monkeypatch):
+    """As `encode` does: otherwise gradients of large tables come from the system page by page, at every step."""
+    called = []
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: called.append(True))
+    train(SentenceTask(make_encoder(), Triplet(), Examples([make_texts(8)] * 3)), Settings(steps=1, batch_size=4))
+    assert called == [True]
+
+
 def test_only_matrices_decay():
     task = make_task(Softmax(TINY.hidden_size), (U, V), torch.arange(ROWS) % 3)
     one, other = loop.make_optimizer(task, SETTINGS).param_groups

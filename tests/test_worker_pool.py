@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pool_functions
 import pytest
+import torch
 from helpers import MINILM
+from tiny_folder import write_cross_encoder
 
-from minibert import SentenceEncoder, TooLongError, processes
+from minibert import CrossEncoder, SentenceEncoder, TooLongError, processes
 from minibert.processes import WorkerError, WorkerPool
 
 TEXTS = [f"text {i} " + "of words " * (i % 7) for i in range(60)]
@@ -91,6 +93,41 @@ def test_what_is_wrong_is_said_before_any_work(encoder, pool):
     with pytest.raises(ValueError, match="needs a device"):
         WorkerPool(encoder, [])
     assert len(encoder.encode(TEXTS, pool=pool)) == len(TEXTS)
+
+
+def test_pairs_in_a_pool(tmp_path):
+    encoder = CrossEncoder(write_cross_encoder(tmp_path), device="cpu")
+    texts = [f"the cat {i} " + "sat " * (i % 7) for i in range(60)]
+    pairs = [("who is", text) for text in texts]
+    with encoder.start_multi_process_pool(["cpu", "cpu"]) as pool:
+        encoder.activation_fn = torch.tanh  # after the pool's start
+        expected = encoder.predict(pairs)
+        assert np.abs(encoder.predict(pairs, pool=pool, chunk_size=7) - expected).max() < 1e-6
+        assert np.abs(encoder.predict(iter(pairs), pool=pool) - expected).max() < 1e-6
+        assert encoder.predict(pairs[0], pool=pool) == pytest.approx(expected[0], abs=1e-6)
+        assert encoder.predict([], pool=pool).shape == (0,)
+        assert encoder.rank("who is", texts, 1, pool=pool)[0]["corpus_id"] == expected.argmax()
+        with pytest.warns(UserWarning, match="texts longer than 40 tokens: 1") as caught:
+            encoder.predict([*pairs[:3], ("who", "the cat " * 40)], pool=pool, chunk_size=1)
+        assert caught[0].filename == __file__
+        assert list(encoder.truncation_report.lost) == [3]
+        for wrong, error, words in (
+            ({"activation_fn": lambda x: x}, TypeError, "activation_fn can't be sent to other processes .* by `def`"),
+            ({"activation_fn": "tanh"}, TypeError, "activation_fn must be a function"),
+            ({"precision": "int8"}, TypeError, r"CrossEncoder\.predict got an unexpected keyword argument: precision"),
+            ({"chunk_size": 0}, ValueError, "chunk_size"),
+        ):
+            with pytest.raises(error, match=words):
+                encoder.predict(pairs, pool=pool, **wrong)
+        with pytest.raises(ValueError, match="pair 1 must be two texts"):
+            encoder.predict([pairs[0], "who"], pool=pool)
+        with pytest.raises(TypeError, match="the second text of pair 60 is None"):
+            encoder.predict([*pairs, ("who", None)], pool=pool, chunk_size=7)
+    with pytest.raises(WorkerError, match=r"the pool is closed.* the first 0 of 60 pairs are done"):
+        encoder.predict(pairs, pool=pool)
+    encoder.activation_fn = lambda x: x
+    with pytest.raises(TypeError, match=r"the model can't be sent to other processes .* at the top of a module"):
+        encoder.predict(pairs, device=["cpu", "cpu"])
 
 
 def test_a_process_that_dies_is_one_error_and_what_was_done_is_kept(encoder, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .shared import Model, load, matrix, name_of, needs
+from .shared import Model, check_arguments, load, matrix, name_of, needs
 
 with needs("chroma"):
     from chromadb.api.types import Documents, EmbeddingFunction
@@ -26,7 +26,8 @@ class MinibertEmbeddingFunction(EmbeddingFunction[Documents]):
         model_kwargs, encode_kwargs: Further keywords of `from_pretrained` and `encode`.
 
     Raises:
-        ValueError: no name brings this SentenceEncoder again. Others as `from_pretrained`.
+        ValueError: no name brings this SentenceEncoder again. TypeError: keywords are not in a dict. Others as
+            `from_pretrained`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class MinibertEmbeddingFunction(EmbeddingFunction[Documents]):
         model_kwargs: dict[str, Any] | None = None,
         encode_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        check_arguments(model_kwargs=model_kwargs, encode_kwargs=encode_kwargs)
         saved = name_of(model_name)  # Chroma would ignore an error later, and open the collection with another model
         self._init = {name: value for name, value in locals().items() if name not in ("self", "saved")}
         self._init["model_name"] = saved

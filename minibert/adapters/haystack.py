@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .shared import Model, load, many, name_of, needs, one
+from ..config import check_count
+from .shared import Model, check_arguments, load, many, name_of, needs, one
 
 with needs("haystack"):
     from haystack import Document, component, default_to_dict
@@ -19,6 +20,9 @@ class _Embedder:
         prefix, suffix: Put around each text.
         batch_size, progress_bar, normalize_embeddings, truncate_dim: As in `encode`.
         model_kwargs, encode_kwargs: Further keywords of `from_pretrained` and `encode`.
+
+    Raises:
+        TypeError: an argument is unknown, or of the wrong type. ValueError: a number is wrong.
     """
 
     def __init__(
@@ -32,8 +36,14 @@ class _Embedder:
         truncate_dim: int | None = None,
         model_kwargs: dict[str, Any] | None = None,
         encode_kwargs: dict[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
-        self._init = {name: value for name, value in locals().items() if name != "self"}
+        self._init = {name: value for name, value in locals().items() if name not in ("self", "unknown")}
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword: {', '.join(unknown)}")
+        check_arguments(prefix=prefix, suffix=suffix, model_kwargs=model_kwargs, encode_kwargs=encode_kwargs)
+        check_count("batch_size", batch_size, optional=True)
+        check_count("truncate_dim", truncate_dim, optional=True)
         shared = {"normalize_embeddings": normalize_embeddings, "truncate_dim": truncate_dim, "batch_size": batch_size}
         self._options = {**shared, "show_progress_bar": progress_bar, **(encode_kwargs or {})}
         self._encoder: Any = None
@@ -76,10 +86,12 @@ class MinibertDocumentEmbedder(_Embedder):
         embedding_separator: str = "\n",
         **options: Any,
     ) -> None:
-        if isinstance(meta_fields_to_embed, str):
-            raise TypeError(f"meta_fields_to_embed must be a list of names, not {meta_fields_to_embed!r:.80}")
+        fields = [] if meta_fields_to_embed is None else meta_fields_to_embed
+        if not isinstance(fields, (list, tuple)) or not all(isinstance(field, str) for field in fields):
+            raise TypeError(f"meta_fields_to_embed must be a list of names, not {fields!r:.80}")
+        check_arguments(embedding_separator=embedding_separator)
         _Embedder.__init__(self, model, **options)  # Haystack makes a new class, in which `super()` fails
-        self._fields, self._separator = meta_fields_to_embed or [], embedding_separator
+        self._fields, self._separator = list(fields), embedding_separator
         self._init |= {"meta_fields_to_embed": self._fields, "embedding_separator": embedding_separator}
 
     @component.output_types(documents=list[Document])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .shared import Model, listed, load, many, name_of, needs, one
+from .shared import Model, check_arguments, listed, load, many, name_of, needs, one
 
 with needs("llama-index"):
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -30,6 +30,7 @@ class MinibertEmbedding(BaseEmbedding):
     model_config = ConfigDict(extra="forbid")
 
     def __init__(self, model_name: Model = None, *, embed_batch_size: int = 512, **options: Any) -> None:
+        check_arguments(**{name: options.get(name) for name in ("model_kwargs", "encode_kwargs")})
         encoder = load(model_name, options.get("model_kwargs"))
         shown = "a SentenceEncoder" if model_name is encoder else name_of(model_name)
         super().__init__(model_name=shown, embed_batch_size=embed_batch_size, **options)

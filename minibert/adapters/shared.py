@@ -29,6 +29,19 @@ def needs(extra: str) -> Iterator[None]:
         ) from error
 
 
+def check_arguments(**arguments: Any) -> None:
+    """Raise TypeError for a wrong argument of an adapter, by its name, which says what it must be.
+
+    `..._kwargs` are a dict of names or None, other ones a string.
+    """
+    for name, value in arguments.items():
+        if name.endswith("_kwargs"):
+            if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+                raise TypeError(f"{name} must be a dict of keywords, not {value!r:.80}")
+        elif not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, not {value!r:.80}")
+
+
 def load(model: Model = None, options: Mapping[str, Any] | None = None) -> SentenceEncoder:
     """Return a ready encoder itself, and otherwise load one with these keywords of `from_pretrained`.
 

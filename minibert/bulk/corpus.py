@@ -113,6 +113,7 @@ class _Run:
                 done = 0
                 for window, (vectors, report) in encoded(encoder, windows, self.chosen.encoding, self.chosen.processes):
                     self.add(window, vectors, report)
+                    trim_memory()
                     bar.update((reader.done >> 10) - done)
                     done = reader.done >> 10
                     rate = round((state.rows - first) / (perf_counter() - start))
@@ -135,7 +136,6 @@ class _Run:
             state.shards += 1
             save_state(self.folder, state)
             self.ids, self.texts, self.vectors = [], [], []
-            trim_memory()
 
     def write(self) -> None:
         """Write the shard, all of its files or none."""

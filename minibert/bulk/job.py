@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint.atomic import PREFIX, flush, locked, naming, recover, replacing
+from ..checkpoint.atomic import PREFIX, flush, locked, naming, recover, refuse_file, replacing
 from ..config import FileError, read_json
 from ..tables import BadRow
 from .sources import Position
@@ -77,7 +77,9 @@ def open_job(folder: Path, manifest: Mapping[str, Any]) -> Iterator[State]:
 
     Raises:
         JobError: the folder has other files, or the manifest of another job; the differences are named.
+        OSError: it can't be written, or is a file.
     """
+    refuse_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as mine:
         if mine is False:
@@ -103,6 +105,10 @@ def open_job(folder: Path, manifest: Mapping[str, Any]) -> Iterator[State]:
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a job's manifest. Raises OSError if there is none, FileError if it is damaged."""
+    if not (Path(folder) / MANIFEST).is_file():
+        there = f"it has no {MANIFEST}" if Path(folder).is_dir() else "there is no such folder"
+        there = "it is a file" if Path(folder).is_file() else there
+        raise FileNotFoundError(f"{folder} is no index, {there}: `minibert embed-corpus FILE -o FOLDER` makes one")
     manifest = read_json(Path(folder) / MANIFEST)
     if manifest.get("format") != 1 or not {"model", "width", "options", "sources", "complete"} <= manifest.keys():
         raise FileError(f"{folder}/{MANIFEST}: not a manifest that this version of minibert reads")

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ..config import check_count
 from ..display import progress_bar
 from ..vectors import Vectors, cosine
-from .search import ROWS, Index, best_of, chunks, merge
+from .search import ROWS, Index, best_of, check_score_function, chunks, merge
 
 if TYPE_CHECKING:
     from ..encoder import SentenceEncoder
@@ -36,7 +36,13 @@ def paraphrase_mining(
     """Find the most similar pairs of sentences (Sentence-BERT, arXiv 1908.10084, section 1).
 
     ``show_progress_bar``, ``batch_size`` and ``options`` are of `encode`, the rest of `paraphrase_mining_embeddings`.
+    Raise TypeError where the first is no model or the second no list of texts, and as `encode`.
     """
+    first: object = model
+    if isinstance(first, str) or not hasattr(first, "encode") or isinstance(sentences, (str, bytes)):
+        given = f"{type(model).__name__} and {type(sentences).__name__}"
+        raise TypeError(f"paraphrase_mining needs a model and a list of texts, in this order, not {given}")
+    check_score_function(score_function)
     options |= {"show_progress_bar": show_progress_bar, "batch_size": batch_size, "convert_to_tensor": True}
     vectors = model.encode(sentences, **options)
     return paraphrase_mining_embeddings(
@@ -67,6 +73,7 @@ def paraphrase_mining_embeddings(
     names = ("query_chunk_size", "corpus_chunk_size", "max_pairs", "top_k")
     for name, count in zip(names, (query_chunk_size, corpus_chunk_size, max_pairs, top_k), strict=True):
         check_count(name, count)
+    check_score_function(score_function)
     n = len(embeddings)
     width = min(n, corpus_chunk_size)
     scores, pairs = np.empty(0), np.empty((0, 2), dtype=np.int64)

@@ -46,17 +46,24 @@ def semantic_search(
         For each query a list of {"corpus_id": place, "score": score}, the best first.
 
     Raises:
-        ValueError: the widths differ, or an argument is not vectors.
+        ValueError: the widths differ, or an argument is not vectors. TypeError: the score is not a function.
     """
     queries, found = as_matrix(query_embeddings), []
     for name, count in (("query_chunk_size", query_chunk_size), ("corpus_chunk_size", corpus_chunk_size)):
         check_count(name, count)
     check_count("top_k", top_k)
+    check_score_function(score_function)
     for some in queries.split(query_chunk_size):
         blocks = _alike(some, chunks(corpus_embeddings, corpus_chunk_size))
         parts = (best_of(score_function(some, rows), start, top_k) for start, rows in blocks)
         found += _hits(*merge(parts, some, top_k))
     return found
+
+
+def check_score_function(function: object) -> None:
+    """Raise TypeError unless it can be called."""
+    if not callable(function):
+        raise TypeError(f"score_function must be a function, as minibert.util.cos_sim, not {function!r:.80}")
 
 
 def chunks(vectors: Any, size: int) -> Iterator[tuple[int, Tensor]]:
@@ -100,7 +107,8 @@ class Index:
     ``index[start:stop]`` are vectors (rows, D) in float32. Functions that take vectors block by block take an index.
 
     Raises:
-        JobError: the corpus is not complete, or has another format. FileError: a file is damaged. OSError: is missing.
+        JobError: the corpus is not complete, or has another format. FileError: a file is damaged.
+        OSError: a file is missing, or this is no index.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -122,8 +130,8 @@ class Index:
             raise JobError(f"{folder}: not all is embedded yet: run the same embed-corpus again")
         if form != "npy":
             raise JobError(f"{folder}: the format is {form}, and a search needs npy")
-        self._ranges = np.load(self.folder / RANGES) if self.precision == "int8" else None
-        self._columns = lru_cache(64)(lambda shard: read_json(self.folder / name_of(shard, "json")))
+        self._ranges = np.load(self._file(RANGES)) if self.precision == "int8" else None
+        self._columns = lru_cache(64)(lambda shard: read_json(self._file(name_of(shard, "json"))))
         self._codes = self._open("npy")
         self._copy = self._open(f"{copy}.npy") if copy else None
 
@@ -238,8 +246,15 @@ class Index:
         shards: list[np.ndarray] = []
         for shard in range(self.manifest["shards"]):
             rows = min(len(self) - shard * self._shard_rows, self._shard_rows)
-            shards.append(open_array(self.folder / name_of(shard, ending), (rows,)))
+            shards.append(open_array(self._file(name_of(shard, ending)), (rows,)))
         return shards
+
+    def _file(self, name: str) -> Path:
+        """Return the path of a file of the index. Raise FileNotFoundError if it is missing."""
+        if not (path := self.folder / name).is_file():
+            advice = "embed the corpus into another folder, as embed-corpus makes no single file anew"
+            raise FileNotFoundError(f"{path} is missing from a complete index: {advice}")
+        return path
 
 
 def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -91,11 +91,11 @@ def _form(path: str, column: Column | None, form: str | None, id_column: Column 
     known = form_of(Path(path))
     form = form or (known if known in FORMS or known == "json" else "text")
     if form == "json":
-        raise ValueError(f"{path}: JSON lines are read from .jsonl: give the format")
+        raise ValueError(f"{path}: JSON lines are read from .jsonl: give the format (--input-format jsonl)")
     if form == "text" and (column is not None or id_column is not None):
-        raise ValueError(f"{path}: a file of lines has no columns: give the format of the table")
+        raise ValueError(f"{path}: a file of lines has no columns: give the format of the table (--input-format)")
     if form != "text" and column is None:
-        raise ValueError(f"{path} is a table: give the column that holds the texts")
+        raise ValueError(f"{path} is a table: give the column that holds the texts (--column NAME)")
     if form == "parquet" and path == "-":
         raise ValueError("Parquet can't be read from stdin")
     return form

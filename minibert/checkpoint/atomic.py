@@ -44,6 +44,7 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = (), 
     is killed, the next save, or ``recover``, restores what had moved. OSErrors name ``folder``, not the new one.
     """
     target = Path(folder)
+    refuse_file(target)
     whole = whole or not target.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     with naming(folder), temporary_folder(target.parent if whole else target) as temporary:
@@ -75,6 +76,13 @@ def replacing_all(folder: str | os.PathLike[str], *, stale: Iterable[str] = (), 
             for path in added:
                 path.unlink(missing_ok=True)
             raise
+
+
+def refuse_file(folder: Path) -> None:
+    """Raise NotADirectoryError where a folder is to be written, and a file is in its place or in that of one above."""
+    for path in (folder, *folder.parents):
+        if path.is_file():
+            raise NotADirectoryError(f"{path}: this is a file, and the output is a folder")
 
 
 @contextmanager

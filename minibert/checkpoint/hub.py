@@ -70,7 +70,7 @@ def open_files(name: str | os.PathLike[str], *, owner: str = OWNER, **hub: Unpac
         raise HubError(f"{text!r} is a file; a model is a folder that holds config.json and the weights")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text:
         raise HubError(f"there is no folder {text!r}, and a model on the hub is named owner/model")
-    return HubRepository(text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}", hub)
+    return HubRepository(text if "/" in text or WITHOUT_OWNER.fullmatch(text) else f"{owner}/{text}", hub, text)
 
 
 @dataclass
@@ -96,10 +96,15 @@ class CheckpointFiles:
         """Why a file that counts as absent may exist after all, as the end of a message; empty for a folder."""
         return ""
 
+    @property
+    def no_folder(self) -> str:
+        """The beginning of a message on a model of which nothing was found; empty for a folder."""
+        return ""
+
     def require(self, file: str) -> Path:
         """Return the file's path. Raise HubError if the checkpoint does not have it."""
         if (path := self.get(file, quiet=True)) is None:
-            raise HubError(f"{self.name} has no file {file}{self.excuse}")
+            raise HubError(f"{self.no_folder}{self.name} has no file {file}{self.excuse}")
         return path
 
     def read_object(self, file: str, *, needed: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -152,6 +157,7 @@ class HubRepository(CheckpointFiles):
     """A checkpoint on the hub, through huggingface_hub's cache. All its files come from one commit."""
 
     options: HubOptions
+    given: str  # the name, perhaps without its owner; it may have been meant as that of a folder
 
     commit: str | None = None  # known after the first answer
     root: Path | None = None  # the model's folder in the cache, as soon as a file was found
@@ -162,6 +168,10 @@ class HubRepository(CheckpointFiles):
         if self.options.get("local_files_only"):
             return " in the cache, and local_files_only keeps it from asking the hub"
         return " in the cache, and the hub can't be reached" if self.unreachable else ""
+
+    @property
+    def no_folder(self) -> str:
+        return "" if self.commit else f"there is no folder {self.given!r} here, and "
 
     def get(self, file: str, *, local: bool = False, quiet: bool = False) -> Path | None:
         found = self._look_up(file)
@@ -253,12 +263,14 @@ class HubRepository(CheckpointFiles):
         if isinstance(error, errors.RevisionNotFoundError):
             return HubError(f"{name} has no revision {revision!r}: give a branch, a tag or a commit")
         if isinstance(error, errors.RepositoryNotFoundError):
-            return HubError(f"no folder or hub model {name!r}, or it is private: check the spelling, or pass token=...")
+            text = f"the hub has no model {name!r}, or it is private: check the spelling, or pass token=..."
+            return HubError(f"{self.no_folder}{text}")
         if _status(error) in (401, 403):
             return HubError(f"{name}: the hub does not accept the token, or not for this model")
         reason = first_line(_cause(error))
         if isinstance(error, errors.LocalEntryNotFoundError):
-            return HubError(f"{name}, revision {revision} is not in the cache, and the hub can't be reached: {reason}")
+            text = f"{name}, revision {revision} is not in the cache, and the hub can't be reached: {reason}"
+            return HubError(f"{self.no_folder}{text}")
         return HubError(f"{name}, revision {revision}: {file} could not be downloaded ({reason}); try again")
 
 

@@ -1,4 +1,7 @@
-"""Embed whole files into a folder of shards. The same command goes on where a crash, or Ctrl-C, has ended it."""
+"""Embed whole files into a folder of shards. The same command goes on where a crash, or Ctrl-C, has ended it.
+
+Files without a text are a valid corpus of no vectors: the exit status is 0, and the report says so.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from ..bulk.settings import ENGINES, FORMATS, PRECISIONS, CorpusOptions
 from ..bulk.sources import find_sources
+from ..checkpoint.atomic import refuse_file
 from ..display import table
 from ..tables import FORMS
 from .options import add_encoder, column, keywords, load_encoder
@@ -65,6 +69,7 @@ def run(options: Namespace) -> None:
     options.output_format = options.output_format or ("parquet" if options.engine == "ray" else "npy")
     chosen = keywords(options, *NAMES)
     CorpusOptions(**chosen)
+    refuse_file(options.output)
     find_sources(options.sources, options.column, options.input_format, options.id_column)  # before torch is imported
     from ..bulk.corpus import embed_corpus
 
@@ -76,6 +81,8 @@ def run(options: Namespace) -> None:
         show_progress_bar=sys.stderr.isatty(),
         **chosen,
     )
+    if not report.texts:
+        print("minibert: there is no text in these files: the index has no vectors", file=sys.stderr)
     if options.json:
         print(json.dumps(asdict(report)))
         return

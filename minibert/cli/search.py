@@ -1,4 +1,7 @@
-"""Search a corpus that embed-corpus has written in the format npy: exact, by the model that made its vectors."""
+"""Search a corpus that embed-corpus has written in the format npy: exact, by the model that made its vectors.
+
+The exit status is 1 for an index of no vectors.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,8 @@ def run(options: Namespace) -> None:
     from ..bulk.search import Index
 
     index = Index(options.index)
+    if not len(index):
+        raise ValueError(f"{options.index} holds no vectors: the files that embed-corpus was given have no text")
     model = index.manifest["model"]
     options.model = model["name"] if options.model == OWN else options.model
     options.dtype = options.dtype or model["arithmetic"]

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoint.atomic import refuse_file
 from ..training.settings import Settings
 from .evaluate import SCORES, make_evaluator
 from .options import Several, add_columns, add_model, add_settings, keywords, load_encoder
@@ -176,8 +177,9 @@ def training_device(options: Namespace) -> str | torch.device | None:
 
 
 def new_run(options: Namespace) -> Settings:
-    """Return the settings. Raises ValueError if one is out of range, or the output folder is in use."""
+    """Return the settings. Raises ValueError if one is wrong, or the output folder in use; OSError if it is a file."""
     settings = Settings(**keywords(options, *(field.name for field in fields(Settings))))
+    refuse_file(options.output)
     # A training that was killed before its first checkpoint left a log only: it begins anew.
     if not options.resume and any((options.output / name).exists() for name in ("checkpoint.pt", "model")):
         raise ValueError(f"{options.output} holds a training already: --resume goes on with it, or name another folder")

@@ -76,7 +76,7 @@ def verify(name: str | os.PathLike[str] = DEFAULT_MODEL, **hub: Unpack[HubOption
     files = open_files(name, **hub)
     if files.excuse and not files.pin():
         text = "is not in the cache, and verify uses no network: fetch it first, as by minibert inspect"
-        raise HubError(f"{files.name} {text} {files.name}")
+        raise HubError(f"{files.no_folder}{files.name} {text} {files.name}")
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         checks = list(_checks(files, hub))

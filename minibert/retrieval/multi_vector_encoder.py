@@ -17,13 +17,14 @@ from ..checkpoint.colbert import LateModules, QueryExpansion, add_markers
 from ..checkpoint.hub import open_files
 from ..checkpoint.kinds import check_kind
 from ..checkpoint.load import find_device, load_files
-from ..checkpoint.multi_vector import read_late_modules, write_late_modules
+from ..checkpoint.multi_vector import MEASURES, read_late_modules, write_late_modules
 from ..checkpoint.save import replacing_model
 from ..checkpoint.sentence_transformers import check_writable, vector_width
 from ..config import ConfigError, check_count, named
 from ..drop_in import LoadOptions, loading, put_settings
 from ..model import Bert, EncoderOutput
 from ..pooling import Normalize
+from ..settings import Checked, count_or_none, one_of
 from ..text_model import DOCUMENT, QUERY, TextModel
 from ..token_pooling import TASKS, HierarchicalTokenPooling, pool_tokens
 from ..tokenizer import Tokenizer, Tokens
@@ -45,6 +46,9 @@ class MultiVectorEncoder(TextModel):
     Queries and documents are encoded differently (markers, lengths, expansion, words that do not count), so
     `encode_query` and `encode_document` are what a search needs. Both may be called from several threads at once.
     """
+
+    similarity_fn_name = Checked(one_of(MEASURES))
+    query_length, document_length = Checked(count_or_none), Checked(count_or_none)
 
     def __init__(
         self,
@@ -77,9 +81,6 @@ class MultiVectorEncoder(TextModel):
         self.query_expansion = settings.query_expansion
         self.skiplist_words, self.skiplist_tasks = settings.skiplist_words, settings.skiplist_tasks
         self.keep_only_token_ids = settings.keep_only_token_ids
-        is_mean(self.similarity_fn_name)  # raises for another measure
-        for name in ("query_length", "document_length"):
-            check_count(name, getattr(self, name), optional=True)
         if self.query_expansion is not None:
             self._filler(self.query_expansion)
 
@@ -104,7 +105,7 @@ class MultiVectorEncoder(TextModel):
                 minibert does not compute it; or its vocabulary lacks a marker.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "truncate_dim", "max_active_dims")
+        dtype, settings, hub = loading(cls, dtype, options, "truncate_dim", "max_active_dims")
         files = open_files(name, **hub)
         check_kind(files, "MultiVectorEncoder")
         modules = read_late_modules(files)

@@ -23,6 +23,7 @@ from ..drop_in import LoadOptions, loading, put_settings
 from ..fast.decide import Decision
 from ..heads import BertForMaskedLM
 from ..pooling import SpladePooling
+from ..settings import Checked, count_or_none, one_of
 from ..text_model import DOCUMENT, QUERY, TextModel
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import announce, check_mode
@@ -43,6 +44,8 @@ class SparseEncoder(TextModel):
     the highest over its tokens (arXiv 2109.10086, section 3). So a text is found by words that it does not have.
     `encode` may be called from several threads at once.
     """
+
+    similarity_fn_name, max_active_dims = Checked(one_of(SIMILARITIES)), Checked(count_or_none)
 
     def __init__(
         self,
@@ -69,11 +72,9 @@ class SparseEncoder(TextModel):
         settings = modules or SparseModules()
         super().__init__(model, tokenizer, settings, truncation)
         self.pooling, self.static = settings.pooling.train(model.training), static and static.train(model.training)
-        self.similarity_fn_name, self.max_active_dims = settings.similarity_fn_name, settings.max_active_dims
+        with named(settings.source):
+            self.similarity_fn_name, self.max_active_dims = settings.similarity_fn_name, settings.max_active_dims
         self._head: FastHead | None = None
-        if self.similarity_fn_name not in SIMILARITIES:
-            text = f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}"
-            raise ConfigError(f"{settings.source}: {text}, not {self.similarity_fn_name!r:.80}")
         if static is not None and (rows := len(static.weight)) != (V := model.config.vocab_size):
             raise ConfigError(f"the static weights are of {rows} words, the masked LM's of {V}")
 
@@ -101,7 +102,7 @@ class SparseEncoder(TextModel):
             ConfigError, CheckpointError: it is damaged, has no masked-LM head, or minibert does not compute it.
         """
         check_mode(truncation)
-        dtype, settings, hub = loading(dtype, options, "truncate_dim")
+        dtype, settings, hub = loading(cls, dtype, options, "truncate_dim")
         files = open_files(name, owner="sparse-encoder", **hub)
         check_kind(files, "SparseEncoder")
         modules = read_sparse_modules(files)

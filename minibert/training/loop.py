@@ -20,7 +20,9 @@ from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint.atomic import refuse_file
 from ..display import progress_bar
+from ..fast.prepare import keep_freed_memory
 from ..fused import fused
 from ..model import Encoder
 from . import parallel
@@ -93,6 +95,7 @@ def _set_up(task: Task, settings: Settings) -> Iterator[None]:
     device = next(task.parameters()).device
     if settings.autocast == "float16" and device.type != "cuda":
         raise ValueError(f"autocast to float16 needs a GPU (cuda), not {device.type}: use bfloat16, or none")
+    keep_freed_memory()
     with parallel.joined(device), fused(task.model) if settings.fused else nullcontext():
         parallel.same_weights(task)
         try:
@@ -109,6 +112,7 @@ def _start(
     scaler = GradScaler(next(task.parameters()).device.type, enabled=settings.autocast == "float16")
     run = RunState(task, make_optimizer(task, settings), scaler, Path(folder) if folder is not None else None)
     if run.folder is not None:
+        refuse_file(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         run.identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
         run.check_saving()

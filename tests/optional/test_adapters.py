@@ -116,6 +116,9 @@ def test_llama_index(prompted, changed):
     assert MinibertEmbedding.from_json(ours.to_json()).get_query_embedding("x") == ours.get_query_embedding("x")
     index = core.VectorStoreIndex([TextNode(text=text) for text in TEXTS], embed_model=ours)
     assert index.as_retriever(similarity_top_k=1).retrieve("who eats")[0].text == TEXTS[0]
+    for name in ("model_kwargs", "encode_kwargs"):
+        with pytest.raises(TypeError, match=f"{name} must be a dict of keywords, not 3"):
+            MinibertEmbedding(**{name: 3})
     ready = MinibertEmbedding(changed)
     close(pickle.loads(pickle.dumps(ready)).get_text_embedding("x"), changed.encode_document("x"))
     with pytest.raises(ValueError, match="no name brings this encoder"):
@@ -152,6 +155,22 @@ def test_haystack(prompted, changed):
         MinibertTextEmbedder(changed).to_dict()
     with pytest.raises(TypeError, match="must be a list of names, not 'title'"):
         MinibertDocumentEmbedder(changed, meta_fields_to_embed="title")
+    for odd in (3, [3], {"title": 1}):
+        with pytest.raises(TypeError, match="meta_fields_to_embed must be a list of names"):
+            MinibertDocumentEmbedder(changed, meta_fields_to_embed=odd)
+    for kind in (MinibertTextEmbedder, MinibertDocumentEmbedder):
+        for name, odd in (("prefix", None), ("suffix", None), ("prefix", 3)):
+            with pytest.raises(TypeError, match=f"{name} must be a string, not {odd}"):
+                kind(changed, **{name: odd})
+        for name in ("model_kwargs", "encode_kwargs"):
+            with pytest.raises(TypeError, match=f"{name} must be a dict of keywords, not 3"):
+                kind(changed, **{name: 3})
+        with pytest.raises(ValueError, match="batch_size must be a whole number, at least 1, not '3'"):
+            kind(changed, batch_size="3")
+        with pytest.raises(TypeError, match=f"{kind.__name__} got an unexpected keyword: normalise"):
+            kind(changed, normalise=True)
+    with pytest.raises(TypeError, match="embedding_separator must be a string, not None"):
+        MinibertDocumentEmbedder(changed, embedding_separator=None)
     embedder = MinibertDocumentEmbedder(changed, meta_fields_to_embed=["title"])
     assert embedder.run([]) == {"documents": []}
     with pytest.raises(ValueError, match="has no text to embed"):
@@ -188,6 +207,9 @@ print(collection.query(query_texts=["who eats"], n_results=1)["ids"], collection
             function(odd)
     with pytest.raises(TypeError, match="a name, a folder or a SentenceEncoder, not int"):
         MinibertEmbeddingFunction(3)
+    for name in ("model_kwargs", "encode_kwargs"):
+        with pytest.raises(TypeError, match=f"{name} must be a dict of keywords, not 3"):
+            MinibertEmbeddingFunction(**{name: 3})
 
 
 def test_sklearn(prompted):

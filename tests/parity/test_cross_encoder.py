@@ -134,6 +134,122 @@ def test_rank(tmp_path, options):
     assert [hit["score"] for hit in mine] == pytest.approx([hit["score"] for hit in reference], abs=1e-6)
 
 
+# --- The calls of scripts
+
+
+DOCUMENTS = [*TEXTS, "a man eats food", "hello cat", "who"]
+QUERY = "who is on the mat?"
+
+
+def changed(model, **attributes):
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    return model.predict(PAIRS)
+
+
+def pooled(model):
+    pool = model.start_multi_process_pool(["cpu", "cpu"])
+    try:
+        hits = model.rank(QUERY, DOCUMENTS, pool=pool)
+        return [
+            model.predict(PAIRS, pool=pool, chunk_size=5),
+            model.predict(PAIRS, pool=pool, activation_fn=nn.Tanh(), convert_to_tensor=True).numpy(),
+            np.stack(model.predict(PAIRS[:9], pool=pool, convert_to_numpy=False)),
+            model.predict(PAIRS[3], pool=pool),
+            np.array([hit["score"] for hit in hits]),
+        ]
+    finally:
+        model.stop_multi_process_pool(pool)
+
+
+CALLS = {
+    "max_length": lambda model: changed(model, max_length=9),
+    "max_length, read": lambda model: np.array([model.max_length, model.get_max_seq_length()]),
+    "max_seq_length": lambda model: changed(model, max_seq_length=9),
+    "activation_fn": lambda model: changed(model, activation_fn=nn.Tanh()),
+    "default_activation_function": lambda model: np.array(str(model.default_activation_function) == "Sigmoid()", float),
+    "activation_fn, read": lambda model: np.array(str(model.activation_fn) == "Sigmoid()", float),
+    "num_labels": lambda model: np.array([model.num_labels, model.config.num_labels]),
+    "prompts": lambda model: changed(model, prompts={"x": "who is "}, default_prompt_name="x"),
+    "by position": lambda model: model.predict(PAIRS, None, "who is ", 4, False, nn.Tanh(), False, True, False, "cpu"),
+    "all by position": lambda model: model.predict(
+        PAIRS, None, None, 4, False, None, False, True, False, "cpu", None, 3
+    ),
+    "sentences": lambda model: model.predict(sentences=PAIRS),
+    "num_workers": lambda model: model.predict(PAIRS, num_workers=0),
+    "activation_fct": lambda model: model.predict(PAIRS, activation_fct=nn.Tanh()),
+    "devices": lambda model: model.predict(PAIRS, device=["cpu", "cpu"]),
+    "pools": pooled,
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.filterwarnings("default")
+def test_a_call_gives_what_it_gives_there(tmp_path, call):
+    mine, reference = map(call, load(write_cross_encoder(tmp_path)))
+    assert type(mine) is type(reference)
+    pairs = zip(mine, reference, strict=True) if isinstance(mine, list) else [(mine, reference)]
+    for each in pairs:
+        assert_same(*each, 1e-5)
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+def test_processes_and_labels(tmp_path, num_labels):
+    ours, theirs = load(write_cross_encoder(tmp_path, num_labels))
+    options = {"device": ["cpu", "cpu"], "apply_softmax": True, "chunk_size": 4, "prompt": "who is "}
+    assert_same(ours.predict(PAIRS, **options), theirs.predict(PAIRS, **options), 1e-5)
+
+
+RANKS = [
+    {"convert_to_tensor": False},
+    {"convert_to_tensor": True, "convert_to_numpy": False, "apply_softmax": True, "num_workers": 0},
+    {"activation_fct": nn.Tanh()},
+    {"prompt": "who is ", "batch_size": 2, "show_progress_bar": False, "device": "cpu", "pool": None, "chunk_size": 3},
+    {"device": ["cpu", "cpu"], "chunk_size": 3},
+    [3, True, None, "who is ", 2, False, nn.Tanh(), "cpu", None, 3],
+]
+
+
+@pytest.mark.parametrize("options", RANKS, ids=str)
+def test_every_way_to_rank(tmp_path, options):
+    arguments, options = ([], options) if isinstance(options, dict) else (options, {})
+    mine, reference = (
+        model.rank(QUERY, DOCUMENTS, *arguments, **options) for model in load(write_cross_encoder(tmp_path))
+    )
+    for a, b in zip(mine, reference, strict=True):
+        assert a.keys() == b.keys()
+        assert (a["corpus_id"], a.get("text")) == (b["corpus_id"], b.get("text"))
+        assert a["score"] == pytest.approx(b["score"], abs=1e-6)
+
+
+LOADS = [
+    {"num_labels": 1},
+    {"num_labels": None},
+    {"default_activation_function": nn.Tanh()},
+    {"automodel_args": {"torch_dtype": "float32"}},
+    {"tokenizer_args": None, "config_args": {}, "processor_kwargs": {}, "config_kwargs": None},
+    {"cache_dir": None, "keep_in_fp32_modules": [], "model_card_data": None},
+]
+
+
+@pytest.mark.parametrize("options", LOADS, ids=str)
+def test_every_keyword_of_loading(tmp_path, options):
+    folder = str(write_cross_encoder(tmp_path))
+    classes = CrossEncoder, sentence_transformers.CrossEncoder
+    mine, reference = (kind(folder, device="cpu", **options).predict(PAIRS[:9]) for kind in classes)
+    assert_same(mine, reference, 1e-5)
+    mine, reference = (kind(model_name=folder, device="cpu").predict(PAIRS[:9]) for kind in classes)
+    assert_same(mine, reference, 1e-5)
+
+
+@pytest.mark.parametrize("num_labels", LABELS)
+@pytest.mark.parametrize("dotted", [None, "torch.nn.modules.activation.Tanh", "torch.nn.modules.activation.GELU"])
+def test_the_activation_is_the_module_that_it_is_there(tmp_path, num_labels, dotted):
+    settings = {"sbert_ce_default_activation_function": dotted} if dotted else {}
+    ours, theirs = load(write_cross_encoder(tmp_path, num_labels, **settings))
+    assert str(ours.activation_fn) == str(theirs.activation_fn)
+
+
 # --- Folders
 
 

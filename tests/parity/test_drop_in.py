@@ -75,6 +75,10 @@ def changed(of, **options):
     return of.load(of.folder, **options).encode(LONG)
 
 
+def prompted(of):
+    return of.model(of.model.preprocess(LONG, prompt="a cat "))
+
+
 CALLS = {
     "encode": lambda of: of.model.encode(LONG),
     "one text": lambda of: of.model.encode(TEXT),
@@ -106,6 +110,11 @@ CALLS = {
     "similarity_fn_name": lambda of: of.load(of.folder, similarity_fn_name="dot").similarity(of.vectors, of.vectors),
     "remote code": lambda of: changed(of, trust_remote_code=True, cache_folder=None, revision=None, token=None),
     "by model_name_or_path": lambda of: of.load(model_name_or_path=of.folder).encode(LONG),
+    "features": lambda of: list(of.model(of.model.preprocess(LONG)).values())[:3],
+    "vectors of features": lambda of: of.model(of.model.preprocess(LONG))["sentence_embedding"].detach(),
+    "states of features": lambda of: of.model.forward(of.model.preprocess(LONG))["token_embeddings"].detach(),
+    "features with a prompt": lambda of: prompted(of)["sentence_embedding"].detach(),
+    "modules": lambda of: len(of.model),
     "similarity": lambda of: of.model.similarity(of.vectors, of.vectors[:3]),
     "similarity_pairwise": lambda of: of.model.similarity_pairwise(of.vectors, of.vectors[::-1].copy()),
     "sizes": lambda of: [of.model.get_max_seq_length(), of.model.max_seq_length, of.model.get_embedding_dimension()],
@@ -118,6 +127,14 @@ CALLS = {
     "pairwise_dot_score": lambda of: of.util.pairwise_dot_score(of.vectors, of.vectors),
     "pairwise_euclidean_sim": lambda of: of.util.pairwise_euclidean_sim(of.vectors, of.vectors[::-1].copy()),
     "pairwise_manhattan_sim": lambda of: of.util.pairwise_manhattan_sim(of.vectors, of.vectors[::-1].copy()),
+    "pairwise_angle_sim": lambda of: of.util.pairwise_angle_sim(of.vectors, of.vectors[::-1].copy()),
+    "pairwise_angle_sim, odd": lambda of: of.util.pairwise_angle_sim(of.vectors[:, :7], of.vectors[::-1, :7].copy()),
+    "SimilarityFunction": lambda of: changed(of, similarity_fn_name=of.util.SimilarityFunction.DOT_PRODUCT),
+    "to_similarity_fn": lambda of: of.util.SimilarityFunction.to_similarity_fn("dot")(of.vectors, of.vectors),
+    "to_similarity_pairwise_fn": lambda of: of.util.SimilarityFunction.to_similarity_pairwise_fn("manhattan")(
+        of.vectors, of.vectors[::-1].copy()
+    ),
+    "batch_to_device": lambda of: of.util.batch_to_device({"x": torch.ones(2), "n": 3}, "cpu")["x"],
     "normalize_embeddings": lambda of: of.util.normalize_embeddings(torch.from_numpy(of.vectors) * 3),
     "truncate_embeddings": lambda of: of.util.truncate_embeddings(of.vectors, 4),
     "quantize, calibrated": lambda of: of.util.quantize_embeddings(

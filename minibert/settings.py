@@ -1,0 +1,67 @@
+"""An encoder's settings, checked as they are set: prompts, the measure, sizes. A later call would fail less clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from .config import ConfigError, check_count
+
+
+class Checked:
+    """An attribute that is set to what ``check(name, value)`` returns. Setting it raises what that raises."""
+
+    def __init__(self, check: Callable[[str, Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, kind: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        if owner is None:
+            return self
+        if self._name not in vars(owner):
+            raise AttributeError(f"{type(owner).__name__} has no {self._name} yet")
+        return vars(owner)[self._name]
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)[self._name] = self._check(self._name, value)
+
+
+def check_prompts(name: str, prompts: Any) -> dict[str, str]:
+    """Return prompts by their names, None as "". Raise TypeError for anything else."""
+    if not isinstance(prompts, Mapping) or not all(
+        isinstance(key, str) and isinstance(text, str | None) for key, text in prompts.items()
+    ):
+        raise TypeError(f'{name} must map names to texts, as {{"query": "query: "}}, not {prompts!r:.80}')
+    return {key: text or "" for key, text in prompts.items()}
+
+
+def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str | None, name: str | None) -> str:
+    """Return a prompt as given, else by its name, else the default, else none. See `TextModel.choose_prompt`."""
+    name = default if name is None else name
+    if prompt is None and name is not None:
+        if name not in list(prompts):
+            raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, prompts)) or 'none'}")
+        prompt = prompts[name]
+    if not isinstance(prompt, str | None):
+        raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
+    return prompt or ""
+
+
+def one_of(known: Collection[str]) -> Callable[[str, Any], str]:
+    """Return the check for one of some names, or for a member of an enumeration whose value is one. -> the name"""
+
+    def check(name: str, value: Any) -> str:
+        value = getattr(value, "value", value)
+        if value not in list(known):
+            raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r:.80}")
+        return str(value)
+
+    return check
+
+
+def count_or_none(name: str, value: Any) -> int | None:
+    """Return a whole number from 1 on, or None. Raise ValueError for anything else."""
+    check_count(name, value, optional=True)
+    return None if value is None else int(value)
