@@ -14,6 +14,7 @@ from tiny_folder import TEXTS, VOCABULARY, write_encoder
 from tiny_training import make_texts
 
 from minibert import SentenceEncoder
+from minibert.checkpoint import builtin
 from minibert.checkpoint.hub import open_files
 from minibert.checkpoint.weights import open_weights
 from minibert.model import EncoderLayer
@@ -232,6 +233,7 @@ def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, data,
     assert "| Common Voice prompts | " in text
     assert "20 neurons, 3 steps, at most 0.001; 10 neurons, 2 steps" in text
     assert "caption, caption (" in text
+    assert "| 0, 1 | 10 | 92 | 0.1 | 98.0 | 97.0 | 4.0 x | 4.1 x |" in text
     assert len(re.findall(r"^\| .*\|( [0-9.]+ \|){3}$", text, flags=re.M)) > 12  # a share for 24, 16 and 8 dimensions
     assert not [line for line in text.splitlines() if "{" in line]
 
@@ -321,8 +323,12 @@ def test_a_batch_holds_each_text_of_its_groups_once_and_the_mean_follows_the_wei
     torch.testing.assert_close(weight.detach(), expected)
 
 
-def test_the_shipped_models_sizes_are_the_recipes():
+def test_the_card_says_the_sizes_of_the_shipped_model():
     config = SentenceEncoder.from_pretrained(device="cpu").model.config
-    recipe = Recipe()
-    found = (config.vocab_size, config.num_hidden_layers, config.intermediate_size)
-    assert found == (recipe.pieces, len(recipe.layers), recipe.stages[-1].intermediate)
+    text = (builtin.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"{config.vocab_size:,} of the teacher's 30,522 word pieces" in text
+    assert f"a BERT of {config.num_hidden_layers} layers, {config.hidden_size} wide" in text
+    assert f"{config.intermediate_size} neurons" in text
+    found = sum(path.stat().st_size for path in builtin.FOLDER.iterdir()) / 1e6
+    assert found < 16
+    assert f" {found:.1f} MB with its tokenizer" in text

@@ -11,7 +11,7 @@ from minibert.checkpoint.atomic import write_text
 from .corpora import CORPORA
 from .publish import size
 from .recipe import RECIPE, Stage
-from .search import STEPS, tried_rows
+from .search import HEADINGS, STEPS, tried_rows
 from .texts import Counts
 
 
@@ -40,10 +40,20 @@ def write_card(folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: 
         minutes=", ".join(f"{phase} {spent / 60:.1f}" for phase, spent in seconds.items()),
         whole=sum(seconds.values()) / 60,
         count=len(RECIPE.layers),
-        tried="\n".join(tried_rows()),
-        steps=STEPS,
+        tried=describe_search(),
     )
     write_text(folder / "README.md", text)
+
+
+def describe_search() -> str:
+    """Return the table of the sizes that were tried; nothing where none were."""
+    if not (rows := tried_rows()):
+        return ""
+    about = f"""
+The sizes come from trainings of {STEPS} steps by the same recipe (`--search`). Scores are percent of the teacher's;
+short and long are times its rate on such texts."""
+    head = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
+    return "\n".join([about, "", *head, *rows])
 
 
 def describe_stage(stage: Stage) -> str:
@@ -144,12 +154,7 @@ same paper, section, word, picture or dialogue. The last steps' weights were tak
    float32.
 
 Why so: the package is to stay below 16 MB, and the teacher's table of word pieces alone has 23 MB in float16. With CLS
-pooling a last layer has to compute one row only, so that three narrow layers are about as fast as two wide ones. The
-sizes come from trainings of {steps} steps by the same recipe (`--search`). Scores are percent of the teacher's; short
-and long are times the teacher's rate.
-
-| layers of the teacher | neurons | word pieces | MB | STS-B | mean of the others | short | long |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+pooling a last layer has to compute one row only, so that three narrow layers are about as fast as two wide ones.
 {tried}
 
 ## Data

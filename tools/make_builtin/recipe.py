@@ -42,9 +42,9 @@ class Recipe:
 
     layers: tuple[int, ...] = (0, 2, 5)
     stages: tuple[Stage, ...] = (
-        Stage(512, 6_000, 6e-4),
-        Stage(256, 9_000, 5e-4),
-        Stage(256, 2_000, 2e-4, rounded=True),
+        Stage(512, 1_800, 6e-4),
+        Stage(256, 3_500, 5e-4),
+        Stage(256, 700, 2e-4, rounded=True),
     )
     pieces: int = 26_000
     sample: int = 256

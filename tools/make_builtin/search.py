@@ -62,5 +62,6 @@ def figures(suite: Mapping[str, Any], size: int) -> list[str]:
 
 
 def tried_rows() -> list[str]:
-    """Return the rows of the card's table."""
-    return [f"| {' | '.join(row)} |" for row in json.loads(TRIED.read_text(encoding="utf-8"))]
+    """Return the rows of the card's table; none where nothing was tried."""
+    found = json.loads(TRIED.read_text(encoding="utf-8")) if TRIED.exists() else []
+    return [f"| {' | '.join(row)} |" for row in found]
