@@ -210,6 +210,8 @@ def takes_features(forward: Method) -> Method:
     def call(self: Any, input_ids: Any, *arguments: Any, **options: Any) -> Any:
         if not isinstance(input_ids, Mapping):
             return forward(self, input_ids, *arguments, **options)
+        if arguments or options:
+            raise TypeError("a dict of features holds the mask and the token types: give nothing beside it")
         ids, mask, types = (input_ids.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
         output = self.model(ids, mask, types)
         states, vectors = self._pool(output, None if mask is None else mask.bool(), input_ids.get("prompt_length", 0))

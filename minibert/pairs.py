@@ -42,6 +42,7 @@ class PairCalls(ModelCalls):
         "preprocess": "call encoder.tokenizer(first, second, return_tensors='pt')",
     }
     activation_fn: Activation
+    max_length = ModelCalls.max_seq_length  # its old name
 
     @property
     def config(self) -> ClassifierConfig:
@@ -53,15 +54,6 @@ class PairCalls(ModelCalls):
     def num_labels(self) -> int:
         """Return L, the number of scores of a pair."""
         return self.config.num_labels
-
-    @property
-    def max_length(self) -> int:
-        """Return ``max_seq_length``; its old name."""
-        return self.max_seq_length
-
-    @max_length.setter
-    def max_length(self, length: int) -> None:
-        self.max_seq_length = length
 
     @property
     def default_activation_function(self) -> Activation:

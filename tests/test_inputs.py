@@ -124,6 +124,8 @@ def test_a_dict_of_features_is_unpacked_or_its_vectors_are_added(tmp_path):
     assert found is not batch
     assert torch.equal(found["sentence_embedding"], encoder(**batch))
     assert found["sentence_embedding"].requires_grad
+    with pytest.raises(TypeError, match="a dict of features holds the mask and the token types"):
+        encoder(batch, batch["attention_mask"])
     for model in (encoder.model, cross, cross.model):
         with pytest.raises(TypeError, match=r"input_ids must be a tensor, not dict: of a dict, model\(\*\*batch\)"):
             model(batch)

@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatch
 from importlib import import_module
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from minibert.compiled import build
 
 from ..peers.work import WORKLOADS
 from .against import against_report, commit, race_trees
@@ -147,10 +148,7 @@ def heading(found: Mapping[str, Any]) -> str:
 
 def processor() -> str:
     """Return the processor's name, as far as the system tells."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+    return build.processor().get("model name") or platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
