@@ -75,9 +75,12 @@ def paraphrase_mining_embeddings(
         check_count(name, count)
     check_score_function(score_function)
     n = len(embeddings)
-    width = min(n, corpus_chunk_size)
+    # Nearly square blocks: a score function reads, and scales, both sides of a block again.
+    height = min(query_chunk_size, max(1, n))
+    width = min(corpus_chunk_size, max(1, n), max(height, SCORES // height))
+    height = min(height, max(1, SCORES // width))
     scores, pairs = np.empty(0), np.empty((0, 2), dtype=np.int64)
-    for first, some in chunks(embeddings, min(query_chunk_size, max(1, SCORES // max(1, width)))):
+    for first, some in chunks(embeddings, height):
         parts = (
             best_of(_others(score_function(some, rows), first, start), start, top_k)
             for start, rows in chunks(embeddings, width)
