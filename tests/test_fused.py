@@ -106,6 +106,24 @@ def test_elsewhere_than_on_the_cpu_attention_is_one_call(dtype, monkeypatch):
     assert (attended.shape, attended.dtype) == (q.shape, dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_in_16_bits_come_from_float32_on_the_cpu(dtype, masked):
+    """The 16-bit kernel's are much slower there, and not as exact."""
+    core = fuse(Bert(TINY).eval()).layers[0].attention.core
+    mask = (torch.arange(7) < 5)[None, None, None] if masked else None
+    wide = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(0)).to(dtype).float().requires_grad_()
+    expected = core(*wide, mask)
+    expected.square().sum().backward()
+    narrow = wide.detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        found = core(*narrow, mask)
+    found.square().sum().backward()
+    assert found.dtype == narrow.grad.dtype == dtype
+    assert torch.equal(found, expected.to(dtype))
+    assert (narrow.grad.float() - wide.grad).abs().max() < torch.finfo(dtype).eps * wide.grad.abs().max()
+
+
 def test_dropout_in_training_is_the_pages():
     config = dataclasses.replace(TINY, attention_probs_dropout_prob=1.0)
     core = fuse(Bert(config)).layers[0].attention.core

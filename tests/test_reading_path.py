@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from documents import DOCS, blocks, run
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from minibert import Bert, BertConfig, SentenceEncoder, Tokenizer, pooling
 from minibert.checkpoint import builtin
@@ -29,7 +29,7 @@ class Formulas:
 
     def __init__(self, ids):
         stored = load_file(builtin.FOLDER / "model.safetensors")
-        self.weights = {name.removeprefix("bert."): w.astype(np.float64) for name, w in stored.items()}
+        self.weights = {name.removeprefix("bert."): w.double().numpy() for name, w in stored.items()}
         self.values = {}
         x = self.embeddings(ids)
         for number in range(3):

@@ -108,7 +108,8 @@ def shuffle_words(values):
 
 def randomise(values):
     for value in values.values():
-        value.normal_(std=0.02, generator=torch.Generator().manual_seed(value.numel()))
+        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel()))
+        value.copy_(0.02 * noise)
 
 
 def untrain(values):

@@ -42,11 +42,11 @@ class Recipe:
 
     layers: tuple[int, ...] = (0, 2, 5)
     stages: tuple[Stage, ...] = (
-        Stage(512, 1_800, 6e-4),
-        Stage(256, 3_500, 5e-4),
-        Stage(256, 700, 2e-4, rounded=True),
+        Stage(768, 1_200, 6e-4),
+        Stage(384, 5_600, 6e-4),
+        Stage(384, 800, 2e-4, rounded=True),
     )
-    pieces: int = 26_000
+    pieces: int = 24_500
     sample: int = 256
     batch_size: int = 64
     widths: tuple[int, ...] = (64, 128, 192, 384)
