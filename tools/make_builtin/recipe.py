@@ -28,7 +28,7 @@ class Recipe:
     """The whole recipe.
 
     Attributes:
-        layers: Those of the teacher's six. The last computes one row only, so three are little slower than two.
+        layers: Those of the teacher's six. Under CLS pooling the last one computes one row only.
         stages: Two steps down from the teacher's 1536 neurons. A single cut loses more.
         pieces: The number of word pieces, of the teacher's 30522. Stored in 8 bits, they and the layers fill 16 MB.
         sample: The number of texts that measure the strength of neurons.
