@@ -8,7 +8,7 @@
 #         BERT under autocast spent 44 % of its time there.
 #
 # Output, 2026-11-29, Python 3.11, torch 2.13.0, 2 cores of an Intel Xeon with AMX, 128 sequences of 32 tokens, 12 heads:
-#     OUTPUT
+#     float32: 10 ms + 49 ms; bfloat16: 9 ms + 173 ms; bfloat16, written out: 53 ms + 78 ms (beside other work)
 set -euo pipefail
 grep -qw avx512_bf16 /proc/cpuinfo || { echo "needs a processor with avx512_bf16"; exit 1; }
 work=$(mktemp -d)
