@@ -18,11 +18,11 @@ from minibert.checkpoint import builtin
 from minibert.checkpoint.hub import open_files
 from minibert.checkpoint.weights import open_weights
 from minibert.model import EncoderLayer
-from minibert.training import Examples, SentenceTask, TeacherVectors
+from minibert.training import Examples, InBatchNegatives, SentenceTask, TeacherVectors
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from tools.make_builtin import card, command, heldout, phases, search
+from tools.make_builtin import card, command, heldout, phases, publish, search, training
 from tools.make_builtin import corpora as listed
 from tools.make_builtin.corpora import Corpus
 from tools.make_builtin.groups import list_texts, make_groups
@@ -44,7 +44,13 @@ USED = tuple(corpus for corpus in listed.CORPORA if corpus.file in FILES)  # of 
 PIECES = 92  # 10 of the teacher's 17 words, beside special tokens and single characters
 RECIPE = Recipe(
     layers=(0, 1),
-    stages=(Stage(20, 3, 1e-3), Stage(10, 2, 1e-3), Stage(10, 1, 1e-3, rounded=True)),
+    stages=(
+        Stage(20, 3, 1e-3),
+        Stage(10, 2, 1e-3),
+        Stage(10, 1, 1e-3, rounded=True),
+        Stage(10, 2, 1e-3, answers=0.1, kept=0.5),
+        Stage(10, 1, 1e-3, answers=0.1, rounded=True),
+    ),
     pieces=PIECES,
     sample=8,
     batch_size=8,
@@ -226,7 +232,7 @@ def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, data,
     found = {name: tensor.dtype for name, tensor in open_weights(open_files(made)).items()}
     assert found.pop(TABLE) == STORED
     assert set(found.values()) == {torch.float16}
-    trained = torch.load(tmp_path / "work" / "student-10-rounded.pt", weights_only=True)
+    trained = torch.load(tmp_path / "work" / "student-10-answers-rounded.pt", weights_only=True)
     stored = encoder.state_dict()
     assert all(torch.equal(value.half(), stored[name].half()) for name, value in trained.items())
     text = (made / "README.md").read_text(encoding="utf-8")
@@ -258,6 +264,24 @@ def test_a_broken_off_run_goes_on_and_its_end_is_the_same(folder, data, tmp_path
     spent = json.loads((tmp_path / "broken" / "work" / "seconds.json").read_text(encoding="utf-8"))
     training = [f"training {stage.name}" for stage in RECIPE.stages]
     assert sorted(spent) == sorted(["texts", "pieces", "teacher", "groups", *training, "suite"])
+
+
+def test_a_run_may_start_from_the_model_that_the_first_stages_made(teacher, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
+    kept = [i for i, piece in enumerate(VOCABULARY) if piece not in ("dog", "Dog")]
+    student = make_student(teacher, cut_tokenizer(teacher, kept, tmp_path / "tokenizer"), kept, (1, 0))
+    student = cut_neurons(student, 10, TEXTS)
+    publish.write_folder(student, tmp_path / "model")
+    lessons = phases.Lessons(tmp_path, str(folder), tmp_path, 0)
+    lessons.drawn, lessons.vectors, lessons.groups = Texts(TEXTS, [], []), np.ones((1, 32)), np.zeros((1, 3))
+    phases.go_on_from(tmp_path / "model", RECIPE, lessons, tmp_path / "work")
+    begun = []
+    monkeypatch.setattr(phases, "train_student", lambda own, *rest: begun.append((rest[4], own.encode(TEXTS))))
+    made = phases.make_trained(RECIPE, lessons, tmp_path / "work", lessons.seconds)
+    assert [stage for stage, _ in begun] == list(RECIPE.stages[3:])
+    expected = SentenceEncoder.from_pretrained(tmp_path / "model").encode(TEXTS)
+    for vectors in (begun[0][1], made.encode(TEXTS)):
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 def test_the_search_trains_and_scores_each_of_the_sizes(folder, data, tmp_path, monkeypatch, capsys):
@@ -312,6 +336,12 @@ def test_a_batch_holds_each_text_of_its_groups_once_and_the_mean_follows_the_wei
     one_by_one = SentenceTask(student, TeacherVectors("cosine"), Examples([texts], vectors))
     assert together == pytest.approx(one_by_one.loss(np.arange(5)).item(), abs=1e-6)
     assert task.lengths.tolist() == [sum(one_by_one.lengths[i] for i in group if i >= 0) for group in groups]
+    answers = InBatchNegatives(10.0)
+    asked = GroupTask(student, TeacherVectors("cosine"), Examples([texts], vectors), groups, 2, answers)
+    own = [torch.from_numpy(student.encode([texts[i]])) for i in (1, 2, 3)]  # the one group of three
+    assert asked.loss(np.arange(3)).item() == pytest.approx(together + answers(own).item(), abs=1e-5)
+    assert asked.loss(np.array([0, 2])).item() == pytest.approx(task.loss(np.array([0, 2])).item(), abs=1e-6)
+    assert asked.identity() != task.identity()
     weight = student.model.layers[0].feed_forward.up.bias
     expected = weight.detach().clone()
     for step in range(1, 40):
@@ -321,6 +351,25 @@ def test_a_batch_holds_each_text_of_its_groups_once_and_the_mean_follows_the_wei
         expected.lerp_(weight.detach(), 1 - min(0.5, step / (step + 10)))
     task.take_mean()
     torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_a_stage_keeps_its_share_of_the_change(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
+
+    def change(task):
+        with torch.no_grad():
+            task.model.model.layers[0].feed_forward.up.bias.add_(1)
+
+    monkeypatch.setattr(training, "train", lambda *_, **__: [])
+    monkeypatch.setattr(training, "read_sts", lambda path: None)
+    monkeypatch.setattr(GroupTask, "take_mean", change)
+    student = whole_student(teacher)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    given = ["the cat"], np.ones((1, 32), np.float32), np.array([[0, -1, -1]]), RECIPE
+    training.train_student(student, *given, Stage(10, 1, 1e-3, kept=0.25), tmp_path, tmp_path)
+    changed = "model.layers.0.feed_forward.up.bias"
+    torch.testing.assert_close(student.state_dict()[changed], before.pop(changed) + 0.25)
+    assert all(torch.equal(student.state_dict()[name], value) for name, value in before.items())
 
 
 def test_the_card_says_the_sizes_of_the_shipped_model():

@@ -15,8 +15,17 @@ from .search import HEADINGS, STEPS, tried_rows
 from .texts import Counts
 
 
-def write_card(folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: Mapping[str, float]) -> None:
-    """Write README.md into the folder. ``suite``: as tools/quality measured it; ``seconds``: by phase."""
+def write_card(
+    folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: Mapping[str, float], *, started: bool = False
+) -> None:
+    """Write README.md into the folder.
+
+    Args:
+        suite: As tools/quality measured it.
+        counts: Of the texts.
+        seconds: By phase.
+        started: Whether the first stages had been run before.
+    """
     sentences, pairs = counts.sentences, counts.pairs
     corpora = [f"| {each.what} | {sentences[each.file]:,} | {each.source} | {each.licence} |" for each in CORPORA]
     texts = sum(sentences.values()) + counts.passages + sum(pairs.values())
@@ -41,6 +50,7 @@ def write_card(folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: 
         whole=sum(seconds.values()) / 60,
         count=len(RECIPE.layers),
         tried=describe_search(),
+        start=EARLIER if started else "",
     )
     write_text(folder / "README.md", text)
 
@@ -52,15 +62,17 @@ def describe_search() -> str:
     about = f"""
 The sizes come from trainings of {STEPS} steps by the same recipe (`--search`). Scores are percent of the teacher's;
 short and long are times its rate on such texts. Of those that keep to both limits the best was taken, with as many
-word pieces as the megabytes allow."""
+word pieces as the megabytes allow, and with somewhat fewer neurons in the last stages, for the rate."""
     head = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
     return "\n".join([about, "", *head, *rows])
 
 
 def describe_stage(stage: Stage) -> str:
     """Return a stage in words."""
+    answers = f", with {stage.answers:g} of the pairs' loss" if stage.answers else ""
+    kept = f", of whose change {stage.kept:g} is kept" if stage.kept != 1 else ""
     rounded = ", the word pieces' table rounded as it is stored and at rest" if stage.rounded else ""
-    return f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}{rounded}"
+    return f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}{answers}{kept}{rounded}"
 
 
 def score_rows(suite: Mapping[str, Any], dims: tuple[int, ...]) -> list[str]:
@@ -90,6 +102,10 @@ def rate_rows(suite: Mapping[str, Any]) -> list[str]:
         rows.append(f"| {kind} | {theirs['texts/s']:,.0f} | {own['texts/s']:,.0f} | {own['times']:.1f} |")
     return rows
 
+
+EARLIER = """
+The stages up to the first with a table at rest had been run before, on another machine; this run started from the model
+that they made (`--start`)."""
 
 TEMPLATE = """\
 ---
@@ -129,13 +145,14 @@ Texts per second in float32, medians of rounds in which both take turns:
 {rates}
 
 All of it again: `python tools/quality DATA --dims 64 128 192`. No text of these sets was trained on, nor a text of the
-same paper, section, word, picture or dialogue. The last steps' weights were taken, not the best by any score.
+same paper, section, word, picture or dialogue. Weights were taken from the last steps, not from the best by any score.
+But the share that is kept of a stage's change (below) was chosen among four by this table, STS-B's row above all.
 
 ## How it was made
 
 `python tools/make_builtin DATA --work WORK`, in this repository; seeds are fixed. On the machine above it took
 {whole:.0f} minutes:
-{minutes}.
+{minutes}.{start}
 
 1. {total:,} sentences of the corpora below; {passages:,} passages of them, of up to 256 tokens; and {pairs:,} pairs of
    texts that belong together:
@@ -151,7 +168,10 @@ same paper, section, word, picture or dialogue. The last steps' weights were tak
    {recipe.batch_size} groups, no weight decay, bfloat16, and a learning rate that falls to 0: {stages}.
    The loss has three parts, {weights}: 1 - cos to the teacher's vector; the mean square difference of all cosines
    within the batch; and the Kullback-Leibler divergence of each text's ranking of the others, a softmax of cosines over
-   {recipe.temperature}. The last two are means over the first {widths} and all dimensions. In all {passes:.1f} passes.
+   {recipe.temperature}. The pairs' loss is InfoNCE: a query is to find its passage among the passages and hard
+   negatives of the batch, by cosines over {recipe.temperature}. It teaches what the teacher itself does not know, so a
+   score may be above the teacher's; in its stages pairs come twice as often. All but the first are summed over
+   the first {widths} and all dimensions. In all {passes:.1f} passes.
    The weights are an exponential average over about {recipe.average} steps.
 7. The table of word pieces rounded to 8 bits (float8, e4m3), the rest to float16; whoever loads them computes in
    float32.

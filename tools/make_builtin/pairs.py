@@ -56,6 +56,21 @@ def _questions(lines: Units) -> Iterable[Pair]:
     return [(match[2], match[1]) for match in found if match]
 
 
+def _summaries(papers: Units) -> Iterable[Pair]:
+    by_abstract: dict[str, list[str]] = {}
+    for summary, abstract in papers:
+        by_abstract.setdefault(abstract, []).append(summary)
+    return [pair for summaries in by_abstract.values() for pair in pairwise(summaries)]
+
+
+def _neighbours(units: Units) -> Iterable[Pair]:
+    return [(unit[i], unit[i + 1]) for unit in units for i in range(0, len(unit) - 1, 2)]
+
+
+def _halves(units: Units) -> Iterable[Pair]:
+    return [pair for unit in units for pair in zip(unit, unit[len(unit) // 2 :], strict=False) if len(unit) > 3]
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of pairs: the corpus, and how its units become pairs."""
@@ -67,6 +82,7 @@ class Kind:
 
 KINDS = {
     "summary, abstract": Kind(heldout.PAPERS, lambda units: [(unit[0], unit[1]) for unit in units], 5_000),
+    "summary, summary": Kind(heldout.PAPERS, _summaries, 5_000),
     "example, definition": Kind(
         heldout.WORDS, lambda units: [(unit[2], unit[1]) for unit in units if len(unit) > 2], 30_000
     ),
@@ -76,18 +92,16 @@ KINDS = {
         lambda units: [(unit[-1], ". ".join(unit[:-1]) + ".") for unit in units if len(unit) > 3],
         5_000,
     ),
-    "question, story": Kind(heldout.PROBLEMS, _questions, 5_000),
+    "question, story": Kind(heldout.PROBLEMS, _questions, 10_000),
     "sentence, textbook": Kind(heldout.TEXTBOOKS, _prose, 15_000),
+    "sentence, next sentence": Kind(heldout.TEXTBOOKS, _neighbours, 20_000),
+    "sentence, sentence of its section": Kind(heldout.TEXTBOOKS, _halves, 20_000),
     "sentence, PEP": Kind(heldout.PEPS, _prose, 10_000),
     "sentence, EIP": Kind(heldout.EIPS, _prose, 5_000),
     "sentence, RFC": Kind(heldout.RFCS, _prose, 10_000),
     "sentence, speech": Kind(heldout.SPEECHES, _prose, 5_000),
     "sentence, Wikipedia": Kind(heldout.WIKIPEDIA, _prose, 5_000),
-    "caption, caption": Kind(
-        heldout.IMAGES,
-        lambda units: [(unit[i], unit[i + 1]) for unit in units for i in (0, 2) if i + 1 < len(unit)],
-        10_000,
-    ),
+    "caption, caption": Kind(heldout.IMAGES, _neighbours, 10_000),
     "turn, next turn": Kind(
         heldout.DIALOGUES, lambda units: [pair for unit in units for pair in pairwise(unit)], 20_000
     ),

@@ -16,6 +16,7 @@ from minibert.batches import plan_batches
 from minibert.training import (
     Combined,
     Examples,
+    InBatchNegatives,
     Matryoshka,
     SentenceTask,
     Settings,
@@ -25,6 +26,7 @@ from minibert.training import (
     train,
 )
 from minibert.training.evaluate import STSEvaluator
+from minibert.training.objectives import loss
 from minibert.training.reading import read_examples
 
 from .publish import STORED
@@ -37,13 +39,21 @@ TOGETHER = 8192, 1024  # tokens that are embedded at a time; tokens of padding t
 class GroupTask(SentenceTask):
     """A SentenceTask whose rows are groups of texts. A batch holds the different texts of its groups.
 
-    The mean of the weights of the latest steps is kept too: an exponential average, as of `Recipe.average` steps.
+    The mean of the weights of the latest steps is kept too: an exponential average, as of ``average`` steps.
+    ``answers`` is added to the loss: an objective of the groups of three, a query, its passage, and a hard negative.
     """
 
     def __init__(
-        self, encoder: SentenceEncoder, objective: nn.Module, examples: Examples, groups: np.ndarray, average: int
+        self,
+        encoder: SentenceEncoder,
+        objective: nn.Module,
+        examples: Examples,
+        groups: np.ndarray,
+        average: int,
+        answers: nn.Module | None = None,
     ) -> None:
         super().__init__(encoder, objective, examples)
+        self.answers = answers
         self.groups, self.each = groups, self.lengths  # tokens of each text
         self.lengths = np.where(groups < 0, 0, self.each[groups]).sum(1)  # of each group
         self.keep = 1 - 1 / average
@@ -66,15 +76,24 @@ class GroupTask(SentenceTask):
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the loss of all different texts of these groups; texts of near-equal length are embedded together."""
-        texts = np.unique(self.groups[rows])
-        texts = texts[texts >= 0]
+        groups = self.groups[rows]
+        texts = np.unique(groups[groups >= 0])
         parts = [texts[part] for part in plan_batches(self.each[texts], max_tokens=TOGETHER[0], overhead=TOGETHER[1])]
-        return self.of_vectors([torch.cat([self.embed(self.tokens[0], part) for part in parts])], np.concatenate(parts))
+        vectors, texts = torch.cat([self.embed(self.tokens[0], part) for part in parts]), np.concatenate(parts)
+        found = self.of_vectors([vectors], texts)
+        threes = groups[groups[:, 2] >= 0]
+        if self.answers is None or not len(threes):
+            return found
+        order = np.argsort(texts)
+        places = torch.from_numpy(order[np.searchsorted(texts, threes, sorter=order)])
+        with torch.autocast(vectors.device.type, enabled=False):
+            columns = list(vectors[places].unbind(1))
+            return found + loss(self.answers, columns, None, torch.from_numpy(threes))
 
     def identity(self) -> dict[str, Any]:
         """Return the groups too."""
         digest = hashlib.sha256(np.ascontiguousarray(self.groups).data).hexdigest()[:16]
-        return {**super().identity(), "groups": digest, "keep": self.keep}
+        return {**super().identity(), "groups": digest, "keep": self.keep, "answers": repr(self.answers)}
 
 
 def read_sts(path: Path) -> STSEvaluator:
@@ -94,7 +113,8 @@ def train_student(
 ) -> list[dict[str, Any]]:
     """Train in place, from the folder's checkpoint if there is one. Return the log's records.
 
-    The mean of the last steps' weights is kept. The scores on the way are only reported.
+    The mean of the last steps' weights is kept, or lies as far from those before as `Stage.kept` says. The scores on the
+    way are only reported.
     """
     similarities = [
         Matryoshka(own, recipe.widths) for own in (SimilarityMatrix(), SimilarityRanking(recipe.temperature))
@@ -103,7 +123,12 @@ def train_student(
     if stage.rounded:
         table = student.model.embeddings.token.weight.requires_grad_(requires_grad=False)
         table.copy_(table.to(STORED))
-    task = GroupTask(student, objective, Examples([texts], torch.from_numpy(vectors)), groups, recipe.average)
+    answers = None
+    if stage.answers:
+        answers = Combined([Matryoshka(InBatchNegatives(1 / recipe.temperature), recipe.widths)], [stage.answers])
+        groups = np.concatenate([groups, groups[groups[:, 2] >= 0]])  # pairs come twice as often
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    task = GroupTask(student, objective, Examples([texts], torch.from_numpy(vectors)), groups, recipe.average, answers)
     settings = Settings(
         steps=stage.steps,
         batch_size=recipe.batch_size,
@@ -125,4 +150,6 @@ def train_student(
         show_progress_bar=True,
     )
     task.take_mean()
+    for name, value in student.state_dict().items():
+        value.copy_(before[name].lerp(value, stage.kept))
     return records
