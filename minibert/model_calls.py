@@ -59,7 +59,6 @@ class ModelCard:
 class ModelCalls(TextModel):
     """What sentence-transformers calls on every model."""
 
-    _frames = 5  # with `takes_their_calls`
     elsewhere: Mapping[str, str] = ELSEWHERE
 
     def get_max_seq_length(self) -> int:

@@ -44,7 +44,6 @@ class TextModel(Portable):
 
     unit, verb = "texts", "encode"
     prompts = Checked(check_prompts)
-    _frames = 4  # from a warning of truncation up to the user's call
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
@@ -154,7 +153,7 @@ class TextModel(Portable):
             texts = [words + text if isinstance(text, str) else text for text in texts]
         tokens = self._tokenize(texts, pairs, reading)
         self.truncation_report = tokens.truncation
-        announce(tokens.truncation, mode, stacklevel=self._frames)
+        announce(tokens.truncation, mode)
         if (report := getattr(self.model, "report", None)) is not None:
             report.check_files(self.model)
         prompt_length = self._prompt_tokens(words) if words else 0
