@@ -25,7 +25,7 @@ from .fast.decide import Decision, decide
 from .fused import fuse
 from .model import EncoderOutput
 from .portable import Portable, pack_at_loading
-from .settings import Checked, check_prompts, choose_prompt
+from .settings import Checked, NoneInVain, check_prompts, choose_prompt, instance_of
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
 
 
-class TextModel(Portable):
+class TextModel(NoneInVain, Portable):
     """A model, its tokenizer, its prompts, and the loop over batches that `encode` and `predict` share.
 
     ``fast`` says who computes: None, the stack where it can; False, the page; True, the stack or an error.
@@ -44,6 +44,7 @@ class TextModel(Portable):
 
     unit, verb = "texts", "encode"
     prompts = Checked(check_prompts)
+    tokenizer = Checked(instance_of(Tokenizer, "a Tokenizer of minibert, such as Tokenizer.from_pretrained(name)"))
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
