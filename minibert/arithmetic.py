@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from functools import cache, partial
 
 import torch
 from torch import nn
 
 from .batches import on_one_core
+from .display import warn
 from .fast.prepare import ARITHMETICS
 
 
@@ -26,10 +26,9 @@ def choose(
     if name == "int8" and not here:
         raise ValueError("int8 needs the fast stack on the CPU: use device='cpu' without fast=False, or another dtype")
     if here and name in ("bfloat16", "int8", "float16") and (ratio := times_float32(name)) > 1:
-        warnings.warn(
+        warn(
             f"{name} makes products {ratio:.1f} times as slow as float32 on this processor (measured just now: it has "
-            f"no fast instructions for {name}); dtype='float32' is faster here, and exact",
-            stacklevel=3,
+            f"no fast instructions for {name}); dtype='float32' is faster here, and exact"
         )
     return (None, name) if here and name in ARITHMETICS else (dtype, "float32")
 

@@ -48,7 +48,7 @@ class CrossEncoder(PairCalls):
     `config.id2label` names the L labels; a reranker has one. `predict` may be called from several threads at once.
     """
 
-    unit, verb, _frames = "pairs", "predict", 5
+    unit, verb = "pairs", "predict"
 
     def __init__(
         self,

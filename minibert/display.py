@@ -1,9 +1,11 @@
-"""Show results in a terminal: aligned tables (wide letters take two columns) and progress bars."""
+"""Show results in a terminal: aligned tables (wide letters take two columns), progress bars, and warnings."""
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from itertools import chain
 from typing import cast
@@ -56,6 +58,14 @@ def hanging(rows: Sequence[Sequence[str]], columns: int | None = None) -> str:
             lines.append(f"{head:{indent}}{part}".rstrip())
             head = ""
     return "\n".join(lines)
+
+
+def warn(message: str) -> None:
+    """Warn with the line that called the package: the first one outside of it and of torch, which calls modules."""
+    frame, level = sys._getframe(), 1
+    while frame.f_globals.get("__name__", "").partition(".")[0] in ("minibert", "torch") and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 class ProgressBar:

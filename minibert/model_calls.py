@@ -1,7 +1,4 @@
-"""What sentence-transformers calls on every model, besides `encode` and `predict`: pools, saving, evaluators.
-
-Attributes that can be set there are set here too, or refused: none becomes one that nothing reads.
-"""
+"""What sentence-transformers calls on every model, besides `encode` and `predict`: pools, saving, evaluators."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import torch
 from .call import as_list, check_texts
 from .processes import WorkerPool
 from .text_model import TextModel
-from .tokenizer import Tokenizer, Tokens
+from .tokenizer import Tokens
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -30,17 +27,6 @@ ELSEWHERE = {
     "old_fit": "see minibert.training.train, or minibert train --help",
     "push_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
     "save_to_hub": "save_pretrained(folder), then `hf upload NAME folder`",
-}
-# What can be set there, or seems so. Here it would be an attribute that nothing reads.
-FIXED = {
-    "config": "change a part of encoder.model, or load another checkpoint",
-    "device": "call encoder.to(device)",
-    "_target_device": "call encoder.to(device)",
-    "max_length": "set max_seq_length",
-    "model_card_data": "write README.md beside the saved model",
-    "num_labels": "it is that of the checkpoint's classifier",
-    "processor": "set tokenizer, to a Tokenizer of minibert",
-    "transformers_model": "set model, or change a part of it",
 }
 
 
@@ -59,7 +45,6 @@ class ModelCard:
 class ModelCalls(TextModel):
     """What sentence-transformers calls on every model."""
 
-    _frames = 5  # with `takes_their_calls`
     elsewhere: Mapping[str, str] = ELSEWHERE
 
     def get_max_seq_length(self) -> int:
@@ -124,19 +109,3 @@ class ModelCalls(TextModel):
             if name in self.elsewhere:
                 raise AttributeError(f"{type(self).__name__} has no {name}: {self.elsewhere[name]}") from None
             raise
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse what would be an attribute that nothing reads, and a tokenizer of another library."""
-        known = getattr(type(self), name, None)
-        settable = isinstance(known, property) and known.fset is not None
-        if name in FIXED and not settable:
-            raise AttributeError(f"{name} of a {type(self).__name__} can't be set: {FIXED[name]}")
-        if name == "tokenizer" and not isinstance(value, Tokenizer):
-            text = (
-                f"must be a Tokenizer of minibert, such as Tokenizer.from_pretrained(name), not {type(value).__name__}"
-            )
-            raise TypeError(f"tokenizer {text}")
-        if settable:  # a Module would become a part, past the property
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)

@@ -228,7 +228,7 @@ def in_processes(
         raise
     lost = {i: tokens for report in reports for i, tokens in report.lost.items()}
     model.truncation_report = TruncationReport(reports[0].limit, lost, sum(report.kept for report in reports))
-    announce(model.truncation_report, mode, stacklevel=4)
+    announce(model.truncation_report, mode)
     return _joined(parts, model, form)
 
 

@@ -1,22 +1,43 @@
-"""An encoder's settings, checked as they are set: prompts, the measure, sizes. A later call would fail less clearly."""
+"""An encoder's settings, checked as they are set: prompts, the measure, sizes. A later call would fail less clearly.
+
+What can be set on a model of sentence-transformers is set here too, or refused: nothing is set in vain.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from .config import ConfigError, check_count
 
+Value = TypeVar("Value")
 
-class Checked:
+# What can be set on their models, or seems so. Here it would be an attribute that nothing reads.
+FIXED = {
+    "config": "change a part of encoder.model, or load another checkpoint",
+    "device": "call encoder.to(device)",
+    "_target_device": "call encoder.to(device)",
+    "max_length": "set max_seq_length",
+    "model_card_data": "write README.md beside the saved model",
+    "num_labels": "it is that of the checkpoint's classifier",
+    "processor": "set tokenizer, to a Tokenizer of minibert",
+    "transformers_model": "set model, or change a part of it",
+}
+
+
+class Checked(Generic[Value]):
     """An attribute that is set to what ``check(name, value)`` returns. Setting it raises what that raises."""
 
-    def __init__(self, check: Callable[[str, Any], Any]) -> None:
+    def __init__(self, check: Callable[[str, Any], Value]) -> None:
         self._check = check
 
     def __set_name__(self, kind: type, name: str) -> None:
         self._name = name
 
+    @overload
+    def __get__(self, owner: None, kind: type) -> Checked[Value]: ...
+    @overload
+    def __get__(self, owner: object, kind: type | None = None) -> Value: ...
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         if owner is None:
             return self
@@ -26,6 +47,20 @@ class Checked:
 
     def __set__(self, owner: Any, value: Any) -> None:
         vars(owner)[self._name] = self._check(self._name, value)
+
+
+class NoneInVain:
+    """A base whose objects refuse what would be an attribute that nothing reads."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = getattr(type(self), name, None)
+        settable = isinstance(known, property) and known.fset is not None
+        if name in FIXED and not settable:
+            raise AttributeError(f"{name} of a {type(self).__name__} can't be set: {FIXED[name]}")
+        if settable:  # a Module would become a part, past the property
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
 def check_prompts(name: str, prompts: Any) -> dict[str, str]:
@@ -57,6 +92,17 @@ def one_of(known: Collection[str]) -> Callable[[str, Any], str]:
         if value not in list(known):
             raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r:.80}")
         return str(value)
+
+    return check
+
+
+def instance_of(kind: type[Value], what: str) -> Callable[[str, Any], Value]:
+    """Return the check for an instance of a class; ``what`` names it in the TypeError."""
+
+    def check(name: str, value: Any) -> Value:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
+        return value
 
     return check
 

@@ -25,7 +25,7 @@ from .fast.decide import Decision, decide
 from .fused import fuse
 from .model import EncoderOutput
 from .portable import Portable, pack_at_loading
-from .settings import Checked, check_prompts, choose_prompt
+from .settings import Checked, NoneInVain, check_prompts, choose_prompt, instance_of
 from .tokenizer import Tokenizer, Tokens
 from .truncation import TruncationReport, announce, check_mode
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 QUERY, DOCUMENT = ("query",), ("document", "passage", "corpus")
 
 
-class TextModel(Portable):
+class TextModel(NoneInVain, Portable):
     """A model, its tokenizer, its prompts, and the loop over batches that `encode` and `predict` share.
 
     ``fast`` says who computes: None, the stack where it can; False, the page; True, the stack or an error.
@@ -44,7 +44,7 @@ class TextModel(Portable):
 
     unit, verb = "texts", "encode"
     prompts = Checked(check_prompts)
-    _frames = 4  # from a warning of truncation up to the user's call
+    tokenizer = Checked(instance_of(Tokenizer, "a Tokenizer of minibert, such as Tokenizer.from_pretrained(name)"))
 
     def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceModules, truncation: str) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class TextModel(Portable):
             texts = [words + text if isinstance(text, str) else text for text in texts]
         tokens = self._tokenize(texts, pairs, reading)
         self.truncation_report = tokens.truncation
-        announce(tokens.truncation, mode, stacklevel=self._frames)
+        announce(tokens.truncation, mode)
         if (report := getattr(self.model, "report", None)) is not None:
             report.check_files(self.model)
         prompt_length = self._prompt_tokens(words) if words else 0

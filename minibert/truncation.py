@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from .display import warn
 
 MODES = ("warn", "error", "report", "silent")
 
@@ -43,13 +44,13 @@ class TruncationReport:
         return f"texts longer than {self.limit} tokens: {self.texts}; tokens cut off at their ends: {self.tokens}"
 
 
-def announce(report: TruncationReport, mode: str, stacklevel: int = 3) -> None:
+def announce(report: TruncationReport, mode: str) -> None:
     """Warn once for the whole call if a text was cut, raise TooLongError, or stay silent, by the mode."""
     if report.lost and mode == "error":
         raise TooLongError(report)
     if report.lost and mode == "warn":
         advice = 'truncation="report" or "silent" stops this warning, "error" refuses such texts'
-        warnings.warn(f"{report} ({advice})", stacklevel=stacklevel)
+        warn(f"{report} ({advice})")
 
 
 def kept_places(sequences: Sequence[int | None], limit: int, side: str) -> list[int]:

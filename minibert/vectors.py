@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from .display import warn
 
 Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[float]]"
 
@@ -141,10 +142,9 @@ def find_ranges(embeddings: np.ndarray, precision: str) -> np.ndarray:
     if count == 1:
         raise ValueError(f"{precision} needs the range of each dimension, and one vector has none: {advice}")
     if count < FEW:
-        warnings.warn(
+        warn(
             f"{precision} cuts each dimension's range into 256 steps, and these ranges are of {count} vectors only, so "
-            f"the codes are far off and fit no others: {advice}",
-            stacklevel=4,
+            f"the codes are far off and fit no others: {advice}"
         )
     return np.stack([embeddings.min(axis=0), embeddings.max(axis=0)])
 

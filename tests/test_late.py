@@ -323,3 +323,10 @@ def test_settings_of_another_kind_are_refused():
     for length in (0, -1, "x"):
         with pytest.raises(ValueError, match="document_length"):
             MultiVectorEncoder(*parts, LateModules(document_length=length))
+
+
+def test_no_attribute_is_set_in_vain(encoder):
+    with pytest.raises(AttributeError, match="max_length of a MultiVectorEncoder can't be set: set max_seq_length"):
+        encoder.max_length = 9
+    with pytest.raises(TypeError, match=r"tokenizer must be a Tokenizer of minibert, .* not int"):
+        encoder.tokenizer = 1

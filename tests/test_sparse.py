@@ -556,3 +556,10 @@ def test_the_number_of_words_is_a_keyword_of_loading(tmp_path):
             load.from_pretrained(folder, **{"truncate_dim" if load is SparseEncoder else "max_active_dims": 3})
     with pytest.raises(ValueError, match="max_active_dims"):
         SparseEncoder(folder, max_active_dims=-1)
+
+
+def test_no_attribute_is_set_in_vain(encoder):
+    with pytest.raises(AttributeError, match="max_length of a SparseEncoder can't be set: set max_seq_length"):
+        encoder.max_length = 9
+    with pytest.raises(TypeError, match=r"tokenizer must be a Tokenizer of minibert, .* not int"):
+        encoder.tokenizer = 1

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..config import in_short, read_json
+from ..display import warn
 from . import builtin
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class HubRepository(CheckpointFiles):
         path = None if self.excuse else self._download(file)
         if self.excuse and self.commit and not quiet:  # since an earlier file, or since just now
             source = f"{self.name}, revision {self.commit}"
-            warnings.warn(f"{source}: {file} is not{self.excuse}; going on without it", stacklevel=2)
+            warn(f"{source}: {file} is not{self.excuse}; going on without it")
         return path
 
     def _look_up(self, file: str) -> Path | bool:

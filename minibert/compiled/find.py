@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from ..checkpoint.hub import CheckpointFiles, Folder
 from ..checkpoint.save import replacing_model, write_json
 from ..config import BertConfig, ConfigError, read_json
+from ..display import warn
 from ..fast.check import difference
 from ..fast.prepare import ARITHMETICS
 from ..fast.stack import FastLayer
@@ -117,7 +117,7 @@ def save_compiled(folder: str | os.PathLike[str], save: Callable[[Path], None], 
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
     except OSError as error:
-        warnings.warn(f"not noted as compiled by you ({error}): load it with compiled=True", stacklevel=3)
+        warn(f"not noted as compiled by you ({error}): load it with compiled=True")
     return Library(Path(folder).resolve() / FOLDER / LIBRARY, digest)
 
 

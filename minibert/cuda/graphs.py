@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..call import pinned, upload
+from ..display import warn
 
 WARM = 2  # calls of a bucket before it is recorded: recording takes as long as many calls
 failures: dict[torch.device, str] = {}  # of recording, by device
@@ -49,7 +49,7 @@ class Graphs:
                     self.failure = f"single texts are computed without CUDA graphs: {reason(error)}"
                     failures[self.card.device] = self.failure
                     self.recorded.clear()
-                    warnings.warn(self.failure, stacklevel=9)
+                    warn(self.failure)
         return compute(upload(numbers, self.card.device))
 
     def _replay(self, key: Hashable, numbers: Tensor, compute: Compute) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..call import upload
+from ..display import warn
 from ..fast.check import example, in_plain_modes
 from ..fast.stack import FastEmbeddings, FastLayer, PlainLinear, Stack
 from ..fast.tokens import PackedTokens
@@ -65,7 +65,7 @@ class CudaLayer(FastLayer):
                     raise
                 self.failure = f"{self.kind[0]} could not compute the stack: {reason(error)}"
             _trials[self.kind] = False, self.failure
-            warnings.warn(f"{self.failure}. The page computes, which is slower", stacklevel=9)
+            warn(f"{self.failure}. The page computes, which is slower")
         return None
 
 
@@ -129,7 +129,7 @@ def try_out(layer: CudaLayer) -> tuple[bool, str]:
     varlen = capable and not differs(layer, varlen=True)
     if why := "" if varlen else differs(layer, varlen=False):
         why = f"on {device}, in {str(dtype).removeprefix('torch.')}, the stack {why}"
-        warnings.warn(f"{why}. encode uses the page, which is slower", stacklevel=9)
+        warn(f"{why}. encode uses the page, which is slower")
     _trials[kind] = varlen, why
     return varlen, why
 

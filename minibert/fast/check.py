@@ -6,7 +6,6 @@ import ast
 import hashlib
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -17,6 +16,7 @@ import torch
 
 from .. import heads, model, pooling
 from ..config import BertConfig
+from ..display import warn
 from ..tokenizer import Tokens
 from ..truncation import TruncationReport
 from .changes import PAGE, Code
@@ -41,7 +41,7 @@ def page_is_known(activation: str, eps: float, depth: int = 2) -> bool:
     if not any(code.holds() for code in _warned):
         _warned[:] = [Code(PAGE)]
         what = "the page (minibert/model.py, or a class of it) was changed, so the fast stack does not stand for it"
-        warnings.warn(f"{what}. encode uses the page itself, which is slower", stacklevel=8)
+        warn(f"{what}. encode uses the page itself, which is slower")
     return False
 
 

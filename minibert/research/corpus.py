@@ -65,7 +65,7 @@ class TokenIndex:
         texts = [prompt + line if isinstance(line, str) else line for line in self.lines]
         self._tokens = encoder.tokenizer.encode(texts, limit=limit)
         self.truncation = self._tokens.truncation
-        announce(self.truncation, encoder.truncation, stacklevel=4)
+        announce(self.truncation, encoder.truncation)
         size = encoder.model.config.head_size
         self.vectors = np.empty((0, size * len(self.heads) or encoder.model.config.hidden_size), np.float32)
 

@@ -289,7 +289,7 @@ class SparseEncoder(TextModel):
         words = self.choose_prompt(options.get("prompt"), options.get("prompt_name"))
         tokens = static.tokenize([words + text if words and isinstance(text, str) else text for text in texts])
         self.truncation_report = tokens.truncation
-        announce(tokens.truncation, check_mode(options.get("truncation") or self.truncation), stacklevel=4)
+        announce(tokens.truncation, check_mode(options.get("truncation") or self.truncation))
         return static.rows(tokens, keep)
 
     def _name(self, word: int) -> str:
