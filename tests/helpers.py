@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,11 @@ TINY = BertConfig(
     max_position_embeddings=40,
     type_vocab_size=3,
 )
+
+
+def parameter_id(value: object) -> str:
+    """Return the id of a test's parameter. Functions say where they are in memory, elsewhere in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def widen(model: AnyModule, seed: int = 0) -> AnyModule:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, random_batch, widen
+from helpers import TINY, parameter_id, random_batch, widen
 from tiny_folder import MEAN, TEXTS, write_cross_encoder, write_encoder, write_json, write_vocabulary
 from torch import nn
 
@@ -194,7 +194,7 @@ def test_an_activation_that_is_not_on_the_list_is_refused_and_never_imported(tmp
     assert CrossEncoder(tmp_path, activation_fn=torch.exp).activation_fn is torch.exp
 
 
-@pytest.mark.parametrize("activation", [torch.exp, nn.Softplus(), nn.GELU(approximate="tanh")], ids=str)
+@pytest.mark.parametrize("activation", [torch.exp, nn.Softplus(), nn.GELU(approximate="tanh")], ids=parameter_id)
 def test_an_activation_without_a_published_name_is_not_saved(tmp_path, encoder, activation):
     encoder.activation_fn = activation
     with pytest.raises(ConfigError, match="has no published form: set activation_fn to one of"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sentence_transformers
 import torch
+from helpers import parameter_id
 from tiny_folder import TEXTS, write_cross_encoder, write_json
 from torch import nn
 
@@ -63,7 +64,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("num_labels", LABELS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=parameter_id)
 def test_every_option(tmp_path, num_labels, options):
     ours, theirs = load(write_cross_encoder(tmp_path, num_labels))
     for inputs in (PAIRS[:9], PAIRS[4], list(PAIRS[4]), [PAIRS[4]], [list(pair) for pair in PAIRS[:3]]):
@@ -210,7 +211,7 @@ RANKS = [
 ]
 
 
-@pytest.mark.parametrize("options", RANKS, ids=str)
+@pytest.mark.parametrize("options", RANKS, ids=parameter_id)
 def test_every_way_to_rank(tmp_path, options):
     arguments, options = ([], options) if isinstance(options, dict) else (options, {})
     mine, reference = (
@@ -232,7 +233,7 @@ LOADS = [
 ]
 
 
-@pytest.mark.parametrize("options", LOADS, ids=str)
+@pytest.mark.parametrize("options", LOADS, ids=parameter_id)
 def test_every_keyword_of_loading(tmp_path, options):
     folder = str(write_cross_encoder(tmp_path))
     classes = CrossEncoder, sentence_transformers.CrossEncoder

@@ -72,7 +72,8 @@ def describe_stage(stage: Stage) -> str:
     answers = f", with {stage.answers:g} of the pairs' loss" if stage.answers else ""
     kept = f", of whose change {stage.kept:g} is kept" if stage.kept != 1 else ""
     rounded = ", the word pieces' table rounded as it is stored and at rest" if stage.rounded else ""
-    return f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}{answers}{kept}{rounded}"
+    steps = f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}"
+    return f"{steps}{answers}{kept}{rounded}"
 
 
 def score_rows(suite: Mapping[str, Any], dims: tuple[int, ...]) -> list[str]:

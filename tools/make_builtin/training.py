@@ -113,8 +113,8 @@ def train_student(
 ) -> list[dict[str, Any]]:
     """Train in place, from the folder's checkpoint if there is one. Return the log's records.
 
-    The mean of the last steps' weights is kept, or lies as far from those before as `Stage.kept` says. The scores on the
-    way are only reported.
+    The mean of the last steps' weights is kept, or what lies between it and the first ones, as `Stage.kept` says. The
+    scores on the way are only reported.
     """
     similarities = [
         Matryoshka(own, recipe.widths) for own in (SimilarityMatrix(), SimilarityRanking(recipe.temperature))
