@@ -12,7 +12,7 @@ from .config import ConfigError, check_count
 
 Value = TypeVar("Value")
 
-# What can be set on their models, or seems so. Here it would be an attribute that nothing reads.
+# What can be set on sentence-transformers' models, or seems so. Here it would be an attribute that nothing reads.
 FIXED = {
     "config": "change a part of encoder.model, or load another checkpoint",
     "device": "call encoder.to(device)",

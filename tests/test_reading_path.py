@@ -115,6 +115,13 @@ def page(batch):
     return found
 
 
+def test_its_sizes_are_the_models():
+    config = Bert.from_pretrained("minibert-tiny").config
+    widths = f"D = {config.hidden_size}, H = {config.num_attention_heads} heads of K = {config.head_size}"
+    sizes = f"{config.num_hidden_layers} layers, {widths}, F = {config.intermediate_size}."
+    assert sizes in " ".join(INDEX.split())
+
+
 def test_each_part_has_a_number():
     assert len(NUMBERS) == 26
     sections = re.split(r"^## \d\. ", INDEX, flags=re.MULTILINE)[1:]

