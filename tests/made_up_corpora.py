@@ -29,7 +29,7 @@ def write_corpora(data: Path, count: int = 240) -> Path:
     def topics() -> list[str]:
         return [words() for _ in range(count)]  # what a query and its passage share
 
-    papers = [(topic, f"{topic}. {sentence()}") for topic in topics()]
+    papers = [(topic, " ".join([f"{topic.capitalize()}.", *(sentence() for _ in range(8))])) for topic in topics()]
     lines = {
         "grade_school_math/questions.en.txt.gz": [f"{sentence()} {topic}. Who is {topic}?" for topic in topics()],
         "image_captions/coco_testall.captions5.tsv.gz": [

@@ -74,7 +74,7 @@ def corpora(tmp_path):
     """A text a line, and several with tabs between them; some more than once, some too short or too long."""
     texts = make_texts(200)
     lines = [*texts[:60], "Too short", "the " * 100, "", texts[0].upper() + "!"]
-    fields = ["\t".join(texts[i : i + 3]) for i in range(50, 200, 3)]
+    fields = ["\t".join([*texts[i : i + 2], f"{texts[i + 2]}. And so on {i}."]) for i in range(50, 200, 3)]
     for corpus, content in zip(CORPORA, (lines, fields), strict=True):
         with gzip.open(tmp_path / corpus.file, "wt", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in content))
@@ -93,6 +93,7 @@ def test_no_sentence_comes_twice_and_no_corpus_outweighs_the_others(corpora):
     forms = [" ".join(text.lower().rstrip("!").split()) for text in taken]
     assert len(set(forms)) == len(taken)
     assert all(len(text.split()) >= 3 and len(text) <= 240 for text in taken)
+    assert {"And so on 50.", "And so on 53."} <= set(taken)  # the sentences of a field
     counts = count_by_corpus(corpora, taken, CORPORA)
     assert counts["lines.txt.gz"] >= 20  # a sentence of the second file that stands in the first, too, counts there
     assert sum(counts.values()) == len(taken) > 100
@@ -191,16 +192,19 @@ def test_neurons_that_do_nothing_are_the_first_to_go(teacher, monkeypatch):
     np.testing.assert_allclose(cut.encode(TEXTS), student.encode(TEXTS), atol=1e-5)
 
 
-def test_the_teachers_vectors_are_kept_and_taken_from_the_file(teacher, tmp_path, monkeypatch):
+def test_the_teachers_vectors_are_kept_for_other_lists_of_texts_too(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr("tools.make_builtin.teacher.PIECE", 4)
-    texts = make_texts(10)
-    vectors = teacher_vectors(teacher, texts, tmp_path)
-    np.testing.assert_allclose(vectors, teacher.encode(texts), atol=1e-3)
-    assert len(list(tmp_path.glob("*.npy"))) == 3
-    np.save(tmp_path / "0000004.npy", np.zeros((4, 32), dtype=np.float16))
-    again = teacher_vectors(teacher, texts, tmp_path)
-    assert not again[4:8].any()
-    assert np.array_equal(again[:4], vectors[:4])
+    texts = make_texts(13)
+    vectors = teacher_vectors(teacher, texts[:10], tmp_path)
+    np.testing.assert_allclose(vectors, teacher.encode(texts[:10]), atol=1e-3)
+    assert len(list(tmp_path.glob("*.npz"))) == 3
+    asked = []
+    whole = teacher.encode
+    monkeypatch.setattr(teacher, "encode", lambda new: asked.extend(new) or whole(new))
+    again = teacher_vectors(teacher, texts[::-1], tmp_path)
+    assert asked == texts[:9:-1]
+    assert np.array_equal(again[:2:-1], vectors)
+    np.testing.assert_allclose(again[:3], whole(texts[:9:-1]), atol=1e-3)
 
 
 def run(folder, data, where, monkeypatch):
@@ -262,11 +266,11 @@ def test_a_broken_off_run_goes_on_and_its_end_is_the_same(folder, data, tmp_path
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     spent = json.loads((tmp_path / "broken" / "work" / "seconds.json").read_text(encoding="utf-8"))
-    training = [f"training {stage.name}" for stage in RECIPE.stages]
+    training = [f"stage {number}" for number in range(1, 1 + len(RECIPE.stages))]
     assert sorted(spent) == sorted(["texts", "pieces", "teacher", "groups", *training, "suite"])
 
 
-def test_a_run_may_start_from_the_model_that_the_first_stages_made(teacher, folder, tmp_path, monkeypatch):
+def test_a_run_may_start_from_the_model_that_all_stages_but_the_last_made(teacher, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     kept = [i for i, piece in enumerate(VOCABULARY) if piece not in ("dog", "Dog")]
     student = make_student(teacher, cut_tokenizer(teacher, kept, tmp_path / "tokenizer"), kept, (1, 0))
@@ -278,7 +282,7 @@ def test_a_run_may_start_from_the_model_that_the_first_stages_made(teacher, fold
     begun = []
     monkeypatch.setattr(phases, "train_student", lambda own, *rest: begun.append((rest[4], own.encode(TEXTS))))
     made = phases.make_trained(RECIPE, lessons, tmp_path / "work", lessons.seconds)
-    assert [stage for stage, _ in begun] == list(RECIPE.stages[3:])
+    assert [stage for stage, _ in begun] == list(RECIPE.stages[-1:])
     expected = SentenceEncoder.from_pretrained(tmp_path / "model").encode(TEXTS)
     for vectors in (begun[0][1], made.encode(TEXTS)):
         np.testing.assert_allclose(vectors, expected, atol=1e-6)

@@ -105,8 +105,7 @@ def rate_rows(suite: Mapping[str, Any]) -> list[str]:
 
 
 EARLIER = """
-The stages up to the first with a table at rest had been run before, on another machine; this run started from the model
-that they made (`--start`)."""
+All stages but the last had been run before; this run started from the model that they made (`--start`)."""
 
 TEMPLATE = """\
 ---

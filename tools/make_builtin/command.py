@@ -61,6 +61,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="where the phases leave their results")
     parser.add_argument("--teacher", default=TEACHER, help="a folder or a hub id (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=builtin.FOLDER, help="default: in the package")
-    parser.add_argument("--start", type=Path, help="a model that the stages up to the first rounded one have made")
+    parser.add_argument("--start", type=Path, help="the model that all stages but the last have made")
     parser.add_argument("--search", action="store_true", help="train and score `search.VARIANTS`, and make no model")
     return parser.parse_args(arguments)

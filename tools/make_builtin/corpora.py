@@ -47,7 +47,7 @@ CORPORA = (
     ),
     Corpus(
         "openstax_ccby/sentences.en.txt.gz",
-        40_000,
+        90_000,
         "six OpenStax textbooks (anthropology, business, intellectual property, Python, nursing, economics)",
         "OpenStax, Rice University, openstax.org",
         "CC BY 4.0",
@@ -61,8 +61,8 @@ CORPORA = (
     ),
     Corpus(
         "scitldr/tldr_abstract.tsv.gz",
-        3_000,
-        "SciTLDR, one-sentence summaries of papers",
+        20_000,
+        "SciTLDR, summaries and abstracts of papers",
         "Allen Institute for AI, github.com/allenai/scitldr",
         "Apache-2.0",
     ),

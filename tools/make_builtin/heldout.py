@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 SHARE = 5  # one unit of so many is held out
@@ -38,6 +39,11 @@ def normal_form(text: str) -> str:
     return " ".join(re.findall("[a-z0-9]+", text.lower()))
 
 
+def split_sentences(text: str) -> list[str]:
+    """Split where a mark of an end is followed by a capital."""
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)
+
+
 def held_out_units(folder: Path, file: str) -> list[list[str]]:
     """Return the units of a corpus, by its file's name, that training must not see."""
     return [unit for unit in read_units(folder, file) if file in TESTED and is_held_out(unit)]
@@ -51,11 +57,12 @@ def training_units(folder: Path, file: str) -> list[list[str]]:
 def held_out_forms(folder: Path, files: Sequence[str] = TESTED) -> set[str]:
     """Return the normal forms of all texts that are held out, so that training can leave out copies of them too.
 
-    The words of a dictionary are not among them: other meanings of a word may be learnt.
+    So are the sentences of abstracts. The words of a dictionary are not: other meanings of a word may be learnt.
     """
-    return {
-        normal_form(text) for file in files for unit in held_out_units(folder, file) for text in unit[file == WORDS :]
-    }
+    units = [(file, unit) for file in files for unit in held_out_units(folder, file)]
+    texts = (text for file, unit in units for text in unit[file == WORDS :])
+    sentences = (part for file, unit in units if file == PAPERS for text in unit for part in split_sentences(text))
+    return set(map(normal_form, chain(texts, sentences)))
 
 
 def is_held_out(unit: Sequence[str]) -> bool:

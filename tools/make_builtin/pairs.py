@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from . import heldout
-from .heldout import normal_form
+from .heldout import normal_form, split_sentences
 
 MOST_SENTENCES = 10  # of a passage
 LETTERS = 400, 1100  # of a passage: about 100 to 256 tokens of the teacher
@@ -63,6 +63,20 @@ def _summaries(papers: Units) -> Iterable[Pair]:
     return [pair for summaries in by_abstract.values() for pair in pairwise(summaries)]
 
 
+def _halves_of_abstracts(papers: Units) -> Iterable[Pair]:
+    """Pair a summary with the first and with the second half of its abstract's sentences."""
+    for summary, abstract in papers:
+        parts = split_sentences(abstract)
+        middle = len(parts) // 2
+        if middle > 1:
+            yield from ((summary, " ".join(half)) for half in (parts[:middle], parts[middle:]))
+
+
+def _abstracts(papers: Units) -> list[list[str]]:
+    """Return the sentences of each abstract."""
+    return [split_sentences(abstract) for abstract in dict.fromkeys(paper[1] for paper in papers)]
+
+
 def _neighbours(units: Units) -> Iterable[Pair]:
     return [(unit[i], unit[i + 1]) for unit in units for i in range(0, len(unit) - 1, 2)]
 
@@ -83,6 +97,9 @@ class Kind:
 KINDS = {
     "summary, abstract": Kind(heldout.PAPERS, lambda units: [(unit[0], unit[1]) for unit in units], 5_000),
     "summary, summary": Kind(heldout.PAPERS, _summaries, 5_000),
+    "summary, half of the abstract": Kind(heldout.PAPERS, _halves_of_abstracts, 10_000),
+    "sentence, abstract": Kind(heldout.PAPERS, lambda papers: _prose(_abstracts(papers)), 5_000),
+    "sentence, sentence of its abstract": Kind(heldout.PAPERS, lambda papers: _halves(_abstracts(papers)), 10_000),
     "example, definition": Kind(
         heldout.WORDS, lambda units: [(unit[2], unit[1]) for unit in units if len(unit) > 2], 30_000
     ),
@@ -94,8 +111,8 @@ KINDS = {
     ),
     "question, story": Kind(heldout.PROBLEMS, _questions, 10_000),
     "sentence, textbook": Kind(heldout.TEXTBOOKS, _prose, 15_000),
-    "sentence, next sentence": Kind(heldout.TEXTBOOKS, _neighbours, 20_000),
-    "sentence, sentence of its section": Kind(heldout.TEXTBOOKS, _halves, 20_000),
+    "sentence, next sentence": Kind(heldout.TEXTBOOKS, _neighbours, 30_000),
+    "sentence, sentence of its section": Kind(heldout.TEXTBOOKS, _halves, 40_000),
     "sentence, PEP": Kind(heldout.PEPS, _prose, 10_000),
     "sentence, EIP": Kind(heldout.EIPS, _prose, 5_000),
     "sentence, RFC": Kind(heldout.RFCS, _prose, 10_000),

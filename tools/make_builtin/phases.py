@@ -113,25 +113,29 @@ def make_trained(recipe: Recipe, lessons: Lessons, folder: Path, seconds: Second
     data = lessons.texts, lessons.vectors, lessons.groups
     teacher = SentenceEncoder.from_pretrained(lessons.name, truncation="silent")
     student = make_student(teacher, cut_tokenizer(teacher, pieces, folder / "tokenizer"), pieces, recipe.layers)
-    ends = [folder / f"student-{stage.name}.pt" for stage in recipe.stages]
-    first = max((number for number, end in enumerate(ends) if end.exists()), default=0)
-    for stage, done in zip(recipe.stages[first:], ends[first:], strict=True):
+    stages = list(enumerate(recipe.stages, 1))
+    first = max((place for place, (number, _) in enumerate(stages) if _end(folder, number).exists()), default=0)
+    for number, stage in stages[first:]:
         student = cut_neurons(student, stage.intermediate, lessons.drawn.sentences[: recipe.sample])
-        if not done.exists():
-            with seconds(f"training {stage.name}"):
+        if not _end(folder, number).exists():
+            with seconds(f"stage {number}"):
                 sts = lessons.data / "sts" / "sts-dev.csv"
-                train_student(student, *data, recipe, stage, folder / f"training-{stage.name}", sts)
-            torch.save(student.state_dict(), done)
-        student.load_state_dict(torch.load(done, weights_only=True))
+                train_student(student, *data, recipe, stage, folder / f"training-{number}", sts)
+            torch.save(student.state_dict(), _end(folder, number))
+        student.load_state_dict(torch.load(_end(folder, number), weights_only=True))
     return student
 
 
 def go_on_from(model: Path, recipe: Recipe, lessons: Lessons, folder: Path) -> None:
-    """Leave in ``folder`` what the stages up to the first rounded one left when they made this model."""
+    """Leave in ``folder`` what all stages but the last left when they made this model."""
     made = SentenceEncoder.from_pretrained(model, device="cpu")
     number = SentenceEncoder.from_pretrained(lessons.name).tokenizer.get_vocab()
     folder.mkdir(parents=True, exist_ok=True)
     pieces = made.tokenizer.convert_ids_to_tokens(range(len(made.tokenizer)))
     write_json([number[piece] for piece in pieces], folder / "pieces.json")
-    stage = next(stage for stage in recipe.stages if stage.rounded)
-    torch.save(made.state_dict(), folder / f"student-{stage.name}.pt")
+    torch.save(made.state_dict(), _end(folder, len(recipe.stages) - 1))
+
+
+def _end(folder: Path, number: int) -> Path:
+    """Return the file of the weights at the end of a stage."""
+    return folder / f"student-{number}.pt"

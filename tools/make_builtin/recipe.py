@@ -24,12 +24,6 @@ class Stage:
     kept: float = 1.0
     rounded: bool = False
 
-    @property
-    def name(self) -> str:
-        """The name of its files."""
-        parts = [str(self.intermediate), *["answers"] * (self.answers > 0), *["rounded"] * self.rounded]
-        return "-".join(parts)
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .corpora import CORPORA, Corpus
-from .heldout import normal_form
+from .heldout import normal_form, split_sentences
 
 FEWEST_WORDS, MOST_LETTERS = 3, 240  # single terms teach little; long paragraphs take most of the time
 
@@ -43,11 +43,13 @@ def take_sentences(
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """Yield the lines of a gzipped file; of a .tsv file the fields of each line."""
+    """Yield the lines of a gzipped file; of a .tsv file the sentences of each line's fields."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
-            fields = line.rstrip("\n").split("\t") if ".tsv" in path.suffixes else [line]
-            yield from (field.strip() for field in fields)
+            if ".tsv" in path.suffixes:
+                yield from (part.strip() for field in line.split("\t") for part in split_sentences(field))
+            else:
+                yield line.strip()
 
 
 def count_by_corpus(folder: Path, sentences: list[str], corpora: tuple[Corpus, ...] = CORPORA) -> dict[str, int]:
