@@ -26,6 +26,7 @@ from tools.make_builtin import card, command, heldout, phases, publish, search, 
 from tools.make_builtin import corpora as listed
 from tools.make_builtin.corpora import Corpus
 from tools.make_builtin.groups import list_texts, make_groups
+from tools.make_builtin.pairs import Kind
 from tools.make_builtin.publish import STORED, TABLE
 from tools.make_builtin.recipe import Recipe, Stage
 from tools.make_builtin.sentences import count_by_corpus, take_sentences
@@ -277,7 +278,7 @@ def test_a_run_may_start_from_the_model_that_all_stages_but_the_last_made(teache
     student = cut_neurons(student, 10, TEXTS)
     publish.write_folder(student, tmp_path / "model")
     lessons = phases.Lessons(tmp_path, str(folder), tmp_path, 0)
-    lessons.drawn, lessons.vectors, lessons.groups = Texts(TEXTS, [], []), np.ones((1, 32)), np.zeros((1, 3))
+    lessons.drawn, lessons.vectors, lessons.groups = Texts(TEXTS, [], [], []), np.ones((1, 32)), np.zeros((1, 4))
     phases.go_on_from(tmp_path / "model", RECIPE, lessons, tmp_path / "work")
     begun = []
     monkeypatch.setattr(phases, "train_student", lambda own, *rest: begun.append((rest[4], own.encode(TEXTS))))
@@ -307,13 +308,18 @@ def test_the_search_trains_and_scores_each_of_the_sizes(folder, data, tmp_path, 
 def test_groups_are_texts_with_near_ones_of_their_kind():
     """Texts in two clusters: every neighbour is of one's own, and a pair's is a passage of another pair."""
     sentences, passages = [f"sentence {i}" for i in range(20)], [f"passage {i}" for i in range(6)]
-    pairs = [TrainingPair("kind", f"query {i}", f"answer {i}") for i in range(20)]
-    drawn = Texts(sentences, passages, pairs)
+    pairs = [TrainingPair(f"kind {i // 10}", f"query {i}", f"answer {i}") for i in range(20)]
+    drawn = Texts(sentences, [], passages, pairs)
     texts = list_texts(drawn)
     cluster = np.array([int(text.split()[1]) % 2 for text in texts])
     vectors = np.eye(4)[cluster] + 0.01 * np.random.default_rng(0).normal(size=(len(texts), 4))
-    groups = np.array(make_groups(drawn, texts, vectors, 0))
-    assert groups.shape == (46, 3)
+    kinds = {"kind 0": Kind("", list, 10), "kind 1": Kind("", list, 10, times=2)}
+    groups = np.array(make_groups(drawn, texts, vectors, 0, kinds))
+    assert groups.shape == (56, 4)
+    assert groups[:, 3].tolist() == [0] * 26 + [2] * 10 + [3] * 20
+    assert np.array_equal(groups[36:46, :2], groups[46:, :2])
+    assert not np.array_equal(groups[36:46, 2], groups[46:, 2])
+    groups = groups[:, :3]
     for first, second, third in groups[:26]:
         assert texts[first].split()[0] == texts[second].split()[0]
         assert third == -1
@@ -326,20 +332,21 @@ def test_groups_are_texts_with_near_ones_of_their_kind():
 
 
 def test_a_text_without_another_has_no_neighbour():
-    assert make_groups(Texts(["one"], [], []), ["one"], np.ones((1, 4)), 0) == [[0, -1, -1]]
+    assert make_groups(Texts(["one"], [], [], []), ["one"], np.ones((1, 4)), 0) == [[0, -1, -1, 0]]
 
 
 def test_a_batch_holds_each_text_of_its_groups_once_and_the_mean_follows_the_weights(teacher, monkeypatch):
     monkeypatch.setattr("tools.make_builtin.student.POSITIONS", 40)
     texts = make_texts(12)
     vectors = torch.from_numpy(teacher.encode(texts))
-    groups = np.array([[0, 1, -1], [1, 2, 3], [4, 0, -1]])
+    groups = np.array([[0, 1, -1, 0], [1, 2, 3, 2], [4, 0, -1, 0]])
     student = whole_student(teacher)
     task = GroupTask(student, TeacherVectors("cosine"), Examples([texts], vectors), groups, average=2)
     together = task.loss(np.arange(3)).item()
     one_by_one = SentenceTask(student, TeacherVectors("cosine"), Examples([texts], vectors))
     assert together == pytest.approx(one_by_one.loss(np.arange(5)).item(), abs=1e-6)
-    assert task.lengths.tolist() == [sum(one_by_one.lengths[i] for i in group if i >= 0) for group in groups]
+    assert task.lengths.tolist() == [sum(one_by_one.lengths[i] for i in group if i >= 0) for group in groups[:, :3]]
+    assert np.argmax(task.alike) == 1  # a batch has pairs of one kind, or none
     answers = InBatchNegatives(10.0)
     asked = GroupTask(student, TeacherVectors("cosine"), Examples([texts], vectors), groups, 2, answers)
     own = [torch.from_numpy(student.encode([texts[i]])) for i in (1, 2, 3)]  # the one group of three

@@ -14,6 +14,7 @@ from tools.make_builtin import heldout
 from tools.make_builtin.corpora import CORPORA, Corpus
 from tools.make_builtin.heldout import held_out_forms, held_out_units, normal_form, read_units, training_units
 from tools.make_builtin.pairs import KINDS, cut_passages, take_out_sentences
+from tools.make_builtin.sentences import recombine
 from tools.make_builtin.texts import take_texts
 
 FILES = [*heldout.UNITS, "common_voice/sentences.en.txt.gz"]
@@ -123,3 +124,13 @@ def test_the_sentence_that_is_taken_out_shares_rare_words_with_the_others():
     (query, rest), _ = take_out_sentences([passage, other])
     assert query in passage[1:3]
     assert rest == " ".join(sentence for sentence in passage if sentence != query)
+
+
+def test_recombined_captions_have_a_beginning_of_one_and_an_end_of_another(corpora):
+    texts = ["a man is riding a horse", "the old dog is asleep", "two birds on a wire", "A cat sits on a chair"]
+    found = recombine(texts, 1, 0, held_out={"a cat sits on a wire"})
+    assert set(found) <= {"a man is asleep", "the old dog is riding a horse", "two birds on a chair"}
+    assert found
+    assert recombine(["no joint here", "is it"], 2, 0) == []
+    captions = {text for unit in training_units(corpora, heldout.IMAGES) for text in unit}
+    assert captions.isdisjoint(take_texts(corpora, 0, USED).recombined)

@@ -24,7 +24,12 @@ class Task(nn.Module):
     """A model that learns, with its data. Every parameter of the task is trained."""
 
     model: nn.Module  # it is evaluated, and saved with `save_pretrained`
-    lengths: np.ndarray  # tokens of each row, (N,): batches are grouped by it
+    lengths: np.ndarray  # tokens of each row, (N,)
+
+    @property
+    def alike(self) -> np.ndarray:
+        """What batches are grouped by, (N,): a batch has rows of near-equal numbers. Here the rows' lengths."""
+        return self.lengths
 
     def loss(self, rows: np.ndarray) -> Tensor:
         """Return the mean loss of these rows of the data (B,), a scalar with gradients.

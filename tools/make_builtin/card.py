@@ -9,6 +9,7 @@ from typing import Any
 from minibert.checkpoint.atomic import write_text
 
 from .corpora import CORPORA
+from .pairs import KINDS
 from .publish import size
 from .recipe import RECIPE, Stage
 from .search import HEADINGS, STEPS, tried_rows
@@ -28,7 +29,7 @@ def write_card(
     """
     sentences, pairs = counts.sentences, counts.pairs
     corpora = [f"| {each.what} | {sentences[each.file]:,} | {each.source} | {each.licence} |" for each in CORPORA]
-    texts = sum(sentences.values()) + counts.passages + sum(pairs.values())
+    texts = sum(sentences.values()) + counts.recombined + counts.passages + sum(pairs.values())
     fields = {
         "date": suite["date"],
         "machine": suite["machine"],
@@ -41,8 +42,10 @@ def write_card(
         "weights": " : ".join(map(str, RECIPE.weights)),
         "passes": sum(stage.steps for stage in RECIPE.stages) * RECIPE.batch_size / texts,
         "total": sum(sentences.values()),
+        "recombined": counts.recombined,
         "passages": counts.passages,
         "pairs": sum(pairs.values()),
+        "most": " to ".join(str(2 * f(kind.times for kind in KINDS.values() if kind.times > 1)) for f in (min, max)),
         "kinds": "; ".join(f"{kind} ({number:,})" for kind, number in sorted(pairs.items())),
         "corpora": "\n".join(corpora),
         "minutes": ", ".join(f"{phase} {spent / 60:.1f}" for phase, spent in seconds.items()),
@@ -105,7 +108,8 @@ def rate_rows(suite: Mapping[str, Any]) -> list[str]:
 
 
 EARLIER = """
-All stages but the last had been run before; this run started from the model that they made (`--start`)."""
+All stages but the last had been run before, in batches of mixed kinds and without abstracts' sentences, the pairs with
+them, and recombined captions. This run started from the model that they made (`--start`)."""
 
 TEMPLATE = """\
 ---
@@ -146,8 +150,8 @@ Texts per second in float32, medians of rounds in which both take turns:
 
 All of it again: `python tools/quality DATA --dims 64 128 192`. No text of these sets was trained on, nor a text of the
 same paper, section, word, picture or dialogue. Weights were taken from the last steps, not from the best by any score.
-But the kinds of pairs, the weight of their loss and the share that is kept of a stage's change (below) were chosen with
-this table in view, STS-B's row above all.
+But the kinds of texts and pairs, how often they come, the weight of the pairs' loss and the share that is kept of a
+stage's change (below) were chosen with this table in view.
 
 ## How it was made
 
@@ -155,8 +159,9 @@ this table in view, STS-B's row above all.
 {whole:.0f} minutes:
 {minutes}.{start}
 
-1. {total:,} sentences of the corpora below; {passages:,} passages of them, of up to 256 tokens; and {pairs:,} pairs of
-   texts that belong together:
+1. {total:,} sentences of the corpora below; {recombined:,} more, each of one caption's beginning and another's end,
+   joined at a word that both have; {passages:,} passages, of up to 256 tokens; and {pairs:,} pairs of texts that belong
+   together:
    {kinds}. None twice.
 2. {recipe.pieces:,} of the teacher's 30,522 word pieces: special tokens, single characters, and those of which (how
    often a piece is to be expected) x (1 - cos of the teacher's vectors for it and for its spelling by other pieces) is
@@ -171,8 +176,9 @@ this table in view, STS-B's row above all.
    within the batch; and the Kullback-Leibler divergence of each text's ranking of the others, a softmax of cosines over
    {recipe.temperature}. The pairs' loss is InfoNCE: a query is to find its passage among the passages and hard
    negatives of the batch, by cosines over {recipe.temperature}. It teaches what the teacher itself does not know, so a
-   score may be above the teacher's; in its stages pairs come twice as often. All but the first are summed over
-   the first {widths} and all dimensions. In all {passes:.1f} passes.
+   score may be above the teacher's; in its stages pairs come twice as often, those of papers {most} times. A batch
+   has pairs of one kind, or none. All but the first are summed over the first {widths} and all dimensions. In all
+   {passes:.1f} passes.
    The weights are an exponential average over about {recipe.average} steps.
 7. The table of word pieces rounded to 8 bits (float8, e4m3), the rest to float16; whoever loads them computes in
    float32.

@@ -7,7 +7,7 @@ DATA has the folders corpora (with the files that `corpora.CORPORA` lists), sts 
 teacher is all-MiniLM-L6-v2. The phases are texts, the student's word pieces, the teacher's vectors, groups, training,
 the folder, the suite of tools/quality and the model card. Each leaves its result in WORK, and an interrupted run
 continues there. Seeds are fixed. What the suite scores is not trained on. It served to choose
-the kinds of pairs, `Stage.answers` and `Stage.kept`.
+the kinds of texts and pairs, `Kind.times`, `Stage.answers` and `Stage.kept`.
 """
 
 from __future__ import annotations

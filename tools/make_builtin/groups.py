@@ -6,10 +6,11 @@ are near by the teacher's vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .pairs import KINDS, Kind
 from .texts import Texts
 
 BLOCK = 16_384  # texts that are compared with each other: neighbours are looked for within a block
@@ -19,11 +20,17 @@ NEAREST = 8  # of which one is drawn
 def list_texts(drawn: Texts) -> list[str]:
     """Return all texts, none twice."""
     pairs = (text for pair in drawn.pairs for text in (pair.query, pair.passage))
-    return list(dict.fromkeys([*drawn.sentences, *drawn.passages, *pairs]))
+    return list(dict.fromkeys([*drawn.sentences, *drawn.recombined, *drawn.passages, *pairs]))
 
 
-def make_groups(drawn: Texts, texts: Sequence[str], vectors: np.ndarray, seed: int) -> list[list[int]]:
-    """Return the indices of each group's texts, (R, 3), where -1 is none; a group for each sentence, passage and pair.
+def make_groups(
+    drawn: Texts, texts: Sequence[str], vectors: np.ndarray, seed: int, kinds: Mapping[str, Kind] = KINDS
+) -> list[list[int]]:
+    """Return a group for each text, and `Kind.times` as many for each pair, (R, 4).
+
+    A group is the indices of its texts, where -1 is none, and the number of its kind.
+
+    The kind of what is no pair is 0.
 
     Args:
         drawn: What the texts are.
@@ -32,17 +39,19 @@ def make_groups(drawn: Texts, texts: Sequence[str], vectors: np.ndarray, seed: i
         seed: Of the choice among neighbours.
     """
     index = {text: i for i, text in enumerate(texts)}
-    places = [[index[text] for text in kind] for kind in (drawn.sentences, drawn.passages) if kind]
+    places = [[index[text] for text in kind] for kind in drawn[:3] if kind]
     rows = []
     for number, kind in enumerate(places):
         found = draw_neighbours(np.array(kind), vectors, [seed, number])
-        rows.append(np.stack([kind, found, np.full(len(kind), -1)], axis=1))
+        rows.append(np.stack([kind, found, np.full(len(kind), -1), np.zeros_like(found)], axis=1))
     by_kind: dict[str, list[tuple[int, int]]] = {}
     for pair in drawn.pairs:
         by_kind.setdefault(pair.kind, []).append((index[pair.query], index[pair.passage]))
-    for number, (_, pairs) in enumerate(sorted(by_kind.items()), len(places)):
+    for number, (name, pairs) in enumerate(sorted(by_kind.items()), len(places)):
         queries, passages = np.array(pairs).T
-        rows.append(np.stack([queries, passages, draw_neighbours(passages, vectors, [seed, number])], axis=1))
+        for time in range(kinds[name].times):
+            found = draw_neighbours(passages, vectors, [seed, number, time])
+            rows.append(np.stack([queries, passages, found, np.full_like(found, number)], axis=1))
     return np.concatenate(rows).tolist()
 
 

@@ -92,18 +92,19 @@ class Kind:
     file: str
     make: Callable[[Units], Iterable[Pair]]
     most: int  # of the recipe's pairs, so that no one kind outweighs the others
+    times: int = 1  # that each is learnt in an epoch, each time with another hard negative
 
 
 KINDS = {
-    "summary, abstract": Kind(heldout.PAPERS, lambda units: [(unit[0], unit[1]) for unit in units], 5_000),
-    "summary, summary": Kind(heldout.PAPERS, _summaries, 5_000),
-    "summary, half of the abstract": Kind(heldout.PAPERS, _halves_of_abstracts, 10_000),
-    "sentence, abstract": Kind(heldout.PAPERS, lambda papers: _prose(_abstracts(papers)), 5_000),
-    "sentence, sentence of its abstract": Kind(heldout.PAPERS, lambda papers: _halves(_abstracts(papers)), 10_000),
+    "summary, abstract": Kind(heldout.PAPERS, lambda units: [(unit[0], unit[1]) for unit in units], 5_000, 3),
+    "summary, summary": Kind(heldout.PAPERS, _summaries, 5_000, 4),
+    "summary, half of the abstract": Kind(heldout.PAPERS, _halves_of_abstracts, 10_000, 2),
+    "sentence, abstract": Kind(heldout.PAPERS, lambda papers: _prose(_abstracts(papers)), 5_000, 3),
+    "sentence, sentence of its abstract": Kind(heldout.PAPERS, lambda papers: _halves(_abstracts(papers)), 10_000, 2),
     "example, definition": Kind(
-        heldout.WORDS, lambda units: [(unit[2], unit[1]) for unit in units if len(unit) > 2], 30_000
+        heldout.WORDS, lambda units: [(unit[2], unit[1]) for unit in units if len(unit) > 2], 20_000
     ),
-    "word, definition": Kind(heldout.WORDS, lambda units: [(unit[0], unit[1]) for unit in units], 30_000),
+    "word, definition": Kind(heldout.WORDS, lambda units: [(unit[0], unit[1]) for unit in units], 10_000),
     "command, its examples": Kind(
         heldout.COMMANDS,
         lambda units: [(unit[-1], ". ".join(unit[:-1]) + ".") for unit in units if len(unit) > 3],
@@ -120,6 +121,6 @@ KINDS = {
     "sentence, Wikipedia": Kind(heldout.WIKIPEDIA, _prose, 5_000),
     "caption, caption": Kind(heldout.IMAGES, _neighbours, 10_000),
     "turn, next turn": Kind(
-        heldout.DIALOGUES, lambda units: [pair for unit in units for pair in pairwise(unit)], 20_000
+        heldout.DIALOGUES, lambda units: [pair for unit in units for pair in pairwise(unit)], 8_000
     ),
 }

@@ -100,7 +100,7 @@ class Lessons:
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """Indices of texts, (R, 3), where -1 is none."""
+        """Indices of texts and the number of a kind, (R, 4), as `make_groups` returns them."""
         given = self.drawn, self.texts, self.vectors, self.seed
         return np.array(kept(self.work / "groups.json", lambda: make_groups(*given), self.seconds))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from .corpora import CORPORA, Corpus
 from .heldout import normal_form, split_sentences
 
 FEWEST_WORDS, MOST_LETTERS = 3, 240  # single terms teach little; long paragraphs take most of the time
+JOINTS = frozenset({"and", "are", "at", "by", "from", "in", "is", "near", "on", "while", "with"})
 
 
 def take_sentences(
@@ -40,6 +41,27 @@ def take_sentences(
         raise ValueError(f"{folder}: no sentence of {FEWEST_WORDS} words or more in any corpus")
     chance.shuffle(taken)
     return taken
+
+
+def recombine(texts: Sequence[str], each: int, seed: int, held_out: Collection[str] = ()) -> list[str]:
+    """Join ``each`` beginnings of each text to the ends of as many others, at a word of `JOINTS` that both have.
+
+    Sentences that share one half differ in what happens, or in who does it. None is among ``texts``, nor its normal
+    form in ``held_out``.
+    """
+    chance = random.Random(seed)
+    ends: dict[str, list[str]] = {}
+    starts = []
+    for text in texts:
+        words = text.split()
+        places = [i for i in range(2, len(words) - 1) if words[i] in JOINTS]
+        for i in places:
+            ends.setdefault(words[i], []).append(" ".join(words[i:]))
+        starts += [(" ".join(words[:i]), words[i]) for i in chance.sample(places, min(each, len(places)))]
+    joined = [f"{start} {chance.choice(ends[word])}" for start, word in starts for _ in range(each)]
+    seen = {*held_out, *map(normal_form, texts)}
+    fresh = {form: text for text in joined if (form := normal_form(text)) not in seen}
+    return list(fresh.values())
 
 
 def read_texts(path: Path) -> Iterator[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .corpora import CORPORA, Corpus
-from .heldout import PAPERS, PROBLEMS, SECTIONS, UNITS, held_out_forms, normal_form, training_units
+from .heldout import IMAGES, PAPERS, PROBLEMS, SECTIONS, UNITS, held_out_forms, normal_form, training_units
 from .pairs import KINDS, LETTERS, Kind, cut_passages
-from .sentences import count_by_corpus, take_sentences
+from .sentences import count_by_corpus, recombine, take_sentences
 
 SHORTEST = 150  # letters of a passage
+RECOMBINED = 2  # beginnings of each caption, each with as many ends
 
 
 class TrainingPair(NamedTuple):
@@ -28,20 +29,22 @@ class Texts(NamedTuple):
     """All training texts, each list shuffled and without repetitions."""
 
     sentences: list[str]
+    recombined: list[str]  # of the halves of two captions
     passages: list[str]
     pairs: list[TrainingPair]
 
     @classmethod
     def of(cls, lists: Sequence[Any]) -> Texts:
         """Return what JSON made lists of."""
-        sentences, passages, pairs = lists
-        return cls(sentences, passages, [TrainingPair(*pair) for pair in pairs])
+        *texts, pairs = lists
+        return cls(*texts, [TrainingPair(*pair) for pair in pairs])
 
 
 class Counts(NamedTuple):
-    """How many texts there are: sentences by corpus, passages, and pairs by kind."""
+    """How many texts there are: sentences by corpus, recombined ones, passages, and pairs by kind."""
 
     sentences: dict[str, int]
+    recombined: int
     passages: int
     pairs: dict[str, int]
 
@@ -49,13 +52,14 @@ class Counts(NamedTuple):
 def count(folder: Path, drawn: Texts, corpora: tuple[Corpus, ...] = CORPORA) -> Counts:
     """Count what was drawn from the folder of corpora."""
     kinds = Counter(pair.kind for pair in drawn.pairs)
-    return Counts(count_by_corpus(folder, drawn.sentences, corpora), len(drawn.passages), dict(kinds))
+    by_corpus = count_by_corpus(folder, drawn.sentences, corpora)
+    return Counts(by_corpus, len(drawn.recombined), len(drawn.passages), dict(kinds))
 
 
 def take_texts(
     folder: Path, seed: int, corpora: tuple[Corpus, ...] = CORPORA, kinds: Mapping[str, Kind] = KINDS
 ) -> Texts:
-    """Draw sentences, passages and pairs from the folder of corpora; the same seed draws the same.
+    """Draw sentences, recombined ones, passages and pairs from the folder of corpora; the same seed draws the same.
 
     Raises OSError where a file is missing, and ValueError where there is not a single sentence.
     """
@@ -64,9 +68,18 @@ def take_texts(
     kinds = {name: kind for name, kind in kinds.items() if kind.file in files}
     return Texts(
         take_sentences(folder, seed, corpora, held_out),
+        take_recombined(folder, seed, files, held_out),
         take_passages(folder, seed, files, held_out),
         take_pairs(folder, seed, kinds, held_out),
     )
+
+
+def take_recombined(folder: Path, seed: int, files: Sequence[str], held_out: Set[str]) -> list[str]:
+    """Return sentences made of two captions; none where there are no captions."""
+    captions = [text for unit in training_units(folder, IMAGES) for text in unit] if IMAGES in files else []
+    found = recombine(captions, RECOMBINED, seed, held_out)
+    random.Random(seed).shuffle(found)
+    return found
 
 
 def take_passages(folder: Path, seed: int, files: Sequence[str], held_out: Set[str]) -> list[str]:

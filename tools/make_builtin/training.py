@@ -39,6 +39,9 @@ TOGETHER = 8192, 1024  # tokens that are embedded at a time; tokens of padding t
 class GroupTask(SentenceTask):
     """A SentenceTask whose rows are groups of texts. A batch holds the different texts of its groups.
 
+    ``groups`` (R, 4) are as `make_groups` returns them. A batch has pairs of one kind, or none, and of like lengths:
+    among passages of its own kind, that of a query is harder to find.
+
     The mean of the weights of the latest steps is kept too: an exponential average, as of ``average`` steps.
     ``answers`` is added to the loss: an objective of the groups of three, a query, its passage, and a hard negative.
     """
@@ -54,12 +57,17 @@ class GroupTask(SentenceTask):
     ) -> None:
         super().__init__(encoder, objective, examples)
         self.answers = answers
-        self.groups, self.each = groups, self.lengths  # tokens of each text
-        self.lengths = np.where(groups < 0, 0, self.each[groups]).sum(1)  # of each group
+        self.groups, self.kinds, self.each = groups[:, :3], groups[:, 3], self.lengths  # tokens of each text
+        self.lengths = np.where(self.groups < 0, 0, self.each[self.groups]).sum(1)  # of each group
         self.keep = 1 - 1 / average
         self.mean = nn.Module()
         for name, value in encoder.named_parameters():
             self.mean.register_buffer(name.replace(".", "/"), value.detach().clone())
+
+    @property
+    def alike(self) -> np.ndarray:
+        """Group batches by kind, then by length."""
+        return self.kinds * (1 + self.lengths.max()) + self.lengths
 
     def begin_step(self, step: int, total: int) -> None:
         """Add the weights to their mean."""
@@ -92,7 +100,8 @@ class GroupTask(SentenceTask):
 
     def identity(self) -> dict[str, Any]:
         """Return the groups too."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.groups).data).hexdigest()[:16]
+        both = np.ascontiguousarray([*self.groups.T, self.kinds])
+        digest = hashlib.sha256(both.data).hexdigest()[:16]
         return {**super().identity(), "groups": digest, "keep": self.keep, "answers": repr(self.answers)}
 
 
