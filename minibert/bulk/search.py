@@ -43,7 +43,7 @@ def semantic_search(
         score_function: (q, D), (n, D) -> (q, n). Higher is more similar.
 
     Returns:
-        For each query a list of {"corpus_id": place, "score": score}, the best first.
+        For each query a list of {"corpus_id": place, "score": score}, the best first. A score of NaN comes last.
 
     Raises:
         ValueError: the widths differ, or an argument is not vectors. TypeError: the score is not a function.
@@ -82,8 +82,17 @@ def _alike(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tu
 
 def best_of(scores: Tensor, start: int, top_k: int) -> Best:
     """Return the best scores of a block that starts at a place. (q, rows) -> (q, k) and places (q, k)"""
-    values, places = scores.topk(min(top_k, scores.shape[1]), dim=1)
+    values, places = _highest(scores, top_k)
     return values, places + start
+
+
+def _highest(scores: Tensor, most: int) -> Best:
+    """Return the highest scores and their places, at most so many, the best first. NaN comes last, not first."""
+    values, places = scores.topk(min(most, scores.shape[1]), dim=1)
+    if values[:, :1].isnan().any():
+        places = scores.masked_fill(scores.isnan(), -torch.inf).topk(values.shape[1], dim=1).indices
+        values = scores.gather(1, places)
+    return values, places
 
 
 def merge(parts: Iterable[Best], queries: Tensor, top_k: int) -> Best:
@@ -91,7 +100,7 @@ def merge(parts: Iterable[Best], queries: Tensor, top_k: int) -> Best:
     values, places = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.long)
     for more, where in parts:
         values, where = torch.cat([values, more], 1), torch.cat([places, where], 1)
-        values, order = values.topk(min(top_k, values.shape[1]), dim=1)
+        values, order = _highest(values, top_k)
         places = where.gather(1, order)
     return values, places
 
@@ -186,7 +195,7 @@ class Index:
         values, places = merge(parts, vectors, most)
         if rescored and len(self):
             values = torch.stack([self._rescore(*each) for each in zip(vectors, places, strict=True)])
-            values, order = values.topk(min(top_k, values.shape[1]), dim=1)
+            values, order = _highest(values, top_k)
             places = places.gather(1, order)
         return [[{**hit, **self.row(hit["corpus_id"])} for hit in found] for found in _hits(values, places)]
 
