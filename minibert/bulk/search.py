@@ -38,7 +38,8 @@ def semantic_search(
     Args:
         query_embeddings: (q, D), or (D,).
         corpus_embeddings: (n, D); also an `Index`, or a memory-mapped array.
-        query_chunk_size, corpus_chunk_size: Vectors that are compared at once; the results do not depend on them.
+        query_chunk_size, corpus_chunk_size: Vectors that are compared at once; the results depend on them at most in
+            the order of equal scores, and in a last digit.
         top_k: Vectors a query.
         score_function: (q, D), (n, D) -> (q, n). Higher is more similar.
 
@@ -55,7 +56,7 @@ def semantic_search(
     check_score_function(score_function)
     for some in queries.split(query_chunk_size):
         blocks = _alike(some, chunks(corpus_embeddings, corpus_chunk_size))
-        parts = (best_of(score_function(some, rows), start, top_k) for start, rows in blocks)
+        parts = (best_of(score_function(own, rows), start, top_k) for start, own, rows in blocks)
         found += _hits(*merge(parts, some, top_k))
     return found
 
@@ -67,17 +68,19 @@ def check_score_function(function: object) -> None:
 
 
 def chunks(vectors: Any, size: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield vectors a block at a time, (rows, D), each with the place of its first."""
+    """Yield vectors (n, D), or one (D,), a block at a time, (rows, D), each with the place of its first."""
+    vectors = vectors[None] if getattr(vectors, "ndim", 2) == 1 else vectors
     for start in range(0, len(vectors), size):
         yield start, as_matrix(vectors[start : start + size]).detach()
 
 
-def _alike(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-    """Yield blocks in the queries' dtype. Raise ValueError if they are of another width."""
+def _alike(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield blocks, and before each the queries, in the wider dtype. Raise ValueError if the widths differ."""
     for start, rows in blocks:
         if rows.shape[1] != queries.shape[1]:
             raise ValueError(f"the queries are of width {queries.shape[1]}, and the corpus is of width {rows.shape[1]}")
-        yield start, rows.to(queries.dtype)
+        dtype = torch.promote_types(queries.dtype, rows.dtype)
+        yield start, queries.to(dtype), rows.to(dtype)
 
 
 def best_of(scores: Tensor, start: int, top_k: int) -> Best:
