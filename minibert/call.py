@@ -95,6 +95,8 @@ def check_iterable(texts: object, *, lines: bool = False) -> None:
     """Raise TypeError where iterating would give keys, column names or (unless ``lines``) lines: hardly meant."""
     if getattr(texts, "ndim", 1) == 0 and not isinstance(texts, str):  # numpy's strings are texts
         raise TypeError(f"expected a text or a list of texts, not {type(texts).__name__} of no dimension: x.item()")
+    if isinstance(texts, (set, frozenset)):
+        raise TypeError("expected a text or a list of texts, not a set, which has no order: sorted(texts)")
     if isinstance(texts, Mapping) or hasattr(texts, "columns") or (hasattr(texts, "readline") and not lines):
         raise TypeError(f"expected a text or a list of texts, not {type(texts).__name__}: pick a column, or read lines")
 

@@ -278,7 +278,11 @@ class CrossEncoder(PairCalls):
 
     def _read(self, output: HeadOutput, mask: Tensor | None, prompt_length: int, **reading: Any) -> tuple[Any, Tensor]:
         logits = self._logits(output)
-        scores = reading["activation"](logits).reshape(len(logits), -1)
+        scores = reading["activation"](logits)
+        shape = tuple(getattr(scores, "shape", ()))
+        if not isinstance(scores, Tensor) or shape[:1] != (len(logits),):
+            raise ValueError(f"activation_fn must keep a row for each pair: it made {shape} of {tuple(logits.shape)}")
+        scores = scores.reshape(len(logits), -1)
         return output.last_hidden_state, scores.softmax(-1) if reading["softmax"] and scores.shape[1] > 1 else scores
 
     def _logits(self, output: HeadOutput) -> Tensor:

@@ -20,6 +20,7 @@ FIXED = {
     "max_length": "set max_seq_length",
     "model_card_data": "write README.md beside the saved model",
     "num_labels": "it is that of the checkpoint's classifier",
+    "similarity_fn": "set similarity_fn_name",
     "processor": "set tokenizer, to a Tokenizer of minibert",
     "transformers_model": "set model, or change a part of it",
 }
@@ -74,11 +75,11 @@ def check_prompts(name: str, prompts: Any) -> dict[str, str]:
 
 def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str | None, name: str | None) -> str:
     """Return a prompt as given, else by its name, else the default, else none. See `TextModel.choose_prompt`."""
-    name = default if name is None else name
-    if prompt is None and name is not None:
+    name = default if name is None and prompt is None else name
+    if name is not None:
         if name not in list(prompts):
             raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, prompts)) or 'none'}")
-        prompt = prompts[name]
+        prompt = prompts[name] if prompt is None else prompt
     if not isinstance(prompt, str | None):
         raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
     return prompt or ""

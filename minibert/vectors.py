@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .display import warn
+from .settings import one_of
 
 Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[float]]"
 
@@ -24,12 +25,18 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a, dim=-1) @ normalize(b, dim=-1).T
 
 
+def _distances(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """Return torch.cdist's distances, in the vectors' dtype. It has no 16-bit floats."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return torch.cdist(a.to(wide), b.to(wide), **options).to(a.dtype)
+
+
 # a (n, D), b (m, D) -> (n, m). A distance is negative, so that a higher number means more similar.
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
     "dot": lambda a, b: a @ b.T,
-    "euclidean": lambda a, b: -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"),
-    "manhattan": lambda a, b: -torch.cdist(a, b, p=1),
+    "euclidean": lambda a, b: -_distances(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"),
+    "manhattan": lambda a, b: -_distances(a, b, p=1),
 }
 
 
@@ -38,7 +45,8 @@ def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
 
     Raises ValueError if the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
     """
-    a, b = _matrices(a, b, measure)
+    measure = one_of(SIMILARITIES)("similarity", measure)
+    a, b = _matrices(a, b)
     return SIMILARITIES[measure](a, b)
 
 
@@ -47,7 +55,8 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
 
     Raises ValueError as ``similarity``, and if the numbers of vectors differ.
     """
-    a, b = _matrices(a, b, measure)
+    measure = one_of(SIMILARITIES)("similarity", measure)
+    a, b = _matrices(a, b)
     if len(a) != len(b):
         raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")
     if measure == "cosine":
@@ -57,10 +66,8 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
     return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1)
 
 
-def _matrices(a: Vectors, b: Vectors, measure: str) -> tuple[Tensor, Tensor]:
+def _matrices(a: Vectors, b: Vectors) -> tuple[Tensor, Tensor]:
     """Check both, and return them in one dtype and on one device. (n, D), (m, D)"""
-    if measure not in SIMILARITIES:
-        raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {measure!r}")
     first, second = as_matrix(a), as_matrix(b)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"the vectors are of different widths: {first.shape[1]} and {second.shape[1]}")
@@ -89,6 +96,8 @@ def as_matrix(vectors: Vectors) -> Tensor:
             vectors = torch.stack([x if isinstance(x, Tensor) else torch.from_numpy(np.array(x)) for x in vectors])
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"expected vectors of numbers, of one width ({error})") from None
+    if vectors.is_complex():
+        raise ValueError("these vectors are complex: compare real ones")
     if vectors.ndim not in (1, 2):
         raise ValueError(f"expected vectors, (n, D) or (D,), not {tuple(vectors.shape)}")
     return torch.atleast_2d(vectors if vectors.is_floating_point() else vectors.float())

@@ -1,6 +1,7 @@
 """The command line: a row for every line, whole files or none, one line on stderr when something is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,12 @@ def test_truncation_is_said_on_stderr_in_one_line(capsys):
     assert "longer than 256 tokens: 1; tokens cut off at their ends: 46" in capsys.readouterr().err
 
 
+def test_a_warning_is_one_line_without_a_place_in_the_code():
+    done = run("embed", "one text", "another", "--precision", "int8")
+    assert done.returncode == 0
+    assert re.fullmatch(rb"minibert: int8 cuts [^\n]*\n", done.stderr)
+
+
 def test_truncation_can_be_refused(capsys):
     assert "46 tokens too long" in Refusal(capsys, "embed", "--truncation", "error", "word " * 300).message
 
@@ -164,6 +171,10 @@ def test_truncation_can_be_refused(capsys):
         (["embed", "--input", "/no/such/file", "x"], "not both"),
         (["embed", "--output", "/no/such/folder/x.npy", "x"], "/no/such/folder"),
         (["embed", "--output", "vectors.csv", "x"], ".npy or .jsonl"),
+        (["embed", "--output", "-", "--format", "table", "x"], "a table is for the terminal"),
+        (["embed", "--prompt", "a", "--prompt-name", "question", "x"], "no prompt 'question'"),
+        (["embed", "--model", "", "x"], "the model's name is empty"),
+        (["inspect", ""], "the model's name is empty"),
         (["embed", "--pooling", "cup", "x"], "cup"),
         (["embed", "--dtype", "int4", "x"], "int4"),
         (["embed", "--device", "toaster", "x"], "toaster"),

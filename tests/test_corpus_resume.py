@@ -252,6 +252,20 @@ def test_a_folder_of_other_files_and_one_in_use_are_refused(encoder, tmp_path):
                 embed_corpus(encoder, path, tmp_path / "out")
 
 
+def test_a_job_without_a_shard_gives_way_to_another(encoder, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("question,answer\nthe cat,a dog\n")
+    with pytest.raises(ValueError, match="no column 'questoin'"):
+        embed_corpus(encoder, path, tmp_path / "out", column="questoin")
+    assert embed_corpus(encoder, path, tmp_path / "out", column="question").texts == 1
+    with pytest.raises(JobError, match=r"options\.column"):
+        embed_corpus(encoder, path, tmp_path / "out", column="answer")
+    (tmp_path / "none.txt").write_text("")
+    assert embed_corpus(encoder, tmp_path / "none.txt", tmp_path / "empty").texts == 0
+    with pytest.raises(JobError, match=r"sources\."):  # a complete job of no texts is one
+        embed_corpus(encoder, path, tmp_path / "empty", column="question")
+
+
 def test_a_stop_at_a_bad_row_goes_on_with_skip(encoder, tmp_path):
     path = tmp_path / "x.txt"
     path.write_bytes(b"a\nb\nc\xff\nd\n")

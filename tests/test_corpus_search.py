@@ -215,6 +215,21 @@ def test_no_queries_find_nothing(corpus, precision):
     assert index.search(np.empty((0, index.width))) == []
 
 
+@pytest.mark.parametrize("size", [2, 100])
+def test_what_is_not_a_number_comes_last_not_first(size):
+    vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    good = vectors[[0, 2, 3, 5, 6, 7, 8]]
+    vectors[[1, 4]] = np.nan
+    kept = [0, 2, 3, 5, 6, 7, 8]
+    found = semantic_search(vectors[[0, 1]], vectors, corpus_chunk_size=size, top_k=8)
+    assert places(found)[0][:7] == [kept[i] for i in places(semantic_search(good[:1], good))[0]]
+    assert [np.isnan(hit["score"]) for hit in found[0]] == [False] * 7 + [True]
+    assert all(np.isnan(hit["score"]) for hit in found[1])  # that query is none either
+    pairs = paraphrase_mining_embeddings(vectors, corpus_chunk_size=size, top_k=1)
+    expected = [[score, kept[i], kept[j]] for score, i, j in paraphrase_mining_embeddings(good, top_k=1)]
+    assert [pair[1:] for pair in pairs] == [pair[1:] for pair in expected]
+
+
 def test_queries_of_another_dtype_or_width(encoder, corpus):
     vectors = encoder.encode(TEXTS[:20])
     found = semantic_search(vectors[:2].astype(np.float64), vectors)

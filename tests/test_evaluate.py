@@ -123,6 +123,11 @@ def test_equally_similar_documents_stand_in_the_order_of_the_corpus():
         assert RetrievalEvaluator(QUERIES, CORPUS, {"x": [relevant]}, at=[5])(Known())["mrr@5"] == 1 / place
 
 
+def test_a_document_that_is_not_a_number_comes_last():
+    found = RetrievalEvaluator(QUERIES, {"nan": "nan", **CORPUS}, {"x": ["a"], "y": ["nan"]}, at=[1, 6])(Known())
+    assert (found["accuracy@1"], found["mrr@6"]) == (0.5, pytest.approx((1 + 1 / 6) / 2))
+
+
 @pytest.mark.parametrize("cells", [1, 3, 10])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
 def test_the_size_of_parts_changes_nothing(chunk, cells, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_folder import write_cross_encoder
 
-from minibert import Bert, CrossEncoder, SentenceEncoder, util
+from minibert import Bert, CrossEncoder, SentenceEncoder, similarity, util
+from minibert.research import ablate_heads, mask_heads
 
 
 class Frame:
@@ -22,7 +23,7 @@ class Frame:
 def no_list(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("a\nb\n", encoding="utf-8")
-    return [{"text": "a"}, Frame(), path.open(encoding="utf-8")]
+    return [{"text": "a"}, {"a", "b"}, Frame(), path.open(encoding="utf-8")]
 
 
 def test_mappings_tables_and_files_are_no_lists_of_texts(tmp_path):
@@ -183,6 +184,71 @@ def test_functions_on_vectors_name_what_is_wrong():
     for first, second in ((["a", "b"], encoder), (encoder, "abc"), ("abc", ["a"])):
         with pytest.raises(TypeError, match="needs a model and a list of texts, in this order, not "):
             util.paraphrase_mining(first, second)
+
+
+def test_mining_names_a_threshold_that_is_none_and_takes_one_vector():
+    vectors = np.eye(3, dtype=np.float32)
+    for wrong in ("x", None, float("nan")):
+        with pytest.raises(ValueError, match="threshold must be a number, not "):
+            util.community_detection(vectors, threshold=wrong)
+    assert util.community_detection(vectors[0], min_community_size=1) == [[0]]
+    assert util.paraphrase_mining_embeddings(vectors[0]) == []
+    assert util.semantic_search(vectors[0], vectors[0], corpus_chunk_size=1) == [[{"corpus_id": 0, "score": 1.0}]]
+
+
+def test_a_search_in_two_dtypes_is_in_the_wider_one():
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32) * 1e4
+    queries = vectors[:3].astype(np.float16)
+    for own, corpus in ((queries, vectors), (queries.astype(np.float32), vectors.astype(np.float64))):
+        scores = util.dot_score(own, corpus)
+        hits = util.semantic_search(own, corpus, score_function=util.dot_score, top_k=5)
+        assert [[hit["corpus_id"] for hit in row] for row in hits] == scores.topk(5).indices.tolist()
+        assert [[hit["score"] for hit in row] for row in hits] == scores.topk(5).values.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distances_in_16_bits_are_rounded_ones(dtype):
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for score in (util.euclidean_sim, util.manhattan_sim):
+        assert torch.equal(score(x, x[:2]), score(x.float(), x[:2].float()).to(dtype))
+
+
+def test_a_measure_may_be_a_member_of_the_enumeration_and_vectors_are_real():
+    x = np.eye(3, dtype=np.float32)
+    for measure in util.SimilarityFunction:
+        assert torch.equal(similarity(x, x, measure), similarity(x, x, measure.value))
+    with pytest.raises(ValueError, match="similarity must be one of cosine, dot, euclidean, manhattan, not 'cos'"):
+        similarity(x, x, "cos")
+    with pytest.raises(ValueError, match="these vectors are complex"):
+        similarity(x.astype(complex), x)
+
+
+def test_a_prompts_name_must_be_known_beside_a_prompt_too():
+    encoder = SentenceEncoder.from_pretrained()
+    encoder.prompts = {"query": "query: "}
+    np.testing.assert_array_equal(
+        encoder.encode("a", prompt="so: ", prompt_name="query"), encoder.encode("a", prompt="so: ")
+    )
+    with pytest.raises(ValueError, match="the model has no prompt 'question'; it has 'query'"):
+        encoder.encode("a", prompt="so: ", prompt_name="question")
+
+
+def test_an_activation_must_keep_the_rows(tmp_path):
+    cross = CrossEncoder(write_cross_encoder(tmp_path, 1))
+    for wrong in (lambda x: x[:1], lambda x: x.sum(), lambda x: x.tolist()):
+        with pytest.raises(ValueError, match="activation_fn must keep a row for each pair"):
+            cross.predict([("a", "b"), ("c", "d")], activation_fn=wrong)
+
+
+def test_heads_in_another_form_are_named():
+    encoder = SentenceEncoder.from_pretrained()
+    with (
+        pytest.raises(TypeError, match=r"heads are given by layer, as \{3: \[0, 5\]\}, not as list"),
+        ablate_heads(encoder, [0]),
+    ):
+        pass
+    with pytest.raises(TypeError, match=r"the mask must be numbers \(L, H\), not NoneType"), mask_heads(encoder, None):
+        pass
 
 
 def test_a_count_may_be_a_number_of_numpy():

@@ -30,6 +30,7 @@ ROWS = [
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
 START = "minibert: examples 6, steps 4, on cpu\n"
 COSINE = ["--objective", "cosine", "--texts", "3,4", "--label", "2", "--scale", "0,5"]
+PAIRS = ["--objective", "in-batch-negatives", "--texts", "3,4"]
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +313,15 @@ def test_a_python_without_toml_is_told_to_use_flags(tmp_path, monkeypatch, capsy
         (["--objective", "cosine", "--texts", "3,4", "--label", "2", "--epochs", "0"], "epochs must be above 0"),
         (["--texts", "3,4"], "needs --objective, or objective = ..."),
         (["--objective", "cosine"], "needs --texts"),
+        ([*COSINE, "--margin", "1"], "--margin is of --objective triplet, not of cosine"),
+        ([*COSINE, "--terms", "u,v"], "--terms is of --objective softmax, not of cosine"),
+        ([*PAIRS, "--margin", "0"], "--margin is of --objective triplet"),
+        ([*PAIRS, "--temperature", "0"], "--temperature must be above 0, and finite, not 0.0"),
+        ([*PAIRS, "--temperature", "nan"], "--temperature must be above 0"),
+        (
+            ["--objective", "cosine", "--texts", "3,4", "--label", "2", "--dev", "/no/such/file"],
+            "/no/such/file: No such",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -333,6 +343,8 @@ def test_a_loss_that_is_no_number_stops_with_its_step(model, data, tmp_path, cap
         (["sts", "/no/such/file.tsv"], "/no/such/file.tsv"),
         (["triplets", "x.tsv"], "say which columns hold the texts"),
         (["sts", "x.tsv", "--texts", "1,2"], "and the label"),
+        (["retrieval", "x.tsv", "--texts", "1,2", "--label", "3"], "--label is of sts: retrieval reads none"),
+        (["triplets", "/no/such/file", "--texts", "1,2,3"], "/no/such/file: No such"),
     ],
 )
 def test_what_can_not_be_evaluated_is_said(arguments, said, capsys):

@@ -87,9 +87,10 @@ def open_job(folder: Path, manifest: Mapping[str, Any]) -> Iterator[State]:
         recover(folder)
         for left in folder.glob(f"{PREFIX}made.*"):  # of a process that died before it locked it
             left.rmdir()
-        if not (folder / MANIFEST).exists():
-            if any(folder.iterdir()):
-                raise JobError(f"{folder}: the folder has files, and no {MANIFEST} of a job that could go on")
+        known, files = (folder / MANIFEST).exists(), {path.name for path in folder.iterdir()}
+        if files and not known:
+            raise JobError(f"{folder}: the folder has files, and no {MANIFEST} of a job that could go on")
+        if not (files - {MANIFEST, REJECTS} or (known and read_manifest(folder)["complete"])):  # no shard yet
             _write(folder / MANIFEST, {**manifest, "complete": False})
         before = read_manifest(folder)
         if changes := list(differences(before, manifest)):

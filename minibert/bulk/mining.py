@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,8 @@ def community_detection(
     """
     check_count("min_community_size", min_community_size)
     check_count("batch_size", batch_size)
+    if not isinstance(threshold, (int, float, np.number)) or math.isnan(threshold):
+        raise ValueError(f"threshold must be a number, not {threshold!r:.80}")
     found: list[tuple[int, np.ndarray]] = []
     n = len(embeddings)
     with progress_bar(n, "vectors", show_progress_bar) as bar:

@@ -38,12 +38,13 @@ def semantic_search(
     Args:
         query_embeddings: (q, D), or (D,).
         corpus_embeddings: (n, D); also an `Index`, or a memory-mapped array.
-        query_chunk_size, corpus_chunk_size: Vectors that are compared at once; the results do not depend on them.
+        query_chunk_size, corpus_chunk_size: Vectors that are compared at once; the results depend on them at most in
+            the order of equal scores, and in a last digit.
         top_k: Vectors a query.
         score_function: (q, D), (n, D) -> (q, n). Higher is more similar.
 
     Returns:
-        For each query a list of {"corpus_id": place, "score": score}, the best first.
+        For each query a list of {"corpus_id": place, "score": score}, the best first. A score of NaN comes last.
 
     Raises:
         ValueError: the widths differ, or an argument is not vectors. TypeError: the score is not a function.
@@ -55,7 +56,7 @@ def semantic_search(
     check_score_function(score_function)
     for some in queries.split(query_chunk_size):
         blocks = _alike(some, chunks(corpus_embeddings, corpus_chunk_size))
-        parts = (best_of(score_function(some, rows), start, top_k) for start, rows in blocks)
+        parts = (best_of(score_function(own, rows), start, top_k) for start, own, rows in blocks)
         found += _hits(*merge(parts, some, top_k))
     return found
 
@@ -67,23 +68,34 @@ def check_score_function(function: object) -> None:
 
 
 def chunks(vectors: Any, size: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield vectors a block at a time, (rows, D), each with the place of its first."""
+    """Yield vectors (n, D), or one (D,), a block at a time, (rows, D), each with the place of its first."""
+    vectors = vectors[None] if getattr(vectors, "ndim", 2) == 1 else vectors
     for start in range(0, len(vectors), size):
         yield start, as_matrix(vectors[start : start + size]).detach()
 
 
-def _alike(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-    """Yield blocks in the queries' dtype. Raise ValueError if they are of another width."""
+def _alike(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield blocks, and before each the queries, in the wider dtype. Raise ValueError if the widths differ."""
     for start, rows in blocks:
         if rows.shape[1] != queries.shape[1]:
             raise ValueError(f"the queries are of width {queries.shape[1]}, and the corpus is of width {rows.shape[1]}")
-        yield start, rows.to(queries.dtype)
+        dtype = torch.promote_types(queries.dtype, rows.dtype)
+        yield start, queries.to(dtype), rows.to(dtype)
 
 
 def best_of(scores: Tensor, start: int, top_k: int) -> Best:
     """Return the best scores of a block that starts at a place. (q, rows) -> (q, k) and places (q, k)"""
-    values, places = scores.topk(min(top_k, scores.shape[1]), dim=1)
+    values, places = _highest(scores, top_k)
     return values, places + start
+
+
+def _highest(scores: Tensor, most: int) -> Best:
+    """Return the highest scores and their places, at most so many, the best first. NaN comes last, not first."""
+    values, places = scores.topk(min(most, scores.shape[1]), dim=1)
+    if values[:, :1].isnan().any():
+        places = scores.masked_fill(scores.isnan(), -torch.inf).topk(values.shape[1], dim=1).indices
+        values = scores.gather(1, places)
+    return values, places
 
 
 def merge(parts: Iterable[Best], queries: Tensor, top_k: int) -> Best:
@@ -91,7 +103,7 @@ def merge(parts: Iterable[Best], queries: Tensor, top_k: int) -> Best:
     values, places = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.long)
     for more, where in parts:
         values, where = torch.cat([values, more], 1), torch.cat([places, where], 1)
-        values, order = values.topk(min(top_k, values.shape[1]), dim=1)
+        values, order = _highest(values, top_k)
         places = where.gather(1, order)
     return values, places
 
@@ -186,7 +198,7 @@ class Index:
         values, places = merge(parts, vectors, most)
         if rescored and len(self):
             values = torch.stack([self._rescore(*each) for each in zip(vectors, places, strict=True)])
-            values, order = values.topk(min(top_k, values.shape[1]), dim=1)
+            values, order = _highest(values, top_k)
             places = places.gather(1, order)
         return [[{**hit, **self.row(hit["corpus_id"])} for hit in found] for found in _hits(values, places)]
 

@@ -53,14 +53,15 @@ def open_files(name: str | os.PathLike[str], *, owner: str = OWNER, **hub: Unpac
         hub: See ``HubOptions``.
 
     Raises:
-        HubError: the folder does not exist, and the name is not a possible hub id.
+        HubError: the folder does not exist, and the name is empty or not a possible hub id.
         TypeError: a keyword is unknown, or the name is none.
     """
     if unknown := hub.keys() - HubOptions.__optional_keys__:
         raise TypeError(f"from_pretrained got an unexpected keyword: {', '.join(sorted(unknown))}")
-    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+    if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"expected a folder or a model's name, not {name!r:.80}")
-    text = os.fspath(name)
+    if not (text := os.fspath(name)):
+        raise HubError("the model's name is empty: give a folder, or a name as owner/model")
     path = Path(os.path.expanduser(name))  # Path's own expanduser raises for a user who does not exist
     if path.is_dir():
         return Folder(text, path)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -41,8 +42,10 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return its exit status: 0; 1 after one line on stderr, or by `verify`; 2 for a wrong command."""
+    before = warnings.formatwarning
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they are None where the shell has closed them
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    warnings.formatwarning = lambda message, *_, **__: f"minibert: {message}\n"
     try:
         with _ended_by_sigterm():
             parser = _parser()
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("minibert: stopped", file=sys.stderr)
         return 130
     finally:
+        warnings.formatwarning = before
         try:
             sys.stdout.flush()
         except OSError:  # what can't be written would be tried again, and complained of, at the process's end

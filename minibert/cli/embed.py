@@ -83,7 +83,9 @@ def _form(options: Namespace) -> str:
     check_folder(output)
     through = is_stdout(output) or (output.exists() and not output.is_file())  # a device, or a pipe
     form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(output.suffix, "jsonl" if through else None)
-    if form not in ("npy", "jsonl"):
+    if form == "table":
+        raise ValueError("a table is for the terminal: leave out --output, or --format table")
+    if form is None:
         raise ValueError(f"{output}: an output file is .npy or .jsonl (or use --format)")
     return form
 

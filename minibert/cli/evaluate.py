@@ -41,6 +41,8 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Print the scores."""
+    if options.label is not None and options.kind != "sts":
+        raise ValueError(f"--label is of sts: {options.kind} reads none")
     evaluator = make_evaluator(options.kind, options.file, options.texts, options.label, options.format)
     encoder = load_encoder(options)
     if options.truncation == "report":

@@ -78,9 +78,9 @@ def add_flags(parser: ArgumentParser) -> None:
 
     goal = parser.add_argument_group("what to learn")
     goal.add_argument("--objective", choices=OBJECTIVES, help="see below")
-    goal.add_argument("--terms", type=Several(str), default="u,v,|u-v|", help="of softmax (default: %(default)s)")
-    goal.add_argument("--margin", type=float, default=1.0, help="of triplet, Euclidean (default: %(default)s)")
-    goal.add_argument("--temperature", type=float, default=0.05, help="of in-batch-negatives (default: %(default)s)")
+    goal.add_argument("--terms", type=Several(str), help="of softmax (default: u,v,|u-v|)")
+    goal.add_argument("--margin", type=float, metavar="X", help="of triplet, Euclidean (default: 1.0)")
+    goal.add_argument("--temperature", type=float, metavar="X", help="of in-batch-negatives (default: 0.05)")
     goal.add_argument("--matryoshka", type=Several(int), metavar="SIZES", help="learn at widths too, as 384,128,32")
     goal.add_argument("--chunk-size", type=int, metavar="N", help="rows in memory at once, of a batch that is larger")
 
@@ -100,6 +100,7 @@ def run(options: Namespace) -> None:
             raise ValueError(f"train needs --{name}, or {name} = ... in a TOML file (see minibert train --help)")
     if options.label is None and options.objective in ("softmax", "cosine"):
         raise ValueError(f"objective {options.objective} needs --label: the column of the classes, or of the scores")
+    _check_objective(options)
     settings = new_run(options)
     import torch
 
@@ -126,16 +127,27 @@ def run(options: Namespace) -> None:
         print(f'try it: minibert similarity --model {options.output / "model"} "A man eats." "Someone has lunch."')
 
 
+def _check_objective(options: Namespace) -> None:
+    """Raise ValueError for a flag of another objective, or a wrong temperature."""
+    for name, objective in {"terms": "softmax", "margin": "triplet", "temperature": "in-batch-negatives"}.items():
+        if getattr(options, name) is not None and options.objective != objective:
+            raise ValueError(f"--{name} is of --objective {objective}, not of {options.objective}")
+    if options.temperature is not None and not 0 < options.temperature < math.inf:
+        raise ValueError(f"--temperature must be above 0, and finite, not {options.temperature}")
+
+
 def _objective(options: Namespace, width: int) -> Objective:
     from ..training import objectives
 
+    given = {name: getattr(options, name) for name in ("terms", "margin") if getattr(options, name) is not None}
     if options.objective == "softmax":
-        return objectives.Softmax(width, len(options.classes) if options.classes else 3, options.terms)
+        return objectives.Softmax(width, len(options.classes) if options.classes else 3, **given)
     if options.objective == "cosine":
         return objectives.CosineRegression()
     if options.objective == "triplet":
-        return objectives.Triplet(options.margin)
-    return objectives.InBatchNegatives(1 / options.temperature)
+        return objectives.Triplet(**given)
+    scale = {"scale": 1 / options.temperature} if options.temperature else {}
+    return objectives.InBatchNegatives(**scale)
 
 
 def _evaluator(options: Namespace, inner: Objective) -> tuple[Evaluator | None, str | None]:

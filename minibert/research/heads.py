@@ -5,7 +5,7 @@ A head's number is its index among the heads that its layer has now, as in the v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,8 @@ def mask_heads(model: nn.Module, mask: Tensor | Sequence[Tensor | Sequence[float
     Raises ValueError if it has another size, or if a layer's attention has no `core` any more.
     """
     bert = bert_in(model)
+    if not isinstance(mask, Iterable):
+        raise TypeError(f"the mask must be numbers (L, H), not {type(mask).__name__}")
     rows = [torch.as_tensor(row) for row in (torch.atleast_1d(mask) if isinstance(mask, Tensor) else mask)]
     wanted = [(len(heads_in(bert, layer)),) for layer in range(len(bert.layers))]
     if (given := [tuple(row.shape) for row in rows]) != wanted:
@@ -45,7 +47,7 @@ def ablate_heads(model: nn.Module, heads: Mapping[int, Numbers]) -> Iterator[Non
 
     Raises:
         ValueError: there is no such layer or head, or the layer's attention has no `core` any more.
-        TypeError: heads are not whole numbers.
+        TypeError: heads are no mapping of whole numbers.
     """
     bert = bert_in(model)
     with ExitStack() as patches:
@@ -97,6 +99,8 @@ def heads_in(bert: Bert, layer: int) -> list[int]:
 
 def checked_heads(bert: Bert, heads: Mapping[int, Numbers]) -> dict[int, list[int]]:
     """Return heads in order, by layer where there are any. Raises as ``ablate_heads``."""
+    if not isinstance(heads, Mapping):
+        raise TypeError(f"heads are given by layer, as {{3: [0, 5]}}, not as {type(heads).__name__}")
     checked = {}
     for layer, several in heads.items():
         if layer not in range(len(bert.layers)):

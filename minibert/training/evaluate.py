@@ -168,11 +168,12 @@ class RetrievalEvaluator:
             best = []
             size = max(1, CELLS // len(documents))
             for rows in torch.arange(len(queries), device=queries.device).split(size):
-                # Earlier documents come first, and a stable sort keeps the order of ties.
+                # Earlier documents come first, and a stable sort keeps the order of ties. NaN comes last.
                 s, p = scores[rows], places[rows]
                 new = torch.cat([s, encoder.similarity(queries.index_select(0, rows), documents)], 1)
-                new, order = new.sort(dim=1, descending=True, stable=True)
-                best.append((new[:, :most], torch.cat([p, here.expand(len(rows), -1)], 1).gather(1, order[:, :most])))
+                keys = new.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+                order = keys.sort(dim=1, descending=True, stable=True).indices[:, :most]
+                best.append((new.gather(1, order), torch.cat([p, here.expand(len(rows), -1)], 1).gather(1, order)))
             scores, places = torch.cat([s for s, _ in best]), torch.cat([p for _, p in best])
         return places
 

@@ -51,6 +51,7 @@ def read_examples(
     path = Path(path)
     form = form or {"txt": "tsv"}.get(form_of(path), form_of(path))
     if form not in FORMS:
+        path.stat()  # a file that is missing has no better name
         raise ValueError(f"{path}: the name must end in .tsv, .csv, .jsonl or .parquet, or the form must be given")
     columns = _checked(texts, label, classes, scale)
     if classes is not None and not isinstance(classes, Mapping):

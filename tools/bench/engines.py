@@ -64,7 +64,7 @@ def _compiled(precision: str) -> Engine:
 
 def _ctranslate2_environments() -> tuple[dict[str, str], ...]:
     """Return its two matrix libraries; AVX-512 is switched on where present, since it doesn't do so by itself."""
-    processor = Path("/proc/cpuinfo")
+    processor = Path("/proc/cpuinfo")  # read here: importing minibert would add to the memory of its peers
     wide = processor.exists() and "avx512f" in processor.read_text(encoding="utf-8")
     isa = {"CT2_FORCE_CPU_ISA": "AVX512"} if wide else {}
     return isa, isa | {"CT2_USE_MKL": "0"}
