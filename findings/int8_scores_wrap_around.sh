@@ -9,7 +9,7 @@
 #
 # Output, 2026-11-29, Python 3.11:
 #     dtype of the scores: torch.int8
-#     vectors that find themselves, int8: 1 of 50
+#     vectors that find themselves, int8: 2 of 50
 #     vectors that find themselves, the codes in float32: 50 of 50
 #     cos_sim: RuntimeError
 set -euo pipefail

@@ -29,7 +29,13 @@ def write_corpora(data: Path, count: int = 240) -> Path:
     def topics() -> list[str]:
         return [words() for _ in range(count)]  # what a query and its passage share
 
-    papers = [(topic, " ".join([f"{topic.capitalize()}.", *(sentence() for _ in range(8))])) for topic in topics()]
+    def more(places: random.Random) -> str:
+        return " ".join(
+            f"{' '.join(places.choices(WORDS, k=9)).capitalize()} {i}." for i in places.choices(range(10**9), k=8)
+        )
+
+    papers = [(topic, f"{topic}. {sentence()}") for topic in topics()]
+    papers = [(topic, f"{text} {more(random.Random(text))}") for topic, text in papers]
     lines = {
         "grade_school_math/questions.en.txt.gz": [f"{sentence()} {topic}. Who is {topic}?" for topic in topics()],
         "image_captions/coco_testall.captions5.tsv.gz": [

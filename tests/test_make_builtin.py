@@ -237,7 +237,7 @@ def test_the_command_makes_a_folder_that_loads_and_says_what_it_is(folder, data,
     found = {name: tensor.dtype for name, tensor in open_weights(open_files(made)).items()}
     assert found.pop(TABLE) == STORED
     assert set(found.values()) == {torch.float16}
-    trained = torch.load(tmp_path / "work" / "student-10-answers-rounded.pt", weights_only=True)
+    trained = torch.load(tmp_path / "work" / f"student-{len(RECIPE.stages)}.pt", weights_only=True)
     stored = encoder.state_dict()
     assert all(torch.equal(value.half(), stored[name].half()) for name, value in trained.items())
     text = (made / "README.md").read_text(encoding="utf-8")
@@ -308,17 +308,17 @@ def test_the_search_trains_and_scores_each_of_the_sizes(folder, data, tmp_path, 
 def test_groups_are_texts_with_near_ones_of_their_kind():
     """Texts in two clusters: every neighbour is of one's own, and a pair's is a passage of another pair."""
     sentences, passages = [f"sentence {i}" for i in range(20)], [f"passage {i}" for i in range(6)]
-    pairs = [TrainingPair(f"kind {i // 10}", f"query {i}", f"answer {i}") for i in range(20)]
+    pairs = [TrainingPair(f"kind {i // 20}", f"query {i}", f"answer {i}") for i in range(40)]
     drawn = Texts(sentences, [], passages, pairs)
     texts = list_texts(drawn)
     cluster = np.array([int(text.split()[1]) % 2 for text in texts])
     vectors = np.eye(4)[cluster] + 0.01 * np.random.default_rng(0).normal(size=(len(texts), 4))
     kinds = {"kind 0": Kind("", list, 10), "kind 1": Kind("", list, 10, times=2)}
     groups = np.array(make_groups(drawn, texts, vectors, 0, kinds))
-    assert groups.shape == (56, 4)
-    assert groups[:, 3].tolist() == [0] * 26 + [2] * 10 + [3] * 20
-    assert np.array_equal(groups[36:46, :2], groups[46:, :2])
-    assert not np.array_equal(groups[36:46, 2], groups[46:, 2])
+    assert groups.shape == (86, 4)
+    assert groups[:, 3].tolist() == [0] * 26 + [2] * 20 + [3] * 40
+    assert np.array_equal(groups[46:66, :2], groups[66:, :2])
+    assert not np.array_equal(groups[46:66, 2], groups[66:, 2])
     groups = groups[:, :3]
     for first, second, third in groups[:26]:
         assert texts[first].split()[0] == texts[second].split()[0]
@@ -376,7 +376,7 @@ def test_a_stage_keeps_its_share_of_the_change(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(GroupTask, "take_mean", change)
     student = whole_student(teacher)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    given = ["the cat"], np.ones((1, 32), np.float32), np.array([[0, -1, -1]]), RECIPE
+    given = ["the cat"], np.ones((1, 32), np.float32), np.array([[0, -1, -1, 0]]), RECIPE
     training.train_student(student, *given, Stage(10, 1, 1e-3, kept=0.25), tmp_path, tmp_path)
     changed = "model.layers.0.feed_forward.up.bias"
     torch.testing.assert_close(student.state_dict()[changed], before.pop(changed) + 0.25)

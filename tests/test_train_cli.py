@@ -318,10 +318,7 @@ def test_a_python_without_toml_is_told_to_use_flags(tmp_path, monkeypatch, capsy
         ([*PAIRS, "--margin", "0"], "--margin is of --objective triplet"),
         ([*PAIRS, "--temperature", "0"], "--temperature must be above 0, and finite, not 0.0"),
         ([*PAIRS, "--temperature", "nan"], "--temperature must be above 0"),
-        (
-            ["--objective", "cosine", "--texts", "3,4", "--label", "2", "--dev", "/no/such/file"],
-            "/no/such/file: No such",
-        ),
+        ([*COSINE, "--dev", "/no/such/file"], "/no/such/file: No such"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

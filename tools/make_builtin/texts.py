@@ -36,8 +36,8 @@ class Texts(NamedTuple):
     @classmethod
     def of(cls, lists: Sequence[Any]) -> Texts:
         """Return what JSON made lists of."""
-        *texts, pairs = lists
-        return cls(*texts, [TrainingPair(*pair) for pair in pairs])
+        sentences, recombined, passages, pairs = lists
+        return cls(sentences, recombined, passages, [TrainingPair(*pair) for pair in pairs])
 
 
 class Counts(NamedTuple):
