@@ -389,6 +389,20 @@ def test_batches_by_length_hardly_pad_and_do_not_come_sorted():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
 
+def test_a_task_says_which_rows_are_alike():
+    seen = []
+
+    class Kinds(SentenceTask):
+        alike = np.arange(ROWS) % 3
+
+        def loss(self, rows):
+            seen.append(sorted(set(self.alike[rows].tolist())))
+            return super().loss(rows)
+
+    train(Kinds(make_encoder(), Triplet(), Examples((U, V, W))), SETTINGS)
+    assert sorted(seen) == [[0], [0], [1], [1], [2], [2]]
+
+
 def test_a_last_batch_too_small_to_share_is_left_out():
     sizes = [len(batch) for batch in epoch(np.arange(9), 4, seed=0, number=0, by_length=True, fewest=2)]
     assert sizes == [4, 4]
