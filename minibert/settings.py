@@ -20,8 +20,8 @@ FIXED = {
     "max_length": "set max_seq_length",
     "model_card_data": "write README.md beside the saved model",
     "num_labels": "it is that of the checkpoint's classifier",
-    "similarity_fn": "set similarity_fn_name",
     "processor": "set tokenizer, to a Tokenizer of minibert",
+    "similarity_fn": "set similarity_fn_name",
     "transformers_model": "set model, or change a part of it",
 }
 

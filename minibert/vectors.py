@@ -40,12 +40,17 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def known_measure(measure: Any) -> str:
+    """Return the name of a measure, given by it or by a member of an enumeration. Raise ConfigError for another."""
+    return one_of(SIMILARITIES)("similarity", measure)
+
+
 def similarity(a: Vectors, b: Vectors, measure: str = "cosine") -> Tensor:
     """Compare every vector of a with every vector of b. a (n, D), b (m, D) -> (n, m)
 
     Raises ValueError if the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
     """
-    measure = one_of(SIMILARITIES)("similarity", measure)
+    measure = known_measure(measure)
     a, b = _matrices(a, b)
     return SIMILARITIES[measure](a, b)
 
@@ -55,7 +60,7 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
 
     Raises ValueError as ``similarity``, and if the numbers of vectors differ.
     """
-    measure = one_of(SIMILARITIES)("similarity", measure)
+    measure = known_measure(measure)
     a, b = _matrices(a, b)
     if len(a) != len(b):
         raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")

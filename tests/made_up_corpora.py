@@ -29,10 +29,8 @@ def write_corpora(data: Path, count: int = 240) -> Path:
     def topics() -> list[str]:
         return [words() for _ in range(count)]  # what a query and its passage share
 
-    def more(places: random.Random) -> str:
-        return " ".join(
-            f"{' '.join(places.choices(WORDS, k=9)).capitalize()} {i}." for i in places.choices(range(10**9), k=8)
-        )
+    def more(own: random.Random) -> str:
+        return " ".join(f"{' '.join(own.choices(WORDS, k=9)).capitalize()} {own.randrange(10**9)}." for _ in range(8))
 
     papers = [(topic, f"{topic}. {sentence()}") for topic in topics()]
     papers = [(topic, f"{text} {more(random.Random(text))}") for topic, text in papers]

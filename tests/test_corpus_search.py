@@ -230,6 +230,18 @@ def test_what_is_not_a_number_comes_last_not_first(size):
     assert [pair[1:] for pair in pairs] == [pair[1:] for pair in expected]
 
 
+def test_a_damaged_vector_of_an_index_comes_last(encoder, corpus):
+    index = corpus()
+    shard = next(path for path in sorted(index.folder.glob("*.npy")) if np.load(path).ndim == 2)
+    vectors = np.load(shard)
+    vectors[3] = np.nan
+    np.save(shard, vectors)
+    found = Index(index.folder).search(encoder.encode(QUERIES), 250)
+    for hits in found:
+        assert [np.isnan(hit["score"]) for hit in hits] == [False] * 249 + [True]
+        assert hits[-1]["corpus_id"] == 3
+
+
 def test_queries_of_another_dtype_or_width(encoder, corpus):
     vectors = encoder.encode(TEXTS[:20])
     found = semantic_search(vectors[:2].astype(np.float64), vectors)

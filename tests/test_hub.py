@@ -612,5 +612,9 @@ def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_no_name_is_refused(load, name):
     with pytest.raises(TypeError, match="expected a folder or a model's name, not "):
         load.from_pretrained(name)
+
+
+@pytest.mark.parametrize("load", [Bert, SentenceEncoder, CrossEncoder, SparseEncoder, MultiVectorEncoder])
+def test_an_empty_name_is_refused(load):
     with pytest.raises(HubError, match="the model's name is empty"):
         load.from_pretrained("")

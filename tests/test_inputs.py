@@ -9,6 +9,8 @@ from tiny_folder import write_cross_encoder
 
 from minibert import Bert, CrossEncoder, SentenceEncoder, similarity, util
 from minibert.research import ablate_heads, mask_heads
+from minibert.retrieval.sparse_vectors import similarity as sparse_similarity
+from minibert.training import InBatchNegatives
 
 
 class Frame:
@@ -216,7 +218,10 @@ def test_distances_in_16_bits_are_rounded_ones(dtype):
 def test_a_measure_may_be_a_member_of_the_enumeration_and_vectors_are_real():
     x = np.eye(3, dtype=np.float32)
     for measure in util.SimilarityFunction:
-        assert torch.equal(similarity(x, x, measure), similarity(x, x, measure.value))
+        sparse = torch.from_numpy(x).to_sparse()
+        for compare, own in ((similarity, x), (util.similarity_pairwise, x), (sparse_similarity, sparse)):
+            assert torch.equal(compare(own, own, measure), compare(own, own, measure.value))
+        assert InBatchNegatives(similarity=measure).similarity == measure.value
     with pytest.raises(ValueError, match="similarity must be one of cosine, dot, euclidean, manhattan, not 'cos'"):
         similarity(x, x, "cos")
     with pytest.raises(ValueError, match="these vectors are complex"):
@@ -231,6 +236,12 @@ def test_a_prompts_name_must_be_known_beside_a_prompt_too():
     )
     with pytest.raises(ValueError, match="the model has no prompt 'question'; it has 'query'"):
         encoder.encode("a", prompt="so: ", prompt_name="question")
+
+
+def test_a_misspelt_measure_is_no_attribute_that_nothing_reads():
+    encoder = SentenceEncoder.from_pretrained()
+    with pytest.raises(AttributeError, match="similarity_fn of a SentenceEncoder can't be set: set similarity_fn_name"):
+        encoder.similarity_fn = "dot"
 
 
 def test_an_activation_must_keep_the_rows(tmp_path):

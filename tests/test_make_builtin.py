@@ -346,7 +346,7 @@ def test_a_batch_holds_each_text_of_its_groups_once_and_the_mean_follows_the_wei
     one_by_one = SentenceTask(student, TeacherVectors("cosine"), Examples([texts], vectors))
     assert together == pytest.approx(one_by_one.loss(np.arange(5)).item(), abs=1e-6)
     assert task.lengths.tolist() == [sum(one_by_one.lengths[i] for i in group if i >= 0) for group in groups[:, :3]]
-    assert np.argmax(task.alike) == 1  # a batch has pairs of one kind, or none
+    assert np.argmax(task.sort_key) == 1  # a batch has pairs of one kind, or none
     answers = InBatchNegatives(10.0)
     asked = GroupTask(student, TeacherVectors("cosine"), Examples([texts], vectors), groups, 2, answers)
     own = [torch.from_numpy(student.encode([texts[i]])) for i in (1, 2, 3)]  # the one group of three

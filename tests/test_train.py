@@ -389,14 +389,14 @@ def test_batches_by_length_hardly_pad_and_do_not_come_sorted():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
 
-def test_a_task_says_which_rows_are_alike():
+def test_a_tasks_sort_key_says_which_rows_share_a_batch():
     seen = []
 
     class Kinds(SentenceTask):
-        alike = np.arange(ROWS) % 3
+        sort_key = np.arange(ROWS) % 3
 
         def loss(self, rows):
-            seen.append(sorted(set(self.alike[rows].tolist())))
+            seen.append(sorted(set(self.sort_key[rows].tolist())))
             return super().loss(rows)
 
     train(Kinds(make_encoder(), Triplet(), Examples((U, V, W))), SETTINGS)

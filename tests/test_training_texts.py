@@ -70,7 +70,7 @@ def test_a_section_and_a_page_are_consecutive_lines(corpora, tmp_path):
 def test_no_text_for_training_is_held_out_nor_a_copy_of_one(corpora, texts):
     held_out = held_out_forms(corpora)
     pairs = [text for pair in texts.pairs for text in pair[1:]]
-    assert held_out.isdisjoint(map(normal_form, [*texts.sentences, *texts.passages, *pairs]))
+    assert held_out.isdisjoint(map(normal_form, [*texts.sentences, *texts.recombined, *texts.passages, *pairs]))
     whole = "\n".join(map(normal_form, [*texts.passages, *pairs]))
     assert not [form for form in held_out if len(form.split()) > 3 and form in whole]
 

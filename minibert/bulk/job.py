@@ -87,12 +87,13 @@ def open_job(folder: Path, manifest: Mapping[str, Any]) -> Iterator[State]:
         recover(folder)
         for left in folder.glob(f"{PREFIX}made.*"):  # of a process that died before it locked it
             left.rmdir()
-        known, files = (folder / MANIFEST).exists(), {path.name for path in folder.iterdir()}
-        if files and not known:
+        files = {path.name for path in folder.iterdir()}
+        if files and MANIFEST not in files:
             raise JobError(f"{folder}: the folder has files, and no {MANIFEST} of a job that could go on")
-        if not (files - {MANIFEST, REJECTS} or (known and read_manifest(folder)["complete"])):  # no shard yet
+        before = read_manifest(folder) if files else {"complete": False}
+        if not before["complete"] and files <= {MANIFEST, REJECTS}:  # no shard yet: another job may begin
             _write(folder / MANIFEST, {**manifest, "complete": False})
-        before = read_manifest(folder)
+            before = read_manifest(folder)
         if changes := list(differences(before, manifest)):
             advice = "give another folder, or delete this one"
             raise JobError(f"{folder} holds the vectors of another job ({advice}):\n  " + "\n  ".join(changes))

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = warnings.formatwarning
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they are None where the shell has closed them
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    # A warning is one line, as an error is.
     warnings.formatwarning = lambda message, *_, **__: f"minibert: {message}\n"
     try:
         with _ended_by_sigterm():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +45,7 @@ def run(options: Namespace) -> None:
     encoder = load_encoder(options)
     if options.truncation == "report":
         encoder.truncation = "warn"  # once for each of several calls of encode
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        scores = evaluator(encoder)
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"minibert: {message}", file=sys.stderr)
+    scores = evaluator(encoder)
     print(f"{options.model}, pooling {encoder.pooling.extra_repr()}, {options.kind} on {options.file.name}")
     print(table([(name, f"{100 * value:.2f}") for name, value in scores.items()]))
 

@@ -90,6 +90,7 @@ def similarity(a: Any, b: Any, measure: str = "dot") -> Tensor:
     Products are sparse. The distances, which sparse products lose digits of, take some rows at a time.
     Raises ValueError if the measure is unknown, the widths differ, or an argument is not one vector or a set of them.
     """
+    measure = vectors.known_measure(measure)
     a, b = _pair(a, b, measure)
     if measure in ("dot", "cosine"):
         _hear_that_csr_is_beta()
@@ -100,6 +101,7 @@ def similarity(a: Any, b: Any, measure: str = "dot") -> Tensor:
 
 def similarity_pairwise(a: Any, b: Any, measure: str = "dot") -> Tensor:
     """Compare the first of a with the first of b, and so on. -> (n,). Raises ValueError as ``similarity``."""
+    measure = vectors.known_measure(measure)
     a, b = _pair(a, b, measure)
     if len(a) != len(b):
         raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")
@@ -125,8 +127,6 @@ def rows_of(embeddings: Any) -> Iterator[Row]:
 
 def _pair(a: Any, b: Any, measure: str) -> tuple[Tensor, Tensor]:
     """Return both as matrices of one dtype, on one device; of length 1 for cosines."""
-    if measure not in vectors.SIMILARITIES:
-        raise ValueError(f"similarity must be one of {', '.join(vectors.SIMILARITIES)}, not {measure!r:.80}")
     first, second = as_coo(a), as_coo(b)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"the vectors are of different widths: {first.shape[1]} and {second.shape[1]}")

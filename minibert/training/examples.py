@@ -66,25 +66,25 @@ class Examples:
 
 
 def epoch(
-    alike: np.ndarray, batch_size: int, *, seed: int, number: int, by_length: bool, fewest: int = 1
+    sort_key: np.ndarray, batch_size: int, *, seed: int, number: int, by_length: bool, fewest: int = 1
 ) -> list[np.ndarray]:
     """Return the batches of one epoch: every row once, in random order. The last batch may be smaller.
 
     Args:
-        alike: Tokens of each row, or what else makes rows alike, (N,).
+        sort_key: Tokens of each row, (N,), or other numbers: see `Task.sort_key`.
         seed, number: Of the training and of the epoch. Together they determine the order.
-        by_length: Put rows that are alike in one batch (Sentence-BERT's "smart batching", arXiv 1908.10084,
+        by_length: Put rows of near-equal keys in one batch (Sentence-BERT's "smart batching", arXiv 1908.10084,
             section 7): sort the rows of every 50 batches, then shuffle the batches.
         fewest: Leave out a last batch of fewer rows than this.
     """
     random = np.random.default_rng([seed, number])
-    order = random.permutation(len(alike))
+    order = random.permutation(len(sort_key))
     if len(order) % batch_size < fewest:
         order = order[: len(order) // batch_size * batch_size]
     if not by_length:
         return np.split(order, range(batch_size, len(order), batch_size))
     window = batch_size * SORTED_BATCHES
     parts = np.split(order, range(window, len(order), window))
-    order = np.concatenate([rows[np.argsort(alike[rows], kind="stable")] for rows in parts])
+    order = np.concatenate([rows[np.argsort(sort_key[rows], kind="stable")] for rows in parts])
     batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[i] for i in random.permutation(len(batches))]

@@ -123,7 +123,7 @@ def _start(
 
 
 def _steps(run: RunState, settings: Settings, total: int) -> Iterator[dict[str, Any]]:
-    order = _order(run.task.alike, settings, run.step)
+    order = _order(run.task.sort_key, settings, run.step)
     run.task.train()
     while run.step < total:
         started = time.perf_counter()
@@ -209,12 +209,12 @@ def layers_checkpointed(model: nn.Module) -> Iterator[None]:
                 layer.forward = forward
 
 
-def _order(alike: np.ndarray, settings: Settings, steps: int) -> Iterator[np.ndarray]:
+def _order(sort_key: np.ndarray, settings: Settings, steps: int) -> Iterator[np.ndarray]:
     """Yield the rows of batch after batch, epoch after epoch, from where a training is after so many steps."""
     processes, size = parallel.world(), settings.batch_size
-    if min(size, len(alike)) < processes:
-        raise ValueError(f"{processes} processes can't share batches of {size} of {len(alike)} rows")
-    batches = partial(epoch, alike, size, seed=settings.seed, by_length=settings.by_length, fewest=processes)
+    if min(size, len(sort_key)) < processes:
+        raise ValueError(f"{processes} processes can't share batches of {size} of {len(sort_key)} rows")
+    batches = partial(epoch, sort_key, size, seed=settings.seed, by_length=settings.by_length, fewest=processes)
     first, done = divmod(steps * settings.accumulate, len(batches(number=0)))
     for number in count(first):
         yield from batches(number=number)[done:]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import check_count
-from ..vectors import SIMILARITIES
+from ..vectors import SIMILARITIES, known_measure
 
 
 class Objective(nn.Module):
@@ -165,9 +165,7 @@ class InBatchNegatives(Objective):
         super().__init__()
         if not scale > 0:
             raise ValueError(f"scale must be above 0, not {scale}")
-        if similarity not in SIMILARITIES:
-            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {similarity!r:.80}")
-        self.scale, self.similarity = scale, similarity
+        self.scale, self.similarity = scale, known_measure(similarity)
 
     def check(self, columns: int, labels: Tensor | None) -> None:
         """Require pairs, with hard negatives or without."""

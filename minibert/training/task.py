@@ -27,8 +27,8 @@ class Task(nn.Module):
     lengths: np.ndarray  # tokens of each row, (N,)
 
     @property
-    def alike(self) -> np.ndarray:
-        """What batches are grouped by, (N,): a batch has rows of near-equal numbers. Here the rows' lengths."""
+    def sort_key(self) -> np.ndarray:
+        """A number for each row, (N,). Rows of near-equal numbers share a batch. Here it is the row's length."""
         return self.lengths
 
     def loss(self, rows: np.ndarray) -> Tensor:

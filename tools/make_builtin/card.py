@@ -109,7 +109,8 @@ def rate_rows(suite: Mapping[str, Any]) -> list[str]:
 
 EARLIER = """
 All stages but the last had been run before, in batches of mixed kinds and without abstracts' sentences, the pairs with
-them, and recombined captions. This run started from the model that they made (`--start`)."""
+them, and recombined captions. This run started from the model that they made (`--start`). 31 of its sentences are
+parts of longer definitions and examples of the tested words; the recipe leaves such parts out now."""
 
 TEMPLATE = """\
 ---
@@ -200,7 +201,9 @@ under CC BY-SA. The teacher, and BERT's vocabulary, are under Apache-2.0, as is 
 ## Limits
 
 English, and texts of up to 256 tokens; what is longer is cut. Without capitals, as its teacher. Characters that English
-does without are unknown to it. It is weakest where rare names and terms count. What is prejudiced in its teacher's
-training texts and in the corpora is so in its similarities too. For the best vectors take a larger model; this one is
-for having good ones at once.
+does without are unknown to it. It is weakest where rare names and terms count, as in documentation of software: there
+its teacher finds clearly more. Most of the sets above are held-out parts of the corpora that it was trained on, so on
+other kinds of text it may be further behind its teacher. What is prejudiced in its teacher's training texts and in the
+corpora is so in its similarities too. For the best vectors take a larger model; this one is for having good ones at
+once.
 """

@@ -28,9 +28,7 @@ def make_groups(
 ) -> list[list[int]]:
     """Return a group for each text, and `Kind.times` as many for each pair, (R, 4).
 
-    A group is the indices of its texts, where -1 is none, and the number of its kind.
-
-    The kind of what is no pair is 0.
+    A group is the indices of its texts, where -1 is none, and the number of its kind, which is 0 unless it is a pair.
 
     Args:
         drawn: What the texts are.

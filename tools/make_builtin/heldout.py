@@ -57,12 +57,13 @@ def training_units(folder: Path, file: str) -> list[list[str]]:
 def held_out_forms(folder: Path, files: Sequence[str] = TESTED) -> set[str]:
     """Return the normal forms of all texts that are held out, so that training can leave out copies of them too.
 
-    So are the sentences of abstracts. The words of a dictionary are not: other meanings of a word may be learnt.
+    So are the sentences of fields, such as abstracts. The words of a dictionary are not: other meanings of a word may
+    be learnt.
     """
-    units = [(file, unit) for file in files for unit in held_out_units(folder, file)]
-    texts = (text for file, unit in units for text in unit[file == WORDS :])
-    sentences = (part for file, unit in units if file == PAPERS for text in unit for part in split_sentences(text))
-    return set(map(normal_form, chain(texts, sentences)))
+    units = [(file, unit[file == WORDS :]) for file in files for unit in held_out_units(folder, file)]
+    texts = (text for _, unit in units for text in unit)
+    parts = (part for file, unit in units if UNITS[file] == FIELDS for text in unit for part in split_sentences(text))
+    return set(map(normal_form, chain(texts, parts)))
 
 
 def is_held_out(unit: Sequence[str]) -> bool:

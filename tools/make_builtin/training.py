@@ -65,8 +65,8 @@ class GroupTask(SentenceTask):
             self.mean.register_buffer(name.replace(".", "/"), value.detach().clone())
 
     @property
-    def alike(self) -> np.ndarray:
-        """Group batches by kind, then by length."""
+    def sort_key(self) -> np.ndarray:
+        """Sort by kind, then by length."""
         return self.kinds * (1 + self.lengths.max()) + self.lengths
 
     def begin_step(self, step: int, total: int) -> None:
@@ -100,8 +100,7 @@ class GroupTask(SentenceTask):
 
     def identity(self) -> dict[str, Any]:
         """Return the groups too."""
-        both = np.ascontiguousarray([*self.groups.T, self.kinds])
-        digest = hashlib.sha256(both.data).hexdigest()[:16]
+        digest = hashlib.sha256(np.column_stack([self.groups, self.kinds]).data).hexdigest()[:16]
         return {**super().identity(), "groups": digest, "keep": self.keep, "answers": repr(self.answers)}
 
 
