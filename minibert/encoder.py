@@ -20,7 +20,7 @@ from .checkpoint.sentence_transformers import SentenceModules, check_writable, r
 from .config import check_count, named
 from .drop_in import LoadOptions, SentenceTransformersCalls, loading, put_settings, takes_features, takes_their_calls
 from .model import Bert, EncoderOutput
-from .pooling import Pooling
+from .pooling import Pooling, normalize
 from .settings import Checked, count_or_none, one_of
 from .text_model import DOCUMENT, QUERY
 from .tokenizer import Tokenizer, Tokens
@@ -277,7 +277,7 @@ class SentenceEncoder(SentenceTransformersCalls):
     ) -> tuple[Any, Tensor]:
         x, vectors = self._pool(output, mask, prompt_length)
         vectors = vectors[:, : reading["keep"]]
-        return x, nn.functional.normalize(vectors, dim=-1) if reading["normalize"] else vectors
+        return x, normalize(vectors) if reading["normalize"] else vectors
 
     def _readers(self) -> list[nn.Module]:
         return [self.pooling]

@@ -129,12 +129,22 @@ class Dense(nn.Module):
         return out + (x if self.residual is None else self.residual(x))
 
 
+def normalize(x: Tensor) -> Tensor:
+    """Scale vectors to length 1; a zero vector stays zero. (..., D) -> (..., D)
+
+    16 bits are too few for lengths: in float16, those above 65504 are infinite, and the least one that torch divides
+    by, 1e-12, is 0.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return nn.functional.normalize(wide, dim=-1).to(x.dtype)
+
+
 class Normalize(nn.Module):
     """Scale each vector to length 1, so that the dot product is the cosine. (B, D) -> (B, D)"""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return unit vectors; a zero vector stays zero."""
-        return nn.functional.normalize(x, dim=-1)
+        return normalize(x)
 
 
 # By the names that sentence-transformers writes: the logarithm once (SPLADE, arXiv 2107.05720) or twice (2504.14839).

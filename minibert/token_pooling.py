@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from .pooling import normalize
 
 TASKS = ("query", "document")
 
@@ -59,7 +60,7 @@ class HierarchicalTokenPooling:
             x = torch.cat([kept, sums / counts[:, None]])
         if not self.normalize_embeddings:
             return x
-        return functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1).to(x.dtype)
+        return normalize(x)
 
     def __repr__(self) -> str:
         """Return the text that print(encoder) shows."""

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
 from .bulk.mining import community_detection, paraphrase_mining, paraphrase_mining_embeddings
 from .bulk.search import semantic_search
 from .config import check_count
+from .pooling import normalize
 from .vectors import Vectors, as_matrix, find_ranges, similarity, similarity_pairwise
 from .vectors import quantize_embeddings as quantize
 
@@ -90,7 +91,7 @@ def pairwise_angle_sim(a: Vectors, b: Vectors) -> Tensor:
     Dimensions i and i + D / 2 are the parts of a complex number. An odd D gets a 0 at the end.
     """
     cosines = similarity_pairwise(a, b)  # raises where they don't fit
-    x, y = (normalize(pad(rows, (0, rows.shape[1] % 2)), dim=-1) for rows in map(as_matrix, (a, b)))
+    x, y = (normalize(pad(rows, (0, rows.shape[1] % 2))) for rows in map(as_matrix, (a, b)))
     (real_x, imaginary_x), (real_y, imaginary_y) = x.chunk(2, -1), y.to(x).chunk(2, -1)
     return (cosines + (imaginary_x * real_y - real_x * imaginary_y).sum(-1)).abs()
 
@@ -127,7 +128,7 @@ def batch_to_device(batch: dict[str, Any], target_device: str | torch.device) ->
 
 def normalize_embeddings(embeddings: Tensor) -> Tensor:
     """Scale vectors to length 1. (..., D) -> (..., D)"""
-    return normalize(embeddings, dim=-1)
+    return normalize(embeddings)
 
 
 def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:

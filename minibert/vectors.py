@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from .display import warn
+from .pooling import normalize
 from .settings import one_of
 
 Vectors: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | Sequence[Sequence[float]]"
@@ -22,7 +22,7 @@ FEW = 100  # vectors: ranges of fewer say little about other vectors
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine of the angle, from -1 to 1. a (n, D), b (m, D) -> (n, m)"""
-    return normalize(a, dim=-1) @ normalize(b, dim=-1).T
+    return normalize(a) @ normalize(b).T
 
 
 def _distances(a: Tensor, b: Tensor, **options: Any) -> Tensor:
@@ -65,7 +65,7 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
     if len(a) != len(b):
         raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")
     if measure == "cosine":
-        a, b = normalize(a, dim=-1), normalize(b, dim=-1)
+        a, b = normalize(a), normalize(b)
     if measure in ("cosine", "dot"):
         return (a * b).sum(-1)
     return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1)

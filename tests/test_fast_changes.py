@@ -538,6 +538,18 @@ def test_a_hook_fires_as_on_the_page_and_the_stack_computes_again_without_it(enc
     assert seen == [1, 1]
 
 
+def test_a_hook_is_noticed_after_hooks_on_other_models(encoder):
+    """torch counts hooks on anything, and only a new one has every part looked at for its hooks."""
+    before, seen, other = encoder.encode(TEXTS), [], nn.Linear(2, 2)
+    decision = encoder._decision
+    other.register_forward_hook(lambda *_: seen.append(0))
+    assert np.array_equal(encoder.encode(TEXTS), before)
+    assert encoder._decision is decision
+    encoder.model.layers[1].feed_forward.up.register_forward_pre_hook(lambda *_: seen.append(1))
+    encoder.encode(TEXTS)
+    assert set(seen) == {1}
+
+
 def test_autocast_is_the_callers(encoder):
     seen = []
     encoder.model.layers[0].attention.register_forward_hook(lambda _, __, x: seen.append(x.dtype))

@@ -201,4 +201,13 @@ def test_normalized_vectors_have_length_1():
 
 
 def test_a_vector_of_zeros_stays_zeros():
-    assert torch.equal(Normalize()(torch.zeros(2, 5)), torch.zeros(2, 5))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):  # in the last torch's own makes it NaN
+        zeros = torch.zeros(2, 5, dtype=dtype)
+        assert torch.equal(Normalize()(zeros), zeros)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 4000.0])
+def test_a_float16_vector_of_any_length_has_a_unit_vector(size):
+    """The length of 384 numbers of 4,000 is beyond float16, and the square of 1e-6 is 0 there."""
+    x = torch.full((1, 384), size, dtype=torch.float16)
+    torch.testing.assert_close(Normalize()(x), torch.full_like(x, 384**-0.5))

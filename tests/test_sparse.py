@@ -327,6 +327,14 @@ def test_similarities_are_those_of_dense_vectors(encoder, measure, monkeypatch):
     assert (pairs - square[torch.arange(6), [1, 0, 2, 3, 5, 4]]).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("size", [1e-4, 1.0, 300.0])
+def test_float16_vectors_of_any_length_have_cosines(encoder, size):
+    """The squares of 1e-4 and 300 are beyond float16."""
+    encoder.similarity_fn_name = "cosine"
+    a = (torch.eye(2, V) * size).half()
+    assert encoder.similarity(a, a).tolist() == [[1, 0], [0, 1]]
+
+
 def test_vectors_that_do_not_fit_are_refused(encoder):
     a = encoder.encode(TEXTS)
     with pytest.raises(ValueError, match="of different widths: 99 and 98"):

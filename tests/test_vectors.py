@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from minibert.util import normalize_embeddings, pairwise_angle_sim
 from minibert.vectors import PRECISIONS, SIMILARITIES, quantize_embeddings, similarity, similarity_pairwise
 
 VECTORS = np.random.default_rng(0).standard_normal((20, 19)).astype(np.float32)
@@ -114,6 +115,12 @@ def test_two_dtypes_meet_in_the_wider_one():
 
 def test_a_zero_vector_is_similar_to_nothing():
     assert similarity(torch.zeros(1, 7), A.float()).tolist() == [[0.0] * 4]
+    for dtype in (torch.float16, torch.bfloat16):  # in float16 torch's own normalize makes it NaN
+        zero = torch.zeros(1, 7, dtype=dtype)
+        assert similarity(zero, A.to(dtype)).tolist() == [[0.0] * 4]
+        assert similarity_pairwise(zero, zero).tolist() == [0.0]
+        assert pairwise_angle_sim(zero, zero).tolist() == [0.0]
+        assert normalize_embeddings(zero).tolist() == [[0.0] * 7]
 
 
 @every_measure

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..config import check_count
 from ..display import progress_bar
+from ..pooling import normalize
 from ..vectors import Vectors, cosine
 from .search import ROWS, Index, best_of, check_score_function, chunks, merge
 
@@ -151,9 +151,9 @@ def community_detection(
 
 def _near(centers: Tensor, vectors: Any, threshold: float) -> list[np.ndarray]:
     """Return for each center the places of the vectors near it, the nearest first."""
-    centers, found = normalize(centers, dim=-1), []
+    centers, found = normalize(centers), []
     for start, rows in chunks(vectors, ROWS):
-        scores = centers @ normalize(rows, dim=-1).T
+        scores = centers @ normalize(rows).T
         each, places = (scores >= threshold).nonzero(as_tuple=True)
         found.append(torch.stack([each.double(), (places + start).double(), scores[each, places].double()]).cpu())
     row, place, score = torch.cat(found, 1).numpy()

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..batches import MOST_WORKERS, side_by_side
 from ..config import FileError, check_count, read_json
+from ..pooling import normalize
 from ..vectors import SIMILARITIES, Vectors, as_matrix, cosine, quantize_embeddings
 from .job import MANIFEST, JobError, read_manifest
 from .settings import PRECISIONS
@@ -215,7 +215,7 @@ class Index:
 
     def _compare(self, queries: Tensor, top_k: int) -> Iterator[Best]:
         if self.measure == "cosine":
-            queries = normalize(queries, dim=-1)
+            queries = normalize(queries)
         for start, codes in self._blocks():
             rows = self._restore(codes)
             if self.measure == "cosine":

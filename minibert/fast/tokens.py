@@ -22,8 +22,6 @@ from ..tokenizer import Tokens
 # tokens either halves the time (fitted, two cores of an Intel Xeon).
 LANES = 16
 GROUP = {torch.float32: 16, torch.bfloat16: 32}
-# For a single text so many keys beyond a multiple cost less than filling up (fitted, two cores of an AMD EPYC, Zen 4).
-LEFT_OVER = 8
 
 
 def round_up(count: int, parts: int = 32) -> int:
@@ -117,6 +115,8 @@ def _filled(values: np.ndarray, filler: int) -> Tensor:
 def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
     """Let every token attend to its own text. Queries, keys, values side by side (T, 3 D) -> (T, D)"""
     qkv = _kernel_dtype(qkv)
+    if texts.shape == (1, texts.count):
+        return _merge(_attend_alone(*_split(qkv, 1, len(qkv), 3, head_size).unbind(0), texts.runs[0][1]))
     parts, begin = [], 0
     for length, keys, count in texts.runs:
         end = begin + length * count
@@ -160,18 +160,17 @@ def _merge(x: Tensor) -> Tensor:
 def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     """Attend in texts of one length, the way that is fastest for it. (B, H, S, K) -> (B, H, S, K)
 
-    Keys that fill up are the rows that come next in memory, masked out. So nothing is copied, but for the last texts,
-    where too few rows (``beyond``) come next.
+    Keys that fill up are the rows that come next in memory, masked out. After the last texts few come (``beyond``).
     """
     B, H, S, K = q.shape
     texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
-    if k.shape[2] < S or (B == 1 and S % LANES <= LEFT_OVER) or (texts == 1 and S % LANES < 3):
+    if k.shape[2] < S or (texts == 1 and S % LANES < 3):
         return functional.scaled_dot_product_attention(q, k, v)
     group = texts * S
     window = -(-group // LANES) * LANES
     groups = min(B // texts, (B * S + beyond - window) // group + 1)
     if groups < 1:
-        return _attend_padded(q, k, v)
+        return functional.scaled_dot_product_attention(q, k, v)
     grouped = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)
     k_windows, v_windows = (
         z.as_strided((groups, H, window, K), (group * z.stride(2), *z.stride()[1:])) for z in (k, v)
@@ -180,17 +179,20 @@ def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     attended = functional.scaled_dot_product_attention(grouped, k_windows, v_windows, attn_mask=added)
     attended = attended.transpose(1, 2).reshape(-1, S, H, K)
     if (done := groups * texts) < B:
-        last = _attend_padded(q[done:], k[done:], v[done:])
+        last = functional.scaled_dot_product_attention(q[done:], k[done:], v[done:])
         attended = torch.cat([attended, last.transpose(1, 2)])
     return attended.transpose(1, 2)
 
 
-def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention text by text, with keys filled up by zeros to a multiple of LANES."""
-    S = q.shape[2]
-    added = _own_text_only(1, S, S + -S % LANES, q.dtype)
-    k, v = (torch.constant_pad_nd(z, (0, 0, 0, -S % LANES)) for z in (k, v))
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
+def _attend_alone(q: Tensor, k: Tensor, v: Tensor, keys: int) -> Tensor:
+    """Attend in a single text. Filler attends too, so that nothing is cut off and put back. (1, H, T, K) -> the same
+
+    Keys beyond the first ``keys`` are masked where they fill up a multiple of LANES, and left out elsewhere.
+    """
+    T = k.shape[2]
+    if keys == T or T % LANES or T - keys >= LANES:
+        return functional.scaled_dot_product_attention(q, k[..., :keys, :], v[..., :keys, :])
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=_own_text_only(1, keys, T, q.dtype)[..., :1, :])
 
 
 @lru_cache(maxsize=256)

@@ -25,12 +25,12 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..call import evaluating
 from ..config import check_count
 from ..display import ProgressBar, progress_bar, table
 from ..encoder import SentenceEncoder
+from ..pooling import normalize
 from .hooks import capture
 from .perturb import BASELINES, PerturbedText, double_backward
 
@@ -168,7 +168,7 @@ def attribute_pair(
     _check(method, steps, baseline)
     with double_backward(encoder):
         texts = [PerturbedText(encoder, text, prompt, baseline) for text in (first, second)]
-        (a, a0), (b, b0) = ([_unit(vectors)[0].detach() for vectors in text.ends(method)] for text in texts)
+        (a, a0), (b, b0) = ([normalize(vectors)[0].detach() for vectors in text.ends(method)] for text in texts)
         mine, theirs = (_shares(text, method, steps) for text in texts)  # (S, D) each
     value, a0_b, a_b0 = ((x @ y).item() for x, y in ((a, b), (a0, b), (a, b0)))
     return PairAttribution(
@@ -229,13 +229,13 @@ def _by_gradient(text: PerturbedText, function: Function, method: str, steps: in
 
 def _shares(text: PerturbedText, method: str, steps: int) -> Tensor:
     """Return each token's share of the text's unit vector, (S, D)."""
-    whole = _unit(text.vectors()).detach()
+    whole = normalize(text.vectors()).detach()
     shares = whole.new_zeros(len(text.tokens), whole.shape[1])
     if method == "leave_one_out":
-        shares[text.own[0]] = whole - _unit(text.left_out())
+        shares[text.own[0]] = whole - normalize(text.left_out())
         return shares
     for words, weights in text.along_path(method, steps):
-        vectors = _unit(text.vectors(words))
+        vectors = normalize(text.vectors(words))
         # Backward gives gradient = Jᵀ probe, linear in the probe. The derivative of one token's part of it by the probe
         # is J along that token's path: as many numbers as the vector has, where the whole J has S * D times as many.
         probe = torch.zeros_like(vectors, requires_grad=True)
@@ -248,12 +248,8 @@ def _shares(text: PerturbedText, method: str, steps: int) -> Tensor:
 
 
 def _cosine_with(other: PerturbedText) -> Function:
-    [target] = _unit(other.vectors()).detach()
-    return lambda vector: _unit(vector) @ target
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return normalize(vectors, dim=-1)
+    [target] = normalize(other.vectors()).detach()
+    return lambda vector: normalize(vector) @ target
 
 
 def _numbers(function: Function, vectors: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from .. import __version__
 from ..bulk.job import describe_model, finish, open_job
@@ -30,6 +29,7 @@ from ..bulk.search import open_array, semantic_search
 from ..call import as_list, current_batch
 from ..checkpoint.atomic import naming
 from ..encoder import SentenceEncoder
+from ..pooling import normalize
 from ..tokenizer import Tokenizer, Tokens
 from ..truncation import announce
 from ..vectors import SIMILARITIES, Vectors, as_matrix
@@ -121,14 +121,14 @@ class TokenIndex:
         """Scale what is computed at ``place`` to length 1. (..., S, D), or with heads (..., H, S, K) -> (..., S, W)"""
         if self.heads:
             value = value[..., self.heads, :, :].transpose(-3, -2).flatten(-2)
-        return normalize(value.detach().float(), dim=-1)
+        return normalize(value.detach().float())
 
     def search(self, vectors: Vectors, top_k: int = 10) -> list[list[Match]]:
         """Return the tokens of the highest cosine with each vector, the best first. (q, W) or (W,)
 
         Raises ValueError if the vectors are of another width than the index's.
         """
-        queries = normalize(as_matrix(vectors).float().cpu(), dim=-1)
+        queries = normalize(as_matrix(vectors).float().cpu())
         found = semantic_search(queries, self.vectors, top_k=top_k, score_function=SIMILARITIES["dot"])
         return [[self._match(hit["corpus_id"], hit["score"]) for hit in hits] for hits in found]
 

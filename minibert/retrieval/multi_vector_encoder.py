@@ -23,7 +23,7 @@ from ..checkpoint.sentence_transformers import check_writable, vector_width
 from ..config import ConfigError, check_count, named
 from ..drop_in import LoadOptions, loading, put_settings
 from ..model import Bert, EncoderOutput
-from ..pooling import Normalize
+from ..pooling import Normalize, normalize
 from ..settings import Checked, count_or_none, one_of
 from ..text_model import DOCUMENT, QUERY, TextModel
 from ..token_pooling import TASKS, HierarchicalTokenPooling, pool_tokens
@@ -163,7 +163,7 @@ class MultiVectorEncoder(TextModel):
             vectors.append(x if own.all() else x[torch.from_numpy(own).to(x.device)])
         vectors = pool_tokens(self.token_pooling, vectors, task)
         if normalize_embeddings:
-            vectors = [nn.functional.normalize(x, dim=-1) for x in vectors]
+            vectors = [normalize(x) for x in vectors]
         vectors = pool_tokens(token_pooling, vectors, task)
         if convert_to_numpy:
             vectors = [x.cpu().numpy() for x in vectors]

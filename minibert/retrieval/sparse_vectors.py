@@ -139,9 +139,10 @@ def _pair(a: Any, b: Any, measure: str) -> tuple[Tensor, Tensor]:
 def _unit(matrix: Tensor) -> Tensor:
     """Scale each row to length 1; a row of zeros stays."""
     places, values = matrix.indices(), matrix.values()
-    squares = values.new_zeros(len(matrix)).index_add_(0, places[0], values.square())
-    values = values / squares.sqrt().clamp_min(1e-12)[places[0]]
-    return _coo(places, values, matrix.shape)
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # squares leave the range of 16 bits
+    squares = wide.new_zeros(len(matrix)).index_add_(0, places[0], wide.square())
+    values = wide / squares.sqrt().clamp_min(1e-12)[places[0]]
+    return _coo(places, values.to(matrix.dtype), matrix.shape)
 
 
 def _coo(places: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:

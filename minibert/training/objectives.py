@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import check_count
+from ..pooling import normalize
 from ..vectors import SIMILARITIES, known_measure
 
 
@@ -215,7 +216,7 @@ class Matryoshka(Objective):
         """Take the inner objective's arguments. Raises ValueError if a width is above D."""
         if max(self.widths) > vectors[0].shape[-1]:
             raise ValueError(f"Matryoshka asks for {max(self.widths)} of {vectors[0].shape[-1]} dimensions")
-        cuts = [[functional.normalize(x[:, :width], dim=-1) for x in vectors] for width in self.widths]
+        cuts = [[normalize(x[:, :width]) for x in vectors] for width in self.widths]
         pairs = zip(self.weights, cuts, strict=True)
         return sum(
             (weight * loss(self.objective, cut, labels, texts) for weight, cut in pairs), vectors[0].new_zeros(())
