@@ -289,7 +289,7 @@ def test_other_weights_under_a_published_name_fail(tmp_path, monkeypatch):
 def test_weights_in_wrong_places_mean_nothing(edit, tmp_path):
     change_weights(edit)(copy(builtin.FOLDER, tmp_path / "model"))
     wrong, found = seen(tmp_path / "model")
-    assert re.search(r"Spearman (-0\.|0\.0)", wrong["meaning", "FAILED"])
+    assert float(re.search(r"Spearman (\S+);", wrong["meaning", "FAILED"])[1]) < 0.2
     assert found.failed
 
 
@@ -379,7 +379,8 @@ def test_late_interaction(tmp_path):
     MultiVectorEncoder(model, tokenizer).save_pretrained(tmp_path)
     wrong, found = seen(tmp_path)
     assert wrong == {}
-    assert any(x.name == "meaning" and "a paraphrase is before 99 %" in x.seen for x in found.checks)
+    [meaning] = [x.seen for x in found.checks if x.name == "meaning"]
+    assert int(re.search(r"a paraphrase is before (\d+) % of other texts", meaning)[1]) >= 99
     change_weights(shuffle_words)(tmp_path)
     assert ("meaning", "FAILED") in seen(tmp_path)[0]
     model = Bert.from_pretrained(MINILM)

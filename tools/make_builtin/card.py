@@ -16,16 +16,13 @@ from .search import HEADINGS, STEPS, tried_rows
 from .texts import Counts
 
 
-def write_card(
-    folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: Mapping[str, float], *, started: bool = False
-) -> None:
+def write_card(folder: Path, suite: Mapping[str, Any], counts: Counts, seconds: Mapping[str, float]) -> None:
     """Write README.md into the folder.
 
     Args:
         suite: As tools/quality measured it.
         counts: Of the texts.
         seconds: By phase.
-        started: Whether the first stages had been run before.
     """
     sentences, pairs = counts.sentences, counts.pairs
     corpora = [f"| {each.what} | {sentences[each.file]:,} | {each.source} | {each.licence} |" for each in CORPORA]
@@ -52,7 +49,6 @@ def write_card(
         "whole": sum(seconds.values()) / 60,
         "count": len(RECIPE.layers),
         "tried": describe_search(),
-        "start": EARLIER if started else "",
     }
     for _ in range(2):  # the card itself counts
         write_text(folder / "README.md", TEMPLATE.format(megabytes=size(folder) / 1e6, **fields))
@@ -73,10 +69,8 @@ word pieces as the megabytes allow, and with somewhat fewer neurons in the last 
 def describe_stage(stage: Stage) -> str:
     """Return a stage in words."""
     answers = f", with {stage.answers:g} of the pairs' loss" if stage.answers else ""
-    kept = f", of whose change {stage.kept:g} is kept" if stage.kept != 1 else ""
-    rounded = ", the word pieces' table rounded as it is stored and at rest" if stage.rounded else ""
     steps = f"{stage.intermediate} neurons, {stage.steps:,} steps, at most {stage.learning_rate:g}"
-    return f"{steps}{answers}{kept}{rounded}"
+    return f"{steps}{answers}"
 
 
 def score_rows(suite: Mapping[str, Any], dims: tuple[int, ...]) -> list[str]:
@@ -106,11 +100,6 @@ def rate_rows(suite: Mapping[str, Any]) -> list[str]:
         rows.append(f"| {kind} | {theirs['texts/s']:,.0f} | {own['texts/s']:,.0f} | {own['times']:.1f} |")
     return rows
 
-
-EARLIER = """
-All stages but the last had been run before, in batches of mixed kinds and without abstracts' sentences, the pairs with
-them, and recombined captions. This run started from the model that they made (`--start`). 31 of its sentences are
-parts of longer definitions and examples of the tested words; the recipe leaves such parts out now."""
 
 TEMPLATE = """\
 ---
@@ -151,14 +140,14 @@ Texts per second in float32, medians of rounds in which both take turns:
 
 All of it again: `python tools/quality DATA --dims 64 128 192`. No text of these sets was trained on, nor a text of the
 same paper, section, word, picture or dialogue. Weights were taken from the last steps, not from the best by any score.
-But the kinds of texts and pairs, how often they come, the weight of the pairs' loss and the share that is kept of a
-stage's change (below) were chosen with this table in view.
+But the kinds of texts and pairs, how often they come and the weight of the pairs' loss (below) were chosen with this
+table in view.
 
 ## How it was made
 
 `python tools/make_builtin DATA --work WORK`, in this repository; seeds are fixed. On the machine above it took
 {whole:.0f} minutes:
-{minutes}.{start}
+{minutes}.
 
 1. {total:,} sentences of the corpora below; {recombined:,} more, each of one caption's beginning and another's end,
    joined at a word that both have; {passages:,} passages, of up to 256 tokens; and {pairs:,} pairs of texts that belong
@@ -177,7 +166,7 @@ stage's change (below) were chosen with this table in view.
    within the batch; and the Kullback-Leibler divergence of each text's ranking of the others, a softmax of cosines over
    {recipe.temperature}. The pairs' loss is InfoNCE: a query is to find its passage among the passages and hard
    negatives of the batch, by cosines over {recipe.temperature}. It teaches what the teacher itself does not know, so a
-   score may be above the teacher's; in its stages pairs come twice as often, those of papers {most} times. A batch
+   score may be above the teacher's; in its stage pairs come twice as often, those of papers {most} times. A batch
    has pairs of one kind, or none. All but the first are summed over the first {widths} and all dimensions. In all
    {passes:.1f} passes.
    The weights are an exponential average over about {recipe.average} steps.

@@ -6,8 +6,8 @@
 DATA has the folders corpora (with the files that `corpora.CORPORA` lists), sts and nli, as for tools/quality; the
 teacher is all-MiniLM-L6-v2. The phases are texts, the student's word pieces, the teacher's vectors, groups, training,
 the folder, the suite of tools/quality and the model card. Each leaves its result in WORK, and an interrupted run
-continues there. Seeds are fixed. What the suite scores is not trained on. It served to choose
-the kinds of texts and pairs, `Kind.times`, `Stage.answers` and `Stage.kept`.
+continues there. Seeds are fixed. What the suite scores is not trained on. It served to choose the kinds of texts and
+pairs, `Kind.times` and `Stage.answers`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from minibert.checkpoint import builtin
 
 from ..quality.command import run as run_suite
 from . import card, publish
-from .phases import Lessons, go_on_from, kept, make_trained
+from .phases import Lessons, kept, make_trained
 from .recipe import RECIPE
 from .search import search
 from .texts import count
@@ -39,15 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.search:
         search(lessons)
         return 0
-    if options.start:
-        go_on_from(options.start, RECIPE, lessons, options.work)
     student = make_trained(RECIPE, lessons, options.work, lessons.seconds)
     publish.write_folder(student, options.output)
     models = [options.teacher, str(options.output)]
     asked = argparse.Namespace(data=options.data, only=["*"], models=models, dims=RECIPE.widths[:-1], rounds=ROUNDS)
     suite = kept(options.work / "suite.json", lambda: run_suite(asked), lessons.seconds)
     counts = count(options.data / "corpora", lessons.drawn)
-    card.write_card(options.output, suite, counts, lessons.seconds.spent, started=bool(options.start))
+    card.write_card(options.output, suite, counts, lessons.seconds.spent)
     print(f"{options.output}: {publish.size(options.output) / 1e6:.2f} MB")
     return 0
 
@@ -61,6 +59,5 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="where the phases leave their results")
     parser.add_argument("--teacher", default=TEACHER, help="a folder or a hub id (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=builtin.FOLDER, help="default: in the package")
-    parser.add_argument("--start", type=Path, help="the model that all stages but the last have made")
     parser.add_argument("--search", action="store_true", help="train and score `search.VARIANTS`, and make no model")
     return parser.parse_args(arguments)

@@ -126,16 +126,6 @@ def make_trained(recipe: Recipe, lessons: Lessons, folder: Path, seconds: Second
     return student
 
 
-def go_on_from(model: Path, recipe: Recipe, lessons: Lessons, folder: Path) -> None:
-    """Leave in ``folder`` what all stages but the last left when they made this model."""
-    made = SentenceEncoder.from_pretrained(model, device="cpu")
-    number = SentenceEncoder.from_pretrained(lessons.name).tokenizer.get_vocab()
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = made.tokenizer.convert_ids_to_tokens(range(len(made.tokenizer)))
-    write_json([number[piece] for piece in pieces], folder / "pieces.json")
-    torch.save(made.state_dict(), _end(folder, len(recipe.stages) - 1))
-
-
 def _end(folder: Path, number: int) -> Path:
     """Return the file of the weights at the end of a stage."""
     return folder / f"student-{number}.pt"

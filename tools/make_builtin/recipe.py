@@ -12,18 +12,12 @@ class Stage:
     Attributes:
         answers: The weight of the pairs' own loss: a query is to find its passage among those of the batch. (0.1 and
             0.4 scored alike after 250 steps.)
-        kept: The share of the weights' change that is kept (arXiv 2109.01903, WiSE-FT). With half of it in the first
-            stage of pairs, similarity stayed where it was and search lost nothing. In the last stage 0.6 to 1 are
-            alike.
-        rounded: The table of word pieces is rounded to how it is stored, and only the rest learns.
     """
 
     intermediate: int
     steps: int
     learning_rate: float
     answers: float = 0.0
-    kept: float = 1.0
-    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,11 +40,9 @@ class Recipe:
 
     layers: tuple[int, ...] = (0, 2, 5)
     stages: tuple[Stage, ...] = (
-        Stage(768, 1_200, 6e-4),
-        Stage(384, 5_600, 6e-4),
-        Stage(384, 800, 2e-4, rounded=True),
-        Stage(352, 9_000, 5e-4, answers=0.2, kept=0.5),
-        Stage(352, 7_000, 4e-4, answers=0.2, kept=0.8),
+        Stage(768, 600, 6e-4),
+        Stage(352, 4_400, 6e-4),
+        Stage(352, 10_500, 5e-4, answers=0.2),
     )
     pieces: int = 24_500
     sample: int = 256

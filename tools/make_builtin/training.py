@@ -29,7 +29,6 @@ from minibert.training.evaluate import STSEvaluator
 from minibert.training.objectives import loss
 from minibert.training.reading import read_examples
 
-from .publish import STORED
 from .recipe import Recipe, Stage
 
 EVERY = 250  # steps between looks at the STS Benchmark, and between checkpoints
@@ -121,21 +120,16 @@ def train_student(
 ) -> list[dict[str, Any]]:
     """Train in place, from the folder's checkpoint if there is one. Return the log's records.
 
-    The mean of the last steps' weights is kept, or what lies between it and the first ones, as `Stage.kept` says. The
-    scores on the way are only reported.
+    The mean of the last steps' weights is kept. The scores on the way are only reported.
     """
     similarities = [
         Matryoshka(own, recipe.widths) for own in (SimilarityMatrix(), SimilarityRanking(recipe.temperature))
     ]
     objective = Combined([TeacherVectors("cosine"), *similarities], recipe.weights)
-    if stage.rounded:
-        table = student.model.embeddings.token.weight.requires_grad_(requires_grad=False)
-        table.copy_(table.to(STORED))
     answers = None
     if stage.answers:
         answers = Combined([Matryoshka(InBatchNegatives(1 / recipe.temperature), recipe.widths)], [stage.answers])
         groups = np.concatenate([groups, groups[groups[:, 2] >= 0]])  # pairs come twice as often
-    before = {name: value.clone() for name, value in student.state_dict().items()}
     task = GroupTask(student, objective, Examples([texts], torch.from_numpy(vectors)), groups, recipe.average, answers)
     settings = Settings(
         steps=stage.steps,
@@ -158,6 +152,4 @@ def train_student(
         show_progress_bar=True,
     )
     task.take_mean()
-    for name, value in student.state_dict().items():
-        value.copy_(before[name].lerp(value, stage.kept))
     return records
