@@ -260,7 +260,7 @@ class SentenceEncoder(SentenceTransformersCalls):
         check_writable(settings.after)
         with replacing_model(folder) as new:
             self.model.save_pretrained(new)
-            self.tokenizer.save_pretrained(new)
+            self.tokenizer.save_pretrained(new, self.max_seq_length)
             write_modules(settings, self.model.config.hidden_size, new)
 
     def _pool(self, output: EncoderOutput, mask: Tensor | None, prompt_length: int) -> tuple[Tensor, Tensor]:

@@ -277,13 +277,13 @@ class Tokenizer:
         fitted.vocab_size = vocab_size
         return fitted
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's files, from which transformers reads the same ids.
+    def save_pretrained(self, folder: str | os.PathLike[str], max_length: int | None = None) -> None:
+        """Write the tokenizer's files, from which transformers reads the same ids. ``max_length``: if it has none.
 
         Raise CheckpointError if that can't be, OSError if the folder can't be written. Then the folder is as before.
         """
         fields = {name: getattr(self, name) for name in ("padding_side", "truncation_side", "pair_types")}
-        fields |= {"model_max_length": self.max_length, "pad": self.pad_token, "mask": self.mask_token}
+        fields |= {"model_max_length": self.max_length or max_length, "pad": self.pad_token, "mask": self.mask_token}
         save_tokenizer(self._backend, Path(folder), **fields)
 
     def _lay_out(

@@ -64,11 +64,11 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
     a, b = _matrices(a, b)
     if len(a) != len(b):
         raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")
-    if measure == "cosine":
-        a, b = normalize(a), normalize(b)
+    dtype, wide = a.dtype, torch.promote_types(a.dtype, torch.float32)  # products leave the range of 16 bits
+    a, b = (normalize(x.to(wide)) if measure == "cosine" else x.to(wide) for x in (a, b))
     if measure in ("cosine", "dot"):
-        return (a * b).sum(-1)
-    return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1)
+        return (a * b).sum(-1).to(dtype)
+    return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1).to(dtype)
 
 
 def _matrices(a: Vectors, b: Vectors) -> tuple[Tensor, Tensor]:

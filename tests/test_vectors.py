@@ -124,6 +124,15 @@ def test_a_zero_vector_is_similar_to_nothing():
 
 
 @every_measure
+def test_float16_vectors_are_compared_in_float32(measure):
+    """Products of 300 are infinite in float16, and so are differences of 40,000 and -40,000."""
+    a, b = torch.tensor([[300.0, 300, 1], [40000, 1, 0]]), torch.tensor([[300.0, -300, 1], [-40000, 1, 0]])
+    expected = similarity_pairwise(a, b, measure).half()
+    assert torch.equal(similarity_pairwise(a.half(), b.half(), measure), expected)
+    assert torch.equal(similarity(a.half(), b.half(), measure).diagonal(), expected)
+
+
+@every_measure
 def test_similarities_have_gradients(measure):
     a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
     (similarity(a, b, measure).sum() + similarity_pairwise(a, b[:4], measure).sum()).backward()

@@ -240,7 +240,7 @@ class SparseEncoder(TextModel):
             settings.transformer, settings.static_folder = ROUTED
         with replacing_model(folder) as new:
             self.model.save_pretrained(new / settings.transformer)
-            self.tokenizer.save_pretrained(new / settings.transformer)
+            self.tokenizer.save_pretrained(new / settings.transformer, self.max_seq_length)
             if static is not None:
                 static.save_pretrained(new / settings.static_folder)
             write_sparse_modules(settings, new)

@@ -105,7 +105,7 @@ class MaskedLMTask(Task):
         """Write the model with its head, and the tokenizer."""
         with replacing_all(folder) as new:
             super().save(new)
-            self.tokenizer.save_pretrained(new)
+            self.tokenizer.save_pretrained(new, self.model.config.max_position_embeddings)
 
     def identity(self) -> dict[str, Any]:
         """Return the blocks, the model, and the share."""
