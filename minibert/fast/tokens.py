@@ -116,7 +116,8 @@ def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
     """Let every token attend to its own text. Queries, keys, values side by side (T, 3 D) -> (T, D)"""
     qkv = _kernel_dtype(qkv)
     if texts.shape == (1, texts.count):
-        return _merge(_attend_alone(*_split(qkv, 1, len(qkv), 3, head_size).unbind(0), texts.runs[0][1]))
+        q, k, v = _split(qkv, 1, len(qkv), 3, head_size).unbind(0)
+        return _merge(_attend_alone(q, k, v, texts.runs[0][1]))
     parts, begin = [], 0
     for length, keys, count in texts.runs:
         end = begin + length * count
