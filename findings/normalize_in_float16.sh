@@ -22,7 +22,7 @@ python3 -m venv "$work/venv"
 import math
 
 import torch
-from sentence_transformers.util import normalize_embeddings
+from sentence_transformers.util import cos_sim, normalize_embeddings
 from torch.nn.functional import cosine_similarity, normalize
 
 zeros, long = torch.zeros(1, 384), torch.full((1, 384), 4000.0)
@@ -42,4 +42,5 @@ first, length_of_half, of_zeros = seen["float16"]
 assert math.isnan(first) and math.isnan(of_zeros) and length_of_half == 0
 assert seen["bfloat16"] == seen["float32"] == (0, 1, 0)
 assert math.isnan(theirs) and length == 0
+assert cos_sim(z, z).item() == 0
 PYTHON

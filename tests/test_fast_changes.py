@@ -539,7 +539,6 @@ def test_a_hook_fires_as_on_the_page_and_the_stack_computes_again_without_it(enc
 
 
 def test_a_hook_is_noticed_after_hooks_on_other_models(encoder):
-    """torch counts hooks on anything, and only a new one has every part looked at for its hooks."""
     before, seen, other = encoder.encode(TEXTS), [], nn.Linear(2, 2)
     decision = encoder._decision
     other.register_forward_hook(lambda *_: seen.append(0))
@@ -548,6 +547,9 @@ def test_a_hook_is_noticed_after_hooks_on_other_models(encoder):
     encoder.model.layers[1].feed_forward.up.register_forward_pre_hook(lambda *_: seen.append(1))
     encoder.encode(TEXTS)
     assert set(seen) == {1}
+    encoder.model.layers[0].attention.out._forward_hooks[-1] = lambda *_: seen.append(2)  # by hand, uncounted by torch
+    encoder.encode(TEXTS)
+    assert set(seen) == {1, 2}
 
 
 def test_autocast_is_the_callers(encoder):

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.nn.modules.module import _has_any_global_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.hooks import RemovableHandle
 
 from .. import fused, heads, model, pooling
 
 # Where torch keeps a module's hooks, its parts and its parameters.
-HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-TABLES = "_modules", "_parameters"
+TABLES = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_modules", "_parameters"
 SETTINGS = ("head_size", "formula", "eps", "max_norm", "modes")  # values that count, of modules
 # Every class whose code the stack stands for, and what it relies on of torch's.
 NAMES = {**vars(model), **vars(fused), **vars(heads), **vars(pooling)}.values()
@@ -44,13 +42,11 @@ class Snapshot:
     def __init__(self, root: nn.Module, weights: Iterable[nn.Parameter], modes: Iterable[nn.Module]) -> None:
         self._parts = list(modules_in(root))[1:]
         self._own = own = [part.__dict__ for part in self._parts]
-        hooks = [each[name] for each in own for name in HOOKS]
         tables = [root._modules, *(each[name] for each in own for name in TABLES)]
         self._settings = [(each, name) for each in own for name in SETTINGS if name in each]
         self._settings += [(part.__dict__, "training") for part in modes]
-        self._hooks = RemovableHandle.next_id  # torch adds one for each hook on anything
-        self._unhooked, self._empty = ([table for table in some if not table] for some in (hooks, tables))
-        self._filled = [table for table in (*tables, *hooks) if table]
+        self._empty = [table for table in tables if not table]  # nearly all hooks, and most of the rest
+        self._filled = [table for table in tables if table]
         self._weights = list(weights)
         self._others = [] if self._weights else list(root.parameters())  # without a stack only dtypes count
         self._seen, self._versions = self._look(), list(map(_version, self._weights))
@@ -60,11 +56,8 @@ class Snapshot:
 
     def holds(self) -> bool:
         """Return True if nothing has changed since."""
-        hooks = RemovableHandle.next_id
-        hooked = hooks != self._hooks and any(self._unhooked)
-        if hooked or any(self._empty) or list(map(len, self._own)) != self._sizes:
+        if any(self._empty) or list(map(len, self._own)) != self._sizes:
             return False
-        self._hooks = hooks
         if TrackedParameter.accesses != self._accesses or list(map(_version, self._weights)) != self._versions:
             return False
         now = self._look()

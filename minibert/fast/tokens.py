@@ -161,7 +161,8 @@ def _merge(x: Tensor) -> Tensor:
 def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     """Attend in texts of one length, the way that is fastest for it. (B, H, S, K) -> (B, H, S, K)
 
-    Keys that fill up are the rows that come next in memory, masked out. After the last texts few come (``beyond``).
+    Keys that fill up are the rows that come next in memory, masked out. So nothing is copied, but for the last texts,
+    where too few rows (``beyond``) come next.
     """
     B, H, S, K = q.shape
     texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
@@ -171,7 +172,7 @@ def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     window = -(-group // LANES) * LANES
     groups = min(B // texts, (B * S + beyond - window) // group + 1)
     if groups < 1:
-        return functional.scaled_dot_product_attention(q, k, v)
+        return _attend_padded(q, k, v)
     grouped = q[: groups * texts].transpose(1, 2).reshape(groups, group, H, K).transpose(1, 2)
     k_windows, v_windows = (
         z.as_strided((groups, H, window, K), (group * z.stride(2), *z.stride()[1:])) for z in (k, v)
@@ -180,9 +181,16 @@ def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     attended = functional.scaled_dot_product_attention(grouped, k_windows, v_windows, attn_mask=added)
     attended = attended.transpose(1, 2).reshape(-1, S, H, K)
     if (done := groups * texts) < B:
-        last = functional.scaled_dot_product_attention(q[done:], k[done:], v[done:])
+        last = _attend_padded(q[done:], k[done:], v[done:])
         attended = torch.cat([attended, last.transpose(1, 2)])
     return attended.transpose(1, 2)
+
+
+def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention text by text, with keys filled up by zeros to a multiple of LANES."""
+    S = q.shape[2]
+    k, v = (torch.constant_pad_nd(z, (0, 0, 0, -S % LANES)) for z in (k, v))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=_own_text_only(1, S, k.shape[2], q.dtype))
 
 
 def _attend_alone(q: Tensor, k: Tensor, v: Tensor, keys: int) -> Tensor:

@@ -60,8 +60,8 @@ def describe_search() -> str:
     about = f"""
 The layers come from trainings of {STEPS} steps in one stage, without the pairs' loss and on fewer kinds of pairs
 (`--search`). Scores are percent of the teacher's; short and long are times its rate on such texts. More neurons score
-higher than more word pieces, so 384 neurons were taken with as many word pieces as the megabytes allow, and later 352
-for the rate."""
+higher than more word pieces. So there are nearly 384 of them, which still are four times as fast, and as many word
+pieces as the megabytes allow."""
     head = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
     return "\n".join([about, "", *head, *rows])
 
@@ -193,7 +193,6 @@ under CC BY-SA. The teacher, and BERT's vocabulary, are under Apache-2.0, as is 
 English, and texts of up to 256 tokens; what is longer is cut. Without capitals, as its teacher. Characters that English
 does without are unknown to it. Most of the sets above are held-out parts of the corpora that it was trained on. On
 other kinds of text it may be further behind its teacher, and clearly is where rare names and terms count, as in
-docstrings of libraries. What is prejudiced in its teacher's training texts and in the
-corpora is so in its similarities too. For the best vectors take a larger model; this one is for having good ones at
-once.
+docstrings of libraries. What is prejudiced in its teacher's training texts and in the corpora is so in its similarities
+too. For the best vectors take a larger model; this one is for having good ones at once.
 """
