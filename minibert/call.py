@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from threading import Lock
 from typing import Any, ClassVar, TypedDict
@@ -190,12 +189,6 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
 def pinned(x: Tensor, device: torch.device) -> Tensor:
     """Return x in memory from which the device, if it is a GPU, can copy by itself."""
     return x.pin_memory() if device.type == "cuda" else x
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory of up to 32 MB: to get it anew, page by page, took a fifth of int8's large calls."""
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # it learns from what is freed: mallopt(3), M_MMAP_THRESHOLD
 
 
 def release_freed_memory(texts: int, done: int, more: int) -> None:

@@ -258,7 +258,7 @@ def test_memory_that_was_freed_is_used_again():
     """In a process of its own, counted in pages that the system had to give."""
     program = """
 import resource, torch
-from minibert.call import keep_freed_memory
+from minibert.fast.prepare import keep_freed_memory
 torch.set_num_threads(1)
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

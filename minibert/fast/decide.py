@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..call import keep_freed_memory
 from ..checkpoint.tensors import on_meta
 from ..config import ClassifierConfig
 from ..display import table
@@ -20,7 +19,7 @@ from ..model import Bert, Embeddings, Encoder, EncoderLayer, Pooler
 from ..pooling import Dense, Normalize, Pooling, SpladePooling
 from .changes import PAGE, Code, Snapshot, TrackedParameter, modules_in, track
 from .check import page_is_known
-from .prepare import ARITHMETICS
+from .prepare import ARITHMETICS, keep_freed_memory
 from .stack import FastEmbeddings, FastLayer, Stack, activation_name
 
 READERS = Pooling, SpladePooling, Pooler, Dense, Normalize  # known to read no last state at padding

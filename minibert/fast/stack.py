@@ -75,7 +75,7 @@ class FastLayer:
         """Compute each text's first token only; keys and values are needed of all tokens. (T, D) -> (B, D)"""
         B = texts.shape[0]
         filler = (0, round_up(B, 4) - B)
-        first = x[: 1 + filler[1]] if B == 1 < len(x) else x.index_select(0, functional.pad(texts.first, filler))
+        first = x.index_select(0, functional.pad(texts.first, filler))
         attended = self.attend_first(self._query(first)[:B], self._key_value(x), texts, self.head_size)
         return self._after_attention(first, functional.pad(attended, (0, 0, *filler)))[:B]
 

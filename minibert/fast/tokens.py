@@ -22,6 +22,8 @@ from ..tokenizer import Tokens
 # tokens either halves the time (fitted, two cores of an Intel Xeon).
 LANES = 16
 GROUP = {torch.float32: 16, torch.bfloat16: 32}
+# For a single text so many keys beyond a multiple cost less than filling up (fitted, two cores of an AMD EPYC, Zen 4).
+LEFT_OVER = 8
 
 
 def round_up(count: int, parts: int = 32) -> int:
@@ -115,9 +117,6 @@ def _filled(values: np.ndarray, filler: int) -> Tensor:
 def attend(qkv: Tensor, texts: PackedTokens, head_size: int) -> Tensor:
     """Let every token attend to its own text. Queries, keys, values side by side (T, 3 D) -> (T, D)"""
     qkv = _kernel_dtype(qkv)
-    if texts.shape == (1, texts.count):
-        q, k, v = _split(qkv, 1, len(qkv), 3, head_size).unbind(0)
-        return _merge(_attend_alone(q, k, v, texts.runs[0][1]))
     parts, begin = [], 0
     for length, keys, count in texts.runs:
         end = begin + length * count
@@ -166,7 +165,7 @@ def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
     """
     B, H, S, K = q.shape
     texts = max(1, min(GROUP.get(q.dtype, 0) // S, B))  # at once
-    if k.shape[2] < S or (texts == 1 and S % LANES < 3):
+    if k.shape[2] < S or (B == 1 and S % LANES <= LEFT_OVER) or (texts == 1 and S % LANES < 3):
         return functional.scaled_dot_product_attention(q, k, v)
     group = texts * S
     window = -(-group // LANES) * LANES
@@ -189,19 +188,9 @@ def _attend_equal(q: Tensor, k: Tensor, v: Tensor, beyond: int) -> Tensor:
 def _attend_padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention text by text, with keys filled up by zeros to a multiple of LANES."""
     S = q.shape[2]
+    added = _own_text_only(1, S, S + -S % LANES, q.dtype)
     k, v = (torch.constant_pad_nd(z, (0, 0, 0, -S % LANES)) for z in (k, v))
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=_own_text_only(1, S, k.shape[2], q.dtype))
-
-
-def _attend_alone(q: Tensor, k: Tensor, v: Tensor, keys: int) -> Tensor:
-    """Attend in a single text. Filler attends too, so that nothing is cut off and put back. (1, H, T, K) -> the same
-
-    Keys beyond the first ``keys`` are masked where they fill up a multiple of LANES, and left out elsewhere.
-    """
-    T = k.shape[2]
-    if keys == T or T % LANES or T - keys >= LANES:
-        return functional.scaled_dot_product_attention(q, k[..., :keys, :], v[..., :keys, :])
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=_own_text_only(1, keys, T, q.dtype)[..., :1, :])
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
 
 
 @lru_cache(maxsize=256)

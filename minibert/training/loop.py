@@ -20,9 +20,9 @@ from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from ..call import keep_freed_memory
 from ..checkpoint.atomic import refuse_file
 from ..display import progress_bar
+from ..fast.prepare import keep_freed_memory
 from ..fused import fused
 from ..model import Encoder
 from . import parallel
