@@ -28,7 +28,11 @@ class FusedLayerNorm(LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; torch keeps the statistics in float32 at least, as the page does."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        if not _in_16_bits_on_a_cpu_with_gradients(x):
+            return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        # There torch adds the weights' gradients up in 16 bits: a bfloat16 sum of ones stops at 256 (torch 2.13).
+        weight, bias = self.weight.float(), self.bias.float()
+        return functional.layer_norm(x.float(), weight.shape, weight, bias, self.eps).to(x.dtype)
 
 
 class FusedActivation(Activation):
@@ -56,10 +60,13 @@ class FusedAttention(ScaledDotProductAttention):
             return super().forward(q, k, v, mask, bias)
         added = bias
         if mask is not None:
-            # Added, not boolean: torch gives NaN to a row that is all padding, and the page gives the average.
+            # A query that may attend to nothing averages all values on the page. Here its scores are all 0: to a
+            # boolean mask torch answers with NaN or zeros, and to the lowest number with wrong gradients (torch 2.13).
+            seen = mask.any(-1, keepdim=True)
+            q = q.masked_fill(~seen, 0)
             added = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
-            added = torch.where(mask, added, torch.finfo(q.dtype).min)
-        if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16) or not torch.is_grad_enabled():
+            added = torch.where(mask, added, torch.finfo(q.dtype).min * seen.to(q.dtype))
+        if not _in_16_bits_on_a_cpu_with_gradients(q):
             return functional.scaled_dot_product_attention(q, k, v, attn_mask=added)
         # On CPUs the kernel's gradients are up to 10 x slower in 16 bits than in float32 (torch 2.13).
         with torch.autocast("cpu", enabled=False):
@@ -106,6 +113,10 @@ def fused(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _put(model, {twin: part for part, twin in twins.items()})
+
+
+def _in_16_bits_on_a_cpu_with_gradients(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled()
 
 
 def has_hooks(*parts: nn.Module) -> bool:

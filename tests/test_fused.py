@@ -73,6 +73,35 @@ def test_a_mask_for_each_pair_of_positions_equals_the_page():
     assert (model(ids, mask)[0] - page(ids, mask)[0]).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("each_pair", [False, True])
+@pytest.mark.parametrize("position_type", POSITION_TYPES)
+def test_gradients_of_queries_without_keys_equal_those_of_the_page(position_type, each_pair):
+    """By the lowest number as mask, torch's kernel sends S times as much to the values."""
+    page, model = both(dataclasses.replace(TINY, position_embedding_type=position_type))
+    ids = random_batch(TINY, (9, 9), seed=3)["input_ids"]
+    mask = torch.arange(9) < torch.tensor([[5], [0]])  # the second text has no token
+    mask = mask[:, None] & mask[..., None] if each_pair else mask
+    weights = torch.randn(2, 9, TINY.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for each in (page, model):
+        (each(ids, mask).last_hidden_state * weights).sum().backward()
+    for (name, mine), theirs in zip(model.named_parameters(), page.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert (mine.grad - theirs.grad).abs().max() < 1e-8 * (1 + theirs.grad.abs().max()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("weights", ["float32", "the same"])
+def test_gradients_of_a_norm_are_summed_in_float32(dtype, weights):
+    """torch's own sum of 10,000 ones is 256 in bfloat16 and 2048 in float16, for each thread."""
+    norm = FusedLayerNorm(8, 1e-12)
+    norm = norm if weights == "float32" else norm.to(dtype)
+    x = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    out = norm(x)
+    out.sum(dtype=torch.float32).backward()
+    assert out.dtype == x.grad.dtype == dtype and norm.bias.grad.dtype == norm.bias.dtype
+    assert (norm.bias.grad - 10_000).abs().max() <= 10_000 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_row_that_is_all_padding_is_finite_and_equals_the_page(dtype):
     page, model = both(dtype=dtype)

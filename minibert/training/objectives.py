@@ -194,8 +194,9 @@ class InBatchNegatives(Objective):
 class Matryoshka(Objective):
     """Any objective, summed over the first d numbers of the vectors for several d (arXiv 2205.13147, equation 1).
 
-    Shortened vectors are normalised, as in sentence-transformers. The full width counts only if ``widths``, every d,
-    has it. Raises ValueError without widths, for one below 1, and if the numbers of weights and widths differ.
+    Vectors are normalised for every width, the full one too, as in sentence-transformers. So an objective of lengths
+    does not fit inside, such as `Triplet` with a margin above 2. The full width counts only if ``widths``, every d, has
+    it. Raises ValueError without widths, for one below 1, and if the numbers of weights and widths differ.
     """
 
     def __init__(self, objective: nn.Module, widths: Sequence[int], weights: Sequence[float] | None = None) -> None:
