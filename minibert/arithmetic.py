@@ -1,4 +1,4 @@
-"""Which arithmetic the products of an encoder are in, and a warning where this processor is slow at it."""
+"""Which arithmetic the products of an encoder are in, whether this processor is slow at it, and what changes it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import cache, partial
 
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from .batches import on_one_core
 from .display import warn
@@ -52,3 +54,13 @@ def _race(name: str) -> float:
             packed[each](x_of[each])
             seconds[each] = min(seconds[each], time.perf_counter() - started)
     return seconds[name] / seconds["float32"]
+
+
+def changed_torch(device: torch.device) -> str | None:
+    """Say what lets torch's functions compute something else around a call, which the page heeds; None for nothing."""
+    if torch.is_autocast_enabled("cpu") or (device.type == "cuda" and torch.is_autocast_enabled("cuda")):
+        return "autocast is on"
+    if torch._C._len_torch_function_stack():  # one of them is `torch.set_default_device`, which changes no results
+        own = [type(mode) for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
+        return f"the mode {own[0].__name__} may change torch's functions" if own else None
+    return None

@@ -117,7 +117,7 @@ class BertConfig:
         Without ``values`` only shapes and dtypes are checked, as where torch traces and there are no numbers.
 
         Raises:
-            ValueError: S is 0 or above max_position_embeddings, shapes disagree, or an id is out of its range.
+            ValueError: S is 0 or above max_position_embeddings, shapes disagree, or a number is out of its range.
             TypeError: ids are no tensor, or not int64 or int32, or a mask holds floating-point numbers.
         """
         if not hasattr(input_ids, "shape"):
@@ -125,10 +125,8 @@ class BertConfig:
         longest, shape = self.max_position_embeddings, tuple(input_ids.shape)
         if len(shape) != 2 or not 0 < shape[1] <= longest:
             raise ValueError(f"input_ids must be (batch, 1 to {longest} tokens), not {shape}")
-        if attention_mask is not None and attention_mask.is_floating_point():
-            raise TypeError(f"attention_mask must be bool or 0/1 (1 = a token), not {attention_mask.dtype}")
-        if attention_mask is not None and attention_mask.shape not in (shape, (*shape, shape[1])):
-            raise ValueError(f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {shape}")
+        if attention_mask is not None:
+            _check_mask(attention_mask, shape, values=values)
         sizes = {"input_ids": self.vocab_size, "token_type_ids": self.type_vocab_size}
         for (name, size), ids in zip(sizes.items(), (input_ids, token_type_ids), strict=True):
             if ids is None:
@@ -249,6 +247,15 @@ def check_count(name: str, value: object, *, optional: bool = False) -> None:
         return
     if type(value) is bool or not isinstance(value, Integral) or int(value) < 1:  # True is hardly meant
         raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
+
+
+def _check_mask(mask: Any, shape: tuple[int, ...], *, values: bool) -> None:
+    if mask.is_floating_point():
+        raise TypeError(f"attention_mask must be bool or 0/1 (1 = a token), not {mask.dtype}")
+    if mask.shape not in (shape, (*shape, shape[1])):
+        raise ValueError(f"attention_mask {tuple(mask.shape)} does not fit input_ids {shape}")
+    if values and str(mask.dtype) != "torch.bool" and mask.device.type == "cpu" and len(mask):
+        _check_range("attention_mask", mask, 2)
 
 
 def _check_range(name: str, ids: Any, size: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from .call import as_list, check_texts
+from .checkpoint.structure import content
 from .processes import WorkerPool
 from .text_model import TextModel
 from .tokenizer import Tokens
@@ -35,8 +36,13 @@ class ModelCard:
     """The part of sentence-transformers' card that others read."""
 
     model_name: str | None
+    encoder: torch.nn.Module
     base_model: None = None
-    base_model_revision: None = None
+
+    @property
+    def base_model_revision(self) -> str:
+        """A digest of weights, parts and settings. MTEB keeps scores by it: without it, models would share them."""
+        return content(self.encoder)[:16]
 
     def set_evaluation_metrics(self, *_: object) -> None:
         """Do nothing: scores are not kept in the model."""
@@ -98,9 +104,9 @@ class ModelCalls(TextModel):
 
     @property
     def model_card_data(self) -> ModelCard:
-        """Return what their evaluators and MTEB ask a model for: its name."""
+        """Return what their evaluators and MTEB ask a model for: its name and its revision."""
         report = getattr(self.model, "report", None)
-        return ModelCard(None if report is None else report.source)
+        return ModelCard(None if report is None else report.source, self)
 
     def __getattr__(self, name: str) -> Any:
         try:

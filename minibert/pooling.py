@@ -71,7 +71,9 @@ class Pooling(nn.Module):
         self.include_prompt = include_prompt
 
     def forward(self, x: Tensor, mask: Tensor | None, prompt_length: int = 0) -> Tensor:
-        """Pool all tokens, or those after the prompt."""
+        """Pool all tokens, or those after the prompt. Raise ValueError for a mask that is not (B, S)."""
+        if mask is not None and mask.ndim != 2:
+            raise ValueError(f"a pooling needs a mask (B, S), not {tuple(mask.shape)}")
         skipped = 0 if self.include_prompt else prompt_length
         if mask is None and not skipped and len(self.modes) == 1 and self.modes[0] in UNPADDED:
             return UNPADDED[self.modes[0]](x)

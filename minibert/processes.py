@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
@@ -22,7 +23,10 @@ import torch
 
 from .call import trim_memory
 from .checkpoint.load import find_device
+from .checkpoint.structure import changes, content
 from .display import progress_bar
+from .fast.changes import track, version
+from .fused import has_hooks
 from .truncation import TooLongError, TruncationReport, announce, check_mode
 from .vectors import check_precision, deliver
 
@@ -40,6 +44,36 @@ class WorkerError(RuntimeError):
 
     done = 0  # texts or pairs, from the first one on
     results: Any = None  # of these, as the call would have returned them
+
+
+class _Copied:
+    """What a copy was made of, to tell whether the model has changed since."""
+
+    SETTINGS = "max_seq_length", "prompts", "default_prompt_name", "truncate_dim", "fast"  # which no call sends
+
+    def __init__(self, model: Any) -> None:
+        self.model = weakref.ref(model)
+        self.settings, self.versions, self.content = self._settings(model), self._versions(model), content(model)
+
+    def is_of(self, model: torch.nn.Module) -> bool:
+        """Return True if nothing has changed since, and it is this very model."""
+        if self.model() is not model or self._settings(model) != self.settings:
+            return False
+        if (versions := self._versions(model)) != self.versions:  # `.data` may have been read only
+            if content(model) != self.content:
+                return False
+            self.versions = versions
+        return True
+
+    def _settings(self, model: Any) -> list[str]:
+        """Return all but weights: parts, hooks, and what calls do without being asked."""
+        hooked = [name for name, part in model.named_modules() if name and has_hooks(part)]
+        return [
+            repr(x) for x in (model, changes(model), hooked, *(getattr(model, name, None) for name in self.SETTINGS))
+        ]
+
+    def _versions(self, model: Any) -> list[Any]:
+        return [(id(weight), version(weight)) for weight in track(model)]
 
 
 class WorkerPool:
@@ -72,11 +106,19 @@ class WorkerPool:
         # As bytes: torch would put weights into shared memory, of which containers have little. Not as what a process
         # is started with: if that one dies before it reads all, this one waits for ever.
         try:
-            model = _pickled(model, "the model")
-            list(self._results(self._pool.submit(_load, model) for _ in places))
+            sent = _pickled(model, "the model")
+            self._copied = _Copied(model)
+            list(self._results(self._pool.submit(_load, sent) for _ in places))
         except BaseException:
             self.close()
             raise
+
+    def check(self, model: Any) -> None:
+        """Raise ValueError unless the processes have copies of this very model, as it is now."""
+        if not self._copied.is_of(model):
+            raise ValueError(
+                "the pool has copies of another model, or of this one before it was changed: start another"
+            )
 
     def run(self, function: Callable[..., Result], arguments: Iterable[Sequence[Any]]) -> Iterator[Result]:
         """Yield ``function(model, *each)`` for each of the arguments, in their order. Few of them are read ahead.
@@ -162,6 +204,7 @@ def _pickled(value: object, name: str) -> bytes:
         return pickle.dumps(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         advice = "define its functions and classes by `def` and `class` at the top of a module"
+        advice += ", and take hooks off, as those of an open `patch`" if isinstance(value, torch.nn.Module) else ""
         raise TypeError(f"{name} can't be sent to other processes ({error}): {advice}") from None
 
 
@@ -190,11 +233,13 @@ def in_processes(
     """Encode texts, or score pairs, in the processes of a pool, in chunks. Return what one process would return.
 
     Raises:
-        TypeError: this is no pool, an option can't be pickled, or as `encode`. ValueError: as `encode`.
+        TypeError: this is no pool, an option can't be pickled, or as `encode`.
+        ValueError: as `encode`; or the pool has copies of another model, or of this one before it was changed.
         WorkerError: a process has ended. Its ``results`` are those of the first texts.
     """
     if not isinstance(pool, WorkerPool):
         raise TypeError(f"pool must come from start_multi_process_pool, not {type(pool).__name__}")
+    pool.check(model)
     form: dict[str, Any] = {**FORMS, **options}
     form["precision"] = form["precision"] or "float32"
     check_precision(form["precision"], form["ranges"])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .arithmetic import changed_torch
 from .batches import plan, side_by_side, workers_for
 from .call import Batch, by_text, check_options, evaluating, in_batch, put, release_freed_memory, upload
 from .checkpoint.hub import CheckpointFiles
@@ -255,10 +256,8 @@ class TextModel(NoneInVain, Portable):
 
     def _why_page(self, fast: bool | None) -> str | None:
         """Say why the page computes this call whatever the model is; None where it need not."""
-        if (self.fast if fast is None else fast) is False:
-            return "fast=False was asked for"
-        cast = torch.is_autocast_enabled("cpu") or (torch.is_autocast_enabled("cuda") and self.device.type == "cuda")
-        return "autocast is on" if cast else None
+        asked = (self.fast if fast is None else fast) is False
+        return "fast=False was asked for" if asked else changed_torch(self.device)
 
     def _decide(self, fast: bool | None, forced: str | None, *, known: bool) -> Decision:
         """Choose who computes a call, part by part. ``fast`` is `encode`'s, ``forced`` from `_why_page`.
@@ -272,7 +271,8 @@ class TextModel(NoneInVain, Portable):
         if forced:
             decision = decision.by_page(forced)
         if decision.reasons and (self.fast if fast is None else fast):
-            raise ValueError(f"fast=True, but the page computes: {'; '.join(decision.reasons.values())}")
+            why = [decision.reasons[""]] if "" in decision.reasons else decision.reasons.values()
+            raise ValueError(f"fast=True, but the page computes: {'; '.join(why)}")
         return decision
 
     def _pad(self, tokens: Tokens, rows: Iterable[int]) -> dict[str, Tensor]:

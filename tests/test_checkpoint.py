@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from minibert import Bert, BertConfig, CheckpointError, SentenceEncoder
 from minibert.checkpoint import save
 from minibert.checkpoint.atomic import replacing
 from minibert.checkpoint.names import PUBLISHED_NAMES, by_canonical_name, canonical_name, published_name
+from minibert.fused import fuse
+from minibert.model import Activation, EncoderLayer
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 LARGE = {"cls.predictions.bias": torch.zeros(1 << 20)}  # of another head, so that the file is large
@@ -438,8 +441,96 @@ def test_a_model_with_a_replaced_part_is_refused_by_name(
 def test_a_part_without_weights_may_be_replaced(tmp_path: Path) -> None:
     model = wide()
     model.layers[0].attention.core.probs = nn.Dropout(0.5)
-    model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"does not hold these changes.*core\.probs is torch.*Dropout"):
+        model.save_pretrained(tmp_path)
     assert_same(Bert.from_pretrained(tmp_path), wide())
+
+
+class Values(nn.Module):
+    """Passes values on."""
+
+    def forward(self, q, k, v, mask=None, bias=None):
+        return v
+
+
+class OwnLayer(EncoderLayer):
+    """The page's, after which nothing is as it was."""
+
+    def forward(self, x, mask=None):
+        return -super().forward(x, mask)
+
+
+CHANGES_WITHOUT_WEIGHTS = {
+    "attention.core is .*Values": lambda layer: setattr(layer.attention, "core", Values()),
+    "attention_norm.eps is 0.5": lambda layer: setattr(layer.attention_norm, "eps", 0.5),
+    "attention.head_size is 16": lambda layer: setattr(layer.attention, "head_size", 16),
+    "feed_forward.activation.formula is torch.*relu": lambda layer: setattr(
+        layer.feed_forward.activation, "formula", torch.relu
+    ),
+    "feed_forward.activation.formula is .*<lambda>": lambda layer: setattr(
+        layer.feed_forward.activation, "formula", lambda x: 2 * x
+    ),
+    "layers.0.forward is": lambda layer: setattr(layer, "forward", lambda x, mask=None: x),
+    "layers.0 is .*OwnLayer": lambda layer: setattr(layer, "__class__", OwnLayer),
+}
+
+
+@pytest.mark.parametrize("named", CHANGES_WITHOUT_WEIGHTS)
+def test_what_a_checkpoint_does_not_hold_is_named(named: str, tmp_path: Path) -> None:
+    model = wide()
+    CHANGES_WITHOUT_WEIGHTS[named](model.layers[0])
+    with pytest.warns(UserWarning, match=named):
+        model.save_pretrained(tmp_path)
+
+
+STRANGE = """
+import torch
+from minibert import Bert, BertConfig
+from minibert.checkpoint.structure import departures
+
+def strange(x, names={"a", "b"}):
+    return x * len([name for name in {"gelu", "relu", "silu"} if name in {"relu", "tanh", "silu"}])
+
+model = Bert(BertConfig(num_hidden_layers=1))
+print(departures(model))
+model.layers[0].feed_forward.activation.formula = strange
+print(departures(model))
+"""
+
+
+def test_changes_are_told_alike_in_all_processes() -> None:
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", STRANGE],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert said[0][0] == "{}"
+    assert "__main__.strange (" in said[0][1]
+
+
+def test_a_setting_that_the_config_has_is_saved_without_a_word(tmp_path: Path) -> None:
+    model = wide()
+    model.config = dataclasses.replace(model.config, hidden_act="relu")
+    for layer in model.layers:
+        layer.feed_forward.activation = Activation("relu")
+    fuse(model).save_pretrained(tmp_path)
+    assert_same(Bert.from_pretrained(tmp_path), model)
+
+
+def test_a_model_with_fewer_layers_is_saved_once_its_config_says_so(tmp_path: Path) -> None:
+    model = wide()
+    model.layers = model.layers[:1]
+    with pytest.raises(CheckpointError, match=r"this model has 1 layers, and its config 2: .*num_hidden_layers=1"):
+        model.save_pretrained(tmp_path)
+    model.config = dataclasses.replace(model.config, num_hidden_layers=1)
+    model.save_pretrained(tmp_path)
+    assert_same(Bert.from_pretrained(tmp_path), model)
 
 
 # --- When writing fails

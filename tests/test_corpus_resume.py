@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from terminal import MINIBERT
 from tiny_folder import MEAN, write_encoder
+from torch import nn
 
 from minibert import SentenceEncoder
 from minibert.bulk import JobError, embed_corpus
@@ -296,3 +298,58 @@ def test_stdin_must_begin_as_before(encoder, tmp_path, monkeypatch):
         run("a\nb\nc\nd\nx\n")
     with pytest.raises(ValueError, match="complete, and the input now has more rows"):
         run("a\nb\nc\nd\ne\nf\n")
+
+
+class TopK(nn.Module):
+    """Attends to the best k keys. q, k, v (B, H, S, K) -> (B, H, S, K)"""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, q, k, v, mask=None, bias=None):
+        scores = q @ k.mT
+        least = scores.topk(min(self.most, scores.shape[-1]), -1).values[..., -1:]
+        return scores.masked_fill(scores < least, -torch.inf).softmax(-1) @ v
+
+
+def with_core(model, most):
+    encoder = SentenceEncoder.from_pretrained(model)
+    for layer in encoder.model.layers:
+        layer.attention.core = TopK(most)
+    return encoder
+
+
+def with_formula(model, formula):
+    encoder = SentenceEncoder.from_pretrained(model)
+    for layer in encoder.model.layers:
+        layer.feed_forward.activation.formula = formula
+    return encoder
+
+
+def with_head(model, by):
+    encoder = SentenceEncoder.from_pretrained(model)
+    encoder.head = nn.Sequential(Times(by))
+    return encoder
+
+
+class Times(nn.Module):
+    """Multiplies. (B, D) -> same"""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return self.by * x
+
+
+@pytest.mark.parametrize(
+    ("change", "one", "other"), [(with_core, 1, 8), (with_formula, torch.relu, torch.tanh), (with_head, 2, 3)]
+)
+def test_a_model_that_was_changed_without_weights_is_another(model, tmp_path, change, one, other):
+    (tmp_path / "texts.txt").write_text("a cat\na dog\n")
+    embed_corpus(change(model, one), [tmp_path / "texts.txt"], tmp_path / "out")
+    assert embed_corpus(change(model, one), [tmp_path / "texts.txt"], tmp_path / "out").resumed == 2
+    with pytest.raises(JobError, match="another job"):
+        embed_corpus(change(model, other), [tmp_path / "texts.txt"], tmp_path / "out")

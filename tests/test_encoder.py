@@ -14,6 +14,7 @@ from helpers import MINILM, TINY, widen
 from huggingface_hub import utils
 from tiny_folder import MEAN, TEXTS, write_encoder, write_json
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minibert import Bert, CheckpointError, ConfigError, SentenceEncoder, Tokenizer
 from minibert.checkpoint.load import find_device
@@ -781,3 +782,54 @@ def test_a_folder_states_the_limit_where_the_tokenizer_has_none(tmp_path):
         encoder.save_pretrained(tmp_path)
         stated = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
         assert stated["model_max_length"] == expected
+
+
+def test_no_texts_give_vectors_of_a_width_of_ones_own(folder):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    encoder.head = nn.Sequential(nn.Linear(32, 7), Normalize())
+    assert encoder.encode(["a"]).shape == (1, 7)
+    assert encoder.encode([]).shape == (0, 7)
+    assert encoder.get_sentence_embedding_dimension() == 7
+
+
+def test_a_mask_for_each_pair_of_positions_is_not_pooled_by(folder):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    batch = encoder.tokenize(["a cat"])
+    S = batch["input_ids"].shape[1]
+    with pytest.raises(ValueError, match=r"a pooling needs a mask \(B, S\)"):
+        encoder(batch["input_ids"], torch.ones(1, S, S, dtype=torch.bool))
+
+
+def test_a_revision_is_that_of_the_weights_parts_and_settings(folder):
+    def revision(change=lambda encoder: None):
+        encoder = SentenceEncoder.from_pretrained(folder)
+        change(encoder)
+        return encoder.model_card_data.base_model_revision
+
+    changes = [
+        lambda encoder: encoder.model.embeddings.token.weight.data.mul_(0.5),
+        lambda encoder: setattr(encoder.model.layers[0].attention_norm, "eps", 0.5),
+        lambda encoder: setattr(encoder, "pooling", Pooling("max")),
+    ]
+    assert revision() == revision()
+    assert len({revision(), *map(revision, changes)}) == 4
+
+
+class Flat(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        first = args[0] * 0.1 if function is torch.softmax else args[0] if args else None
+        return function(*([first, *args[1:]] if args else []), **(kwargs or {}))
+
+
+def test_a_mode_that_changes_torchs_functions_is_heeded(folder):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    with Flat(), torch.no_grad():
+        expected = encoder(**encoder.tokenize(["a cat"]))
+        assert np.abs(encoder.encode(["a cat"]) - expected.numpy()).max() < 1e-6
+        assert "Flat may change torch's functions" in encoder.explain()
+    assert np.abs(encoder.encode(["a cat"]) - expected.numpy()).max() > 1e-4
+    torch.set_default_device("cpu")  # is a mode, too
+    try:
+        assert "fast" in encoder.explain()
+    finally:
+        torch.set_default_device(None)

@@ -400,3 +400,14 @@ def test_an_error_leaves_nothing_behind(tmp_path):
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_weight_that_was_used_is_shown_as_before(folder):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    bias = encoder.model.layers[0].attention.query.bias
+    with torch.no_grad():
+        before = repr(nn.Parameter(bias.clone()))
+    encoder.encode("a cat")
+    taken = bias.taken
+    assert repr(bias) == before
+    assert bias.taken == taken

@@ -98,7 +98,8 @@ def test_gradients_of_a_norm_are_summed_in_float32(dtype, weights):
     x = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     out = norm(x)
     out.sum(dtype=torch.float32).backward()
-    assert out.dtype == x.grad.dtype == dtype and norm.bias.grad.dtype == norm.bias.dtype
+    assert out.dtype == x.grad.dtype == dtype
+    assert norm.bias.grad.dtype == norm.bias.dtype
     assert (norm.bias.grad - 10_000).abs().max() <= 10_000 * torch.finfo(dtype).eps
 
 

@@ -192,6 +192,7 @@ REFUSED = {
     "float ids": ((IDS.float(),), TypeError, "input_ids must be int64 or int32.*, not torch.float32"),
     "bool ids": ((IDS.bool(),), TypeError, "input_ids must be int64 or int32.*, not torch.bool"),
     "float mask": ((IDS, IDS.float()), TypeError, "attention_mask must be bool or 0/1.*, not torch.float32"),
+    "additive mask of integers": ((IDS, IDS * -9), ValueError, "attention_mask must be from 0 to 1, but go.* -9 to -9"),
     "mask of another length": ((IDS, IDS[:, :8]), ValueError, r"attention_mask \(2, 8\) .* \(2, 9\)"),
     "mask of one row": ((IDS, IDS[:1]), ValueError, r"attention_mask \(1, 9\) .* \(2, 9\)"),
     "mask of four dimensions": ((IDS, IDS[:, None, None]), ValueError, r"attention_mask \(2, 1, 1, 9\) .* \(2, 9\)"),

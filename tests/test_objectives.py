@@ -182,12 +182,13 @@ def test_rankings_are_compared_by_the_divergence_of_their_softmaxes(vectors, tem
     x, teacher = vectors[0], torch.randn(B, 9, dtype=torch.float64)
 
     def shares(y, row):
-        logits = torch.tensor([cos(y[row], y[other]) / temperature for other in range(B) if other != row])
+        cosines = [cos(y[row], y[other]) for other in range(B) if other != row]
+        logits = torch.tensor(cosines, dtype=torch.float64) / temperature
         return logits.softmax(0)
 
     found = [(shares(teacher, row), shares(x, row)) for row in range(B)]
     expected = sum((p * (p / q).log()).sum().item() for p, q in found) / B
-    assert SimilarityRanking(temperature)([x], teacher).item() == pytest.approx(expected, abs=1e-6)
+    assert SimilarityRanking(temperature)([x], teacher).item() == pytest.approx(expected, abs=1e-12)
     assert SimilarityRanking(temperature)([teacher], 3 * teacher).item() == pytest.approx(0, abs=1e-12)
     assert SimilarityRanking(temperature)([x[:1]], teacher[:1]).item() == 0  # nothing to rank
 
@@ -208,7 +209,7 @@ BAD = [
     (Softmax(D), 2, torch.ones(B, 3).long(), r"not labels of shape \(5, 3\)"),
     (Softmax(D), 3, torch.zeros(B).long(), "2 columns of texts, not 3"),
     (CosineRegression(), 2, None, "CosineRegression needs labels"),
-    (CosineRegression(), 2, torch.tensor([0, 1, 5.0, 0, 0]), "row 2 has 5.0; divide them by the highest"),
+    (CosineRegression(), 2, torch.tensor([0, 1, 4.2, 0, 0]), "row 2 has 4.2; divide them by the highest"),
     (CosineRegression(), 2, torch.ones(B).long(), "floating-point scores.*torch.int64"),
     (CosineRegression(), 1, torch.ones(B), "2 columns of texts, not 1"),
     (Triplet(), 2, None, "3 columns of texts, not 2"),
@@ -235,6 +236,18 @@ def test_what_an_objective_cannot_learn_from_is_one_clear_error(vectors, objecti
 def test_a_teacher_of_another_width_is_refused_with_what_helps(vectors):
     with pytest.raises(ValueError, match=r"student's width is 6, the teacher's 9: give the objective widths="):
         TeacherVectors()(vectors[:1], torch.ones(B, 9))
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((4, 9), r"widths=\(4, 9\), the student's and the teacher's, but the student's width is 6"),
+        ((D, 8), r"widths=\(6, 8\), .*, but the labels' width is 9"),
+    ],
+)
+def test_a_projection_of_other_widths_is_refused_with_both(vectors, widths, message):
+    with pytest.raises(ValueError, match=message):
+        TeacherVectors("mse", widths).double()(vectors[:1], torch.ones(B, 9))
 
 
 @pytest.mark.parametrize(
@@ -281,11 +294,24 @@ def test_vectors_wider_than_the_classifier_are_refused(vectors):
         ([["a", "b"]], 1.0, ValueError, r"labels of shape \(\)"),
         ([["a", "b"]], [1.0, math.nan], ValueError, "row 1 is not a finite number"),
         ([["a", "b"]], np.array([[1.0, 2], [math.inf, 0]]), ValueError, "row 1 is not a finite number"),
+        (5, None, TypeError, "columns of texts, not int"),
+        ([["a"], 5], None, TypeError, "column 1 is of type int: a column is a list of texts"),
+        ([{"a", "b"}], None, TypeError, "column 0: .* a set, which has no order"),
+        ([["a", "b"]], [1.0, "2"], ValueError, "the label of row 1 is not a number, .* but '2'"),
+        ([["a", "b"]], ["1", "2"], ValueError, "the label of row 0 is not a number, .* but '1'"),
+        ([["a", "b"]], [1.0, None], ValueError, "the label of row 1 is not a number, .* but None"),
+        ([["a", "b"]], [[1.0, 2.0], [1.0]], ValueError, "labels must be a number for each row, or as many"),
     ],
 )
 def test_examples_that_are_none(columns, labels, error, message):
     with pytest.raises(error, match=message):
         Examples(columns, labels)
+
+
+def test_columns_and_labels_may_be_iterators():
+    examples = Examples((iter(column) for column in (["a", "b"], ("c", "d"))), (label for label in (0.5, 1.0)))
+    assert examples.columns == [["a", "b"], ["c", "d"]]
+    assert torch.equal(examples.labels, torch.tensor([0.5, 1.0]))
 
 
 def test_the_digest_sees_every_text_and_label():

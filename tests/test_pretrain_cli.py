@@ -11,7 +11,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder
 
 from minibert import BertForMaskedLM
 from minibert.cli import _parser, main
-from minibert.cli.pretrain import EXAMPLES
+from minibert.cli.pretrain import EXAMPLES, shape
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,35 @@ def test_a_fresh_model_of_another_shape(pretrain, capsys):
     assert "the model after the last step" in capsys.readouterr().out
 
 
+def test_a_shape_has_values_as_config_json_has_them():
+    text = "hidden_act=relu, num_hidden_layers=2,layer_norm_eps=1e-6,tie_word_embeddings=false,pad_token_id=null"
+    assert shape(text) == {
+        "hidden_act": "relu",
+        "num_hidden_layers": 2,
+        "layer_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "pad_token_id": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "num_hidden_layers",
+            "'num_hidden_layers' is not FIELD=VALUE, where a FIELD is one of vocab_size, ",
+        ),
+        ("layers=2", "'layers=2' is not FIELD=VALUE, where a FIELD is one of"),
+        ("hidden_size=wide", "hidden_size takes int, not 'wide'"),
+        ("pad_token_id=none", "pad_token_id takes int | None, not 'none'"),
+    ],
+)
+def test_what_is_wrong_in_a_shape_is_named(text, said, capsys):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "text.txt", "-o", "out", "--fresh", "--shape", text])
+    assert f"argument --shape: {said}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_training_killed_before_its_first_checkpoint_begins_anew(pretrain, capsys):
     _, folder = pretrain()
     expected = (folder / "log.jsonl").read_text()
@@ -79,7 +108,7 @@ def test_a_folder_in_use_is_left_alone_unless_resumed(pretrain, capsys):
     _, folder = pretrain()
     before = (folder / "log.jsonl").read_text()
     assert pretrain()[0] == 1
-    assert "holds a training already: --resume" in capsys.readouterr().err
+    assert "holds a training already: resume=True (--resume) goes on" in capsys.readouterr().err
     assert (folder / "log.jsonl").read_text() == before
     assert pretrain("--resume")[0] == 0
     assert pretrain("--resume", "--share", "0.3")[0] == 1

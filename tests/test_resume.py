@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -415,3 +415,34 @@ def test_a_folder_has_its_lock_before_another_process_may_find_it(best, monkeypa
     save_into(best)
     assert seen == [True, True]
     assert everything(best.parent) == whole("new")
+
+
+def other_formula(task):
+    for layer in task.model.model.layers:
+        layer.feed_forward.activation.formula = torch.relu
+
+
+def other_eps(task):
+    task.model.model.layers[0].attention_norm.eps = 0.5
+
+
+def frozen(task):
+    task.model.model.layers[0].requires_grad_(False)
+
+
+def shorter(task):
+    task.model.truncate_dim = 8
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(other_formula, "changes"), (other_eps, "changes"), (frozen, "frozen"), (shorter, "truncate_dim")],
+)
+def test_a_model_that_was_changed_without_weights_is_another(tmp_path, change, named):
+    objective = {"objective": InBatchNegatives()}
+    interrupt_after(make_task(**objective), 4, folder=tmp_path, save_every=2)
+    task = make_task(**objective)
+    change(task)
+    quiet = pytest.warns(UserWarning, match="does not hold") if named == "changes" else nullcontext()
+    with quiet, pytest.raises(ResumeError, match=named):
+        train(task, SETTINGS, folder=tmp_path, save_every=2, resume=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -499,6 +500,56 @@ def test_which_score_is_the_best_must_be_said_where_there_are_several():
         train(make_task(), SETTINGS, evaluate=lambda _: {"a": 1.0, "b": 2.0})
 
 
+@pytest.mark.parametrize("number", [1, np.float32(1), torch.tensor(1.0)], ids=lambda number: type(number).__name__)
+def test_scores_of_any_kind_of_number_are_logged(tmp_path, number):
+    records = train(make_task(), replace(SETTINGS, steps=1), folder=tmp_path, evaluate=lambda _: {"a": number})
+    assert records[-1]["scores"] == {"a": 1.0}
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1]) == records[-1]
+
+
+@pytest.mark.parametrize(
+    ("found", "score", "message"),
+    [
+        ({"a": 1.0, "b": 2.0}, "c", "score must be one of a, b, not 'c'"),
+        (0.5, None, r"evaluate must return numbers by name, .*, not 0\.5"),
+        ({"a": "0.5"}, None, "numbers by name, .*, not {'a': '0.5'}"),
+        ({"a": torch.ones(2)}, None, "numbers by name"),
+        ({1: 0.5}, None, "numbers by name"),
+        ({}, None, "numbers by name, .*, not {}"),
+    ],
+)
+def test_what_is_no_score_loses_nothing(tmp_path, found, score, message):
+    task, again = make_task(dtype=torch.float32), make_task(dtype=torch.float32)
+    with pytest.raises(ValueError, match=message):
+        train(task, SETTINGS, folder=tmp_path, evaluate=lambda _: found, score=score)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl", "model"]
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
+    assert np.array_equal(saved.encode(U), task.model.encode(U))
+    records = train(again, SETTINGS, folder=tmp_path, evaluate=lambda _: {"a": 0.5}, resume=True)
+    assert_same_weights(weights(again), weights(task))
+    assert [record["scores"] for record in records if "scores" in record] == [{"a": 0.5}]
+
+
+def test_an_evaluation_that_fails_is_made_again_when_resumed_and_leaves_the_best_model(tmp_path):
+    def evaluate(encoder):
+        asked.append(encoder.encode(U))
+        if (score := scores[len(asked) - 1]) is None:
+            raise KeyError("one's own")
+        return {"score": score}
+
+    asked, scores = [], [0.9, None, 0.5, 0.7]
+    options = {"folder": tmp_path, "evaluate": evaluate, "evaluate_every": 2}
+    with pytest.raises(KeyError) as caught:
+        train(make_task(dtype=torch.float32), SETTINGS, **options)
+    if sys.version_info >= (3, 11):
+        assert f"step 4 are not lost: they are in {tmp_path / 'checkpoint.pt'}" in caught.value.__notes__[0]
+    records = train(make_task(dtype=torch.float32), SETTINGS, resume=True, **options)
+    assert [(r["step"], r["scores"]["score"]) for r in records if "scores" in r] == [(2, 0.9), (4, 0.5), (6, 0.7)]
+    assert np.array_equal(asked[1], asked[2])
+    saved = SentenceEncoder.from_pretrained(tmp_path / "model", device="cpu")
+    assert np.array_equal(saved.encode(U), asked[0])
+
+
 def test_progress_shows_loss_and_rate(capsys):
     train(make_task(), SETTINGS, show_progress_bar=True)
     shown = capsys.readouterr().err
@@ -558,6 +609,13 @@ class BadGradient(nn.Module):
         ({"max_grad_norm": 0}, "max_grad_norm must be above 0"),
         ({"warmup": 1.5}, "warmup must be from 0 to 1"),
         ({"weight_decay": -0.1}, "weight_decay must be from 0"),
+        ({"fused": "no"}, "fused must be True or False, not 'no'"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing must be True or False, not 1"),
+        ({"by_length": None}, "by_length must be True or False, not None"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"epochs": "3"}, "epochs must be a number, not '3'"),
+        ({"epochs": True}, "epochs must be a number, not True"),
+        ({"learning_rate": None}, "learning_rate must be a number, not None"),
         ({"seed": -1}, "seed must be from 0"),
         ({"autocast": "int8"}, "autocast must be None or one of bfloat16, float16"),
     ],
@@ -565,6 +623,11 @@ class BadGradient(nn.Module):
 def test_settings_that_make_no_sense(change, message):
     with pytest.raises(ValueError, match=message):
         Settings(**change)
+
+
+def test_settings_are_pythons_numbers_which_a_checkpoint_can_hold():
+    settings = Settings(steps=np.int64(3), learning_rate=np.float64(1e-3), seed=np.int64(1), max_grad_norm=None)
+    assert {type(value) for value in asdict(settings).values()} == {int, float, bool, type(None)}
 
 
 def test_float16_needs_a_gpu():
@@ -578,10 +641,47 @@ def test_a_checkpoint_needs_a_folder(options):
         train(make_task(), SETTINGS, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"evaluate_every": 0}, "evaluate_every must be a whole number, at least 1, not 0"),
+        ({"evaluate_every": -2}, "evaluate_every must be a whole number"),
+        ({"save_every": 0, "folder": "out"}, "save_every must be a whole number"),
+        ({"resume": "no", "folder": "out"}, "resume must be True or False, not 'no'"),
+        ({"evaluate": "sts"}, "evaluate must be a function .*, not 'sts'"),
+        ({"evaluate": lambda _: {"a": 1.0}, "score": 1}, "score must be the name"),
+        ({"score": "x"}, "without evaluate there are no scores for score"),
+        ({"score": "x", "evaluate_every": 2}, "no scores for score and evaluate_every"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_at_once(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(make_task(), SETTINGS, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_all_is_frozen_nothing_can_be_learned(tmp_path):
+    task = make_task()
+    task.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the task requires gradients"):
+        train(task, SETTINGS, folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("save_every", "advice"), [(6, "resume=True .* goes on"), (None, "name another folder")])
+def test_a_folder_in_use_is_left_as_it_is(tmp_path, save_every, advice):
+    train(make_task(), SETTINGS, folder=tmp_path, save_every=save_every)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=f"holds a training already: {advice}"):
+        train(make_task(), replace(SETTINGS, seed=1), folder=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_labels_out_of_range_are_refused_before_the_first_step():
     labels = torch.zeros(ROWS)
     labels[17] = 4.0
-    with pytest.raises(ValueError, match=r"row 17 has 4\.0"):
+    with pytest.raises(ValueError, match=r"row 17 has 4;"):
         make_task(CosineRegression(), (U, V), labels)
 
 

@@ -181,7 +181,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(train, model, data,
         half = str(tmp_path / "half")
         assert main(["train", *flags, *COSINE, "--steps", "4", "--save-every", "2", "--output", half]) == 130
         assert "--resume goes on" in capsys.readouterr().err
-    assert "--resume goes on" in refused(capsys, "train", *flags, *COSINE, "--steps", "4", "--output", half)
+    assert "(--resume) goes on" in refused(capsys, "train", *flags, *COSINE, "--steps", "4", "--output", half)
     train(*COSINE, "--save-every", "2", "--resume", output="half")
     capsys.readouterr()
     assert np.array_equal(vectors(tmp_path / "half" / "model"), vectors(whole / "model"))
@@ -306,7 +306,10 @@ def test_a_python_without_toml_is_told_to_use_flags(tmp_path, monkeypatch, capsy
             ["--objective", "cosine", "--texts", "3,4", "--label", "1"],
             "line 1: the label 'entailment' is not a finite number",
         ),
-        (["--objective", "cosine", "--texts", "3,4", "--label", "2"], "row 0 has 5.0"),
+        (
+            ["--objective", "cosine", "--texts", "3,4", "--label", "2"],
+            "rows.tsv: scores go from 0 to 5, and cosines from -1 to 1: say on which scale they are, as --scale 0,5",
+        ),
         (["--objective", "cosine", "--texts", "3,9", "--label", "2"], "line 1: 5 columns"),
         (["--objective", "softmax", "--texts", "3,4", "--label", "2"], "the label '5' is not one of entailment"),
         (["--objective", "softmax", "--texts", "3,4", "--label", "1", "--terms", "w"], "terms must be"),
@@ -316,6 +319,9 @@ def test_a_python_without_toml_is_told_to_use_flags(tmp_path, monkeypatch, capsy
         (["--objective", "cosine", "--texts", "3,4", "--label", "2", "--epochs", "0"], "epochs must be above 0"),
         (["--texts", "3,4"], "needs --objective, or objective = ..."),
         (["--objective", "cosine"], "needs --texts"),
+        ([*COSINE, "--evaluate-every", "0"], "--evaluate-every must be a whole number, at least 1, not 0"),
+        ([*COSINE, "--save-every", "-2"], "--save-every must be a whole number, at least 1, not -2"),
+        ([*COSINE, "--max-seq-length", "0"], "--max-seq-length must be a whole number, at least 1, not 0"),
         ([*COSINE, "--margin", "1"], "--margin is of --objective triplet, not of cosine"),
         ([*COSINE, "--terms", "u,v"], "--terms is of --objective softmax, not of cosine"),
         ([*PAIRS, "--margin", "0"], "--margin is of --objective triplet"),

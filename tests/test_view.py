@@ -364,6 +364,15 @@ def test_options_of_a_corpus_need_one(tmp_path, capsys):
     assert "there is no --corpus FILE for --layer, --nearest" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("texts", [[""], [" "], ["[CLS]"], ["a", "\n"]])
+def test_the_command_line_refuses_a_text_of_which_there_is_nothing_to_show(tmp_path, capsys, texts):
+    assert main(["view", *texts, "-o", str(tmp_path / "page.html")]) == 1
+    assert re.fullmatch(
+        r"minibert: nothing to show: .* has no tokens besides \[CLS\] \[SEP\]\n", capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def browse(html, tmp_path, script):
     """Open a page, run a script after the page's own, and return the title that it sets; refuse any error."""
     own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

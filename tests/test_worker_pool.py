@@ -1,6 +1,7 @@
 """Processes that encode beside each other: the order, what they give back, and their ends."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tiny_folder import write_cross_encoder
 
 from minibert import CrossEncoder, SentenceEncoder, TooLongError, processes
 from minibert.processes import WorkerError, WorkerPool
+from minibert.research import patch
 
 TEXTS = [f"text {i} " + "of words " * (i % 7) for i in range(60)]
 
@@ -308,3 +310,41 @@ def test_a_script_without_a_guard_is_told(tmp_path):
     assert done.returncode == 1
     assert "WorkerError" in done.stderr
     assert '`if __name__ == "__main__":`' in done.stderr
+
+
+def halve(encoder):
+    encoder.model.layers[0].attention.query.weight.data *= 0.5
+
+
+def hook(encoder):
+    encoder.model.layers[1].register_forward_hook(lambda *_: None)
+
+
+def shorten(encoder):
+    encoder.max_seq_length = 8
+
+
+def other_formula(encoder):
+    encoder.model.layers[0].feed_forward.activation.formula = torch.relu
+
+
+@pytest.mark.parametrize("change", [halve, hook, shorten, other_formula])
+def test_a_pool_whose_model_was_changed_is_refused(change):
+    encoder = SentenceEncoder.from_pretrained(device="cpu")
+    with encoder.start_multi_process_pool(["cpu"]) as pool:
+        pickle.dumps(encoder)  # reads `.data`, and changes nothing
+        assert np.abs(encoder.encode(TEXTS, pool=pool) - encoder.encode(TEXTS)).max() < 1e-5
+        change(encoder)
+        with pytest.raises(ValueError, match="of this one before it was changed: start another"):
+            encoder.encode(TEXTS, pool=pool)
+
+
+def test_a_pool_of_another_model_is_refused(pool):
+    with pytest.raises(ValueError, match="copies of another model"):
+        SentenceEncoder.from_pretrained(device="cpu").encode(TEXTS, pool=pool)
+
+
+def test_an_open_patch_is_named_where_a_model_cant_be_sent():
+    encoder = SentenceEncoder.from_pretrained(device="cpu")
+    with pytest.raises(TypeError, match="an open `patch`"), patch(encoder, "layers.1.attention", lambda x: x * 0.5):
+        encoder.encode(TEXTS, device=["cpu"])

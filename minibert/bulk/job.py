@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..checkpoint.atomic import PREFIX, flush, locked, naming, recover, refuse_file, replacing
+from ..checkpoint.structure import add_weights, changes
 from ..config import FileError, read_json
 from ..tables import BadRow
 from .sources import Position
@@ -51,10 +50,9 @@ def describe_model(encoder: SentenceEncoder) -> dict[str, Any]:
     settings = encoder.pooling, encoder.head, encoder.max_seq_length, encoder.prompts
     pieces = sorted(encoder.tokenizer.get_vocab().items()), dict(encoder.tokenizer("Är, 中"))  # case, accents, Chinese
     digest = hashlib.sha256(repr((settings, pieces)).encode())
-    for name, tensor in encoder.state_dict().items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    if own := changes(encoder):  # nothing for most, whose vectors an earlier version of minibert may have begun
+        digest.update(repr(sorted(own.items())).encode())
+    add_weights(digest, encoder)
     return {
         "name": encoder.report.source if encoder.report else "",
         "sha256": digest.hexdigest(),

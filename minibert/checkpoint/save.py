@@ -14,8 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..config import in_short
+from ..display import warn
 from .atomic import replacing, replacing_all, write_text
 from .names import DECODER, TIED, published_name
+from .structure import departures
 from .tensors import CheckpointError, build_on_meta, dtype_name
 from .weights import SAFETENSORS
 
@@ -37,6 +40,7 @@ def save_model(
 ) -> None:
     """Write a folder that transformers and sentence-transformers load to the same numbers.
 
+    A checkpoint holds weights and a config. A warning names what else was changed, as a part without weights.
     A model with pruned heads (`research.prune_heads`) is written for minibert, in the form of transformers 4.
     ``build`` makes an unchanged model of the same config. ``settings`` are further fields of config.json.
 
@@ -48,9 +52,17 @@ def save_model(
     ours = model.state_dict()
     plain = build_on_meta(build, config).state_dict()
     shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
+    bert: Any = getattr(model, "bert", model)
+    if (count := len(bert.layers)) != config.num_hidden_layers:
+        advice = f"model.config = dataclasses.replace(model.config, num_hidden_layers={count})"
+        raise CheckpointError(f"this model has {count} layers, and its config {config.num_hidden_layers}: {advice}")
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
         text = f"a part of this model was replaced, and its weights have no published form: {', '.join(odd)}"
         raise CheckpointError(f"{text}. Keep them with torch.save(model.state_dict(), ...)")
+    changed = {name: what.partition(" (")[0] for name, what in departures(model, build).items() if name}
+    if outer := [name for name in changed if not any(name.startswith(f"{other}.") for other in changed)]:
+        text = in_short(", ".join(f"{name} is {changed[name]}" for name in outer))
+        warn(f"a checkpoint does not hold these changes, make them after loading (or in model.config now): {text}")
     tensors = {published_name(name): tensor for name, tensor in ours.items()}
     if DECODER in tensors:  # transformers 5 reads the bias of such a head by its second name
         tensors |= {copy: tensors[name] for copy, name in TIED.items() if copy != DECODER}

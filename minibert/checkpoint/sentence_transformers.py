@@ -88,11 +88,16 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
 def vector_width(hidden_size: int, pooling: nn.Module, head: Iterable[nn.Module]) -> int:
     """Return D of the sentence vector. Raise ConfigError if a Dense does not fit the part before it."""
     width = hidden_size * (len(pooling.modes) if isinstance(pooling, Pooling) else 1)
-    for linear in (module.linear for module in head if isinstance(module, Dense)):
-        if linear.in_features != width:
-            found = f"in_features of a Dense's config.json is {linear.in_features}"
-            raise ConfigError(f"{found}, but it gets {width} numbers")
-        width = linear.out_features
+    for module in head:
+        if isinstance(module, Dense):
+            if module.linear.in_features != width:
+                found = f"in_features of a Dense's config.json is {module.linear.in_features}"
+                raise ConfigError(f"{found}, but it gets {width} numbers")
+            width = module.linear.out_features
+        elif not isinstance(module, Normalize):  # one of the user's own tells by what it makes of a vector
+            weight = next(module.parameters(), torch.empty(0))
+            with torch.no_grad():
+                width = module(torch.zeros(1, width, dtype=weight.dtype, device=weight.device)).shape[-1]
     return width
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from ..config import BertConfig
 from .options import add_model, add_settings, keywords
 from .train import add_output, new_run, train_into, training_device
 
@@ -28,16 +32,30 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--dev", type=Path, metavar="TEXT", help="evaluate on it while training; keep the best model")
     add_model(parser)
     parser.add_argument("--fresh", action="store_true", help="use only the model's vocabulary and config, no weights")
-    parser.add_argument("--shape", type=shape, metavar="FIELD=N,...", help="of the config, with --fresh")
+    parser.add_argument("--shape", type=shape, metavar="FIELD=VALUE,...", help="of the config, with --fresh")
     parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens per block (default: 128)")
     parser.add_argument("--line-by-line", action="store_true", help="each line is a block")
     parser.add_argument("--share", type=float, default=0.15, metavar="X", help="of tokens to predict (default: 0.15)")
     add_settings(parser.add_argument_group("how"))
 
 
-def shape(text: str) -> dict[str, int]:
-    """`hidden_size=128,num_hidden_layers=2` -> {"hidden_size": 128, "num_hidden_layers": 2}"""
-    return {name: int(number) for name, number in (field.split("=") for field in text.split(","))}
+def shape(text: str) -> dict[str, Any]:
+    """`hidden_size=128,hidden_act=relu` -> {"hidden_size": 128, "hidden_act": "relu"}; values as config.json has them.
+
+    Raises ArgumentTypeError, argparse's, which names what is wrong, and the fields.
+    """
+    # A fresh model has no pruned heads, and their value would have commas.
+    kinds = {field.name: str(field.type) for field in fields(BertConfig) if field.name != "pruned_heads"}
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in kinds or not value:
+            raise ArgumentTypeError(f"{part!r} is not FIELD=VALUE, where a FIELD is one of {', '.join(kinds)}")
+        try:
+            found[name] = value if kinds[name] == "str" else json.loads(value)
+        except ValueError:
+            raise ArgumentTypeError(f"{name} takes {kinds[name]}, not {value!r}") from None
+    return found
 
 
 def run(options: Namespace) -> None:

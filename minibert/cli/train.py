@@ -8,9 +8,10 @@ import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ActionsContainer
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.atomic import refuse_file
+from ..config import check_count
 from ..training.settings import Settings
 from .evaluate import SCORES, make_evaluator
 from .options import Several, add_columns, add_model, add_settings, keywords, load_encoder
@@ -18,6 +19,7 @@ from .options import Several, add_columns, add_model, add_settings, keywords, lo
 if TYPE_CHECKING:
     import torch
 
+    from ..training.examples import Examples
     from ..training.loop import Evaluator
     from ..training.objectives import Objective
     from ..training.task import Task
@@ -102,6 +104,7 @@ def run(options: Namespace) -> None:
         raise ValueError(f"objective {options.objective} needs --label: the column of the classes, or of the scores")
     _check_objective(options)
     settings = new_run(options)
+    check_count("--max-seq-length", options.max_seq_length, optional=True)
     import torch
 
     from ..training.objectives import Matryoshka
@@ -111,6 +114,8 @@ def run(options: Namespace) -> None:
     classes = options.classes or (NLI_CLASSES if options.objective == "softmax" else None)
     columns = keywords(options, "texts", "label", "scale")
     examples = read_examples(options.data, classes=classes, form=options.format, **columns)
+    if options.objective == "cosine":
+        _check_scores(options, examples)
     options.device = training_device(options)
     encoder = load_encoder(options)
     encoder.max_seq_length = options.max_seq_length or encoder.max_seq_length
@@ -134,6 +139,16 @@ def _check_objective(options: Namespace) -> None:
             raise ValueError(f"--{name} is of --objective {objective}, not of {options.objective}")
     if options.temperature is not None and not 0 < options.temperature < math.inf:
         raise ValueError(f"--temperature must be above 0, and finite, not {options.temperature}")
+
+
+def _check_scores(options: Namespace, examples: Examples) -> None:
+    """Raise ValueError for scores that no cosine can be, with the flag that helps."""
+    assert examples.labels is not None
+    low, high = (float(bound) for bound in examples.labels.aminmax())
+    if low < -1 or high > 1:
+        scale = f"{min(0, math.floor(low))},{math.ceil(high)}"
+        advice = f"say on which scale they are, as --scale {scale}"
+        raise ValueError(f"{options.data}: scores go from {low:g} to {high:g}, and cosines from -1 to 1: {advice}")
 
 
 def _objective(options: Namespace, width: int) -> Objective:
@@ -191,10 +206,13 @@ def training_device(options: Namespace) -> str | torch.device | None:
 def new_run(options: Namespace) -> Settings:
     """Return the settings. Raises ValueError if one is wrong, or the output folder in use; OSError if it is a file."""
     settings = Settings(**keywords(options, *(field.name for field in fields(Settings))))
+    for name in ("evaluate_every", "save_every"):
+        check_count(f"--{name.replace('_', '-')}", getattr(options, name), optional=True)
+    from ..training.run_folder import refuse_used
+
     refuse_file(options.output)
-    # A training that was killed before its first checkpoint left a log only: it begins anew.
-    if not options.resume and any((options.output / name).exists() for name in ("checkpoint.pt", "model")):
-        raise ValueError(f"{options.output} holds a training already: --resume goes on with it, or name another folder")
+    if not options.resume:  # `train` refuses it too, but only when the model is loaded and the texts are read
+        refuse_used(options.output)
     return settings
 
 
@@ -207,11 +225,12 @@ def train_into(
 
     folder, shown = options.output, sys.stderr.isatty()
     every = options.evaluate_every or max(1, settings.total_steps(len(task.lengths)) // 10)
-    often = {"evaluate_every": every, "save_every": options.save_every or every, "resume": options.resume}
+    kept: dict[str, Any] = {"folder": folder, "save_every": options.save_every or every, "resume": options.resume}
+    watched: dict[str, Any] = {"evaluate": evaluate, "score": score, "evaluate_every": every} if evaluate else {}
     for line in start if is_first() else ():
         print(f"minibert: {line}", file=sys.stderr)
     try:
-        records = train(task, settings, folder=folder, evaluate=evaluate, score=score, show_progress_bar=shown, **often)
+        records = train(task, settings, show_progress_bar=shown, **kept, **watched)
     except KeyboardInterrupt:
         if is_first() and (folder / "checkpoint.pt").exists():
             print(f"minibert: {folder} has a checkpoint: the same command with --resume goes on", file=sys.stderr)

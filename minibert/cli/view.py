@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..heads import BertForMaskedLM
     from ..research.corpus import TokenIndex
     from ..retrieval.multi_vector_encoder import MultiVectorEncoder
+    from ..text_model import TextModel
 
 OF_CORPUS = "layer", "heads", "nearest", "index"
 HELP = "a page that shows where the heads attend"
@@ -62,6 +63,8 @@ def run(options: Namespace) -> None:
     from ..research.view import view
 
     encoder = _load(options)
+    for text in (options.text, options.other):
+        _check_words(encoder, text)
     corpus = [] if options.corpus is None else _indexes(cast("SentenceEncoder", encoder), options)
     if options.max_length is not None:
         encoder.max_seq_length = options.max_length
@@ -88,6 +91,15 @@ def _load(options: Namespace) -> SentenceEncoder | MultiVectorEncoder:
         raise ValueError(f"{options.model} is for MultiVectorEncoder, which takes no {', '.join(given)}")
     names = ("revision", "local_files_only", "device", "dtype", "truncation", "compiled")
     return MultiVectorEncoder.from_pretrained(options.model, **keywords(options, *names))
+
+
+def _check_words(encoder: TextModel, text: str | None) -> None:
+    """Raise ValueError, as `attribute` does, for a text of which there is nothing to show."""
+    tokenize = encoder.tokenizer.encode
+    template = tokenize([""]).ids
+    if text is not None and set(tokenize([text]).ids) <= set(template):
+        tokens = " ".join(encoder.tokenizer.convert_ids_to_tokens(template))
+        raise ValueError(f"nothing to show: {text!r:.80} has no tokens besides {tokens}")
 
 
 def _indexes(encoder: SentenceEncoder, options: Namespace) -> list[TokenIndex]:

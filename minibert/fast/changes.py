@@ -118,6 +118,9 @@ class TrackedParameter(nn.Parameter):
             self.taken = TrackedParameter.accesses = next(self._numbers)
         DATA.__set__(self, value)
 
+    def __repr__(self, **options: Any) -> str:  # type: ignore[override]  # as a plain parameter's
+        return f"Parameter containing:\n{DATA.__get__(self).requires_grad_(self.requires_grad)}"
+
     def __getstate__(self) -> dict[str, Any]:  # for pickles, which take `.data`
         return {name: value for name, value in self.__dict__.items() if name != "taken"}
 

@@ -30,7 +30,7 @@ class Decision:
     """Which parts of a model the stack computes in the next calls, and why the page computes the others."""
 
     stack: Stack | None  # None: the page computes all
-    reasons: Mapping[str, str]  # by the names of the parts that the page computes; "" is the whole model
+    reasons: Mapping[str, str]  # by the names of the parts that the page computes; "": why it computes all
     device: torch.device
     hooked: bool  # watched, or writing to weights (a max_norm): one batch after another, in the caller's thread
     own_parts: bool  # a part of one's own may keep a tensor, which must not be one of inference mode
@@ -52,7 +52,7 @@ class Decision:
 
     def by_page(self, reason: str) -> Decision:
         """Return the decision that the page computes all."""
-        return replace(self, stack=None, reasons={"": reason}, padding="costs")
+        return replace(self, stack=None, reasons={"": reason}, padding="none" if self.padding == "none" else "costs")
 
     def explanation(self) -> str:
         """Return a table: part, who computes it, and why."""
@@ -80,8 +80,7 @@ def decide(
     code = Code({kind for part in root.modules() for kind in type(part).__mro__ if kind in PAGE})
     bert: Any = getattr(model, "bert", model)
     make = make or partial(FastLayer, arithmetic=ARITHMETICS[arithmetic])
-    why = _whole(model, bert)
-    reasons = {"": why} if why else {}
+    reasons = {"": why} if (why := _whole(model, bert)) else {}
     stack = None if why else _stack(bert, arithmetic, reasons, before, make, kind)
     fast = [] if stack is None else [layer for layer in stack.layers if layer is not None]
     pooler = getattr(bert, "pooler", None)
@@ -91,8 +90,8 @@ def decide(
     skipped = {part for layer in fast for part in layer.layer.modules()}
     if stack is not None and stack.embeddings is not None:
         skipped.update(bert.embeddings.modules())
-    # A part of the page that is merely watched knows a mask, as parts of one's own need not.
-    masked = plain and all(why.endswith(" hook") for why in reasons.values())
+    # The page's parts know a mask, watched or not; parts of one's own need not.
+    masked = plain and not any(own in why for why in reasons.values() for own in ("not the page's", "of its own"))
     device, padding = next(root.parameters()).device, "none" if not masked else "costs" if reasons else "free"
     return Decision(
         stack=stack,
@@ -100,7 +99,7 @@ def decide(
         device=device,
         hooked=any(has_hooks(x) or getattr(x, "max_norm", None) is not None for x in list(modules_in(root))[1:]),
         own_parts=any(type(p).__module__.partition(".")[0] not in ("minibert", "torch") for p in [*root.modules()][1:]),
-        padding="costs" if stack is None else padding,
+        padding=padding,
         reads_first=plain and all(type(r) is Pooler or getattr(r, "modes", None) == ("cls",) for r in readers),
         reads_pooler=model is not bert or own_pooler,
         arithmetic=arithmetic if kind is Stack else str(next(bert.parameters()).dtype).removeprefix("torch."),
@@ -158,7 +157,6 @@ def _stack(
         why = "the page's code was changed: it computes other numbers than the stack"
     elif not (why := kind.why_not(used)):
         return kind(bert, None if "embeddings" in reasons else FastEmbeddings(bert.embeddings), layers)
-    reasons.clear()
     reasons[""] = why
     return None
 

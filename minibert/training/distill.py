@@ -30,6 +30,8 @@ class TeacherVectors(Objective):
     Args:
         metric: "mse", the mean square of all differences; or "cosine", 1 - cos. ValueError for another.
         widths: (D, T): learn a linear layer from D to T after the student, for training only. None: D = T.
+
+    Raises ValueError for vectors or labels of other widths.
     """
 
     def __init__(self, metric: str = "mse", widths: tuple[int, int] | None = None) -> None:
@@ -41,14 +43,24 @@ class TeacherVectors(Objective):
 
     def check(self, columns: int, labels: Tensor | None) -> Tensor:
         """Require a teacher's vector per row."""
-        return self._want_labels(labels, "a teacher's vector per row, floating-point (N, T)", ndim=2)
+        labels = self._want_labels(labels, "a teacher's vector per row, floating-point (N, T)", ndim=2)
+        if self.projection is not None and labels.shape[1] != self.projection.out_features:
+            raise ValueError(f"{self._made_for()}, but the labels' width is {labels.shape[1]}")
+        return labels
+
+    def _made_for(self) -> str:
+        assert self.projection is not None
+        widths = self.projection.in_features, self.projection.out_features
+        return f"{type(self).__name__} was made for widths={widths}, the student's and the teacher's"
 
     def forward(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Vectors (B, D) per column, labels (B, T) -> scalar. Raises ValueError if the widths do not fit."""
         labels = self.check(len(vectors), labels)
         x = torch.cat(list(vectors))
-        if self.projection is not None:  # vectors that `Matryoshka` shortened use the first columns of the weights
-            weight = self.projection.weight[:, : x.shape[-1]]
+        if self.projection is not None:
+            if x.shape[-1] > self.projection.in_features:
+                raise ValueError(f"{self._made_for()}, but the student's width is {x.shape[-1]}")
+            weight = self.projection.weight[:, : x.shape[-1]]  # shorter ones are `Matryoshka`'s
             x = functional.linear(x.to(weight.dtype), weight, self.projection.bias)
         if x.shape[-1] != labels.shape[-1]:
             advice = "give the objective widths=(student's, teacher's) to learn a projection, or use SimilarityMatrix"

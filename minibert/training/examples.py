@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..call import check_texts
+from ..call import as_list, check_texts
 
 SORTED_BATCHES = 50  # batches sorted by length together: enough to pad little, few enough to stay random
 
@@ -18,31 +19,27 @@ class Examples:
     """N rows: one text per column, and optionally a label.
 
     Args:
-        columns: Lists of N texts: two for pairs, three for triplets, one for a teacher's vectors.
+        columns: Lists (or other iterables) of N texts: two for pairs, three for triplets, one for a teacher's vectors.
         labels: None; classes (N,), whole numbers; scores (N,), floating point; or a teacher's vectors (N, T).
 
     Raises:
-        ValueError: There are no rows, columns differ in length, or a label is NaN or infinite.
-        TypeError: A text is not a string (the message says which).
+        ValueError: There are no rows, columns differ in length, or a label is not a finite number (the message says
+            of which row).
+        TypeError: A column is not an iterable of texts, or a text not a string (the message says which).
     """
 
     def __init__(
-        self, columns: Sequence[Sequence[str]], labels: Tensor | np.ndarray | Sequence[float] | None = None
+        self, columns: Iterable[Iterable[str]], labels: Tensor | np.ndarray | Iterable[float] | None = None
     ) -> None:
-        for number, column in enumerate(columns):
-            if isinstance(column, (str, bytes)):
-                raise TypeError(f"column {number} is one text: a column is a list of texts")
-            try:
-                check_texts(list(column))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"column {number}: {error}") from None
-        self.columns = [list(column) for column in columns]
+        if not isinstance(columns, Iterable):
+            raise TypeError(f"expected a list of columns of texts, not {type(columns).__name__}")
+        self.columns = [_column(number, column) for number, column in enumerate(columns)]
         lengths = [len(column) for column in self.columns]
         if not lengths or not lengths[0]:
             raise ValueError("there are no examples: at least one column of texts, with at least one row, is needed")
         if len(set(lengths)) > 1:
             raise ValueError(f"all columns must have as many rows, not {', '.join(map(str, lengths))}")
-        self.labels = None if labels is None else torch.as_tensor(labels)
+        self.labels = None if labels is None else _as_numbers(labels)
         if self.labels is not None:
             if self.labels.ndim == 0 or len(self.labels) != len(self):
                 raise ValueError(f"{len(self)} rows of texts, but labels of shape {tuple(self.labels.shape)}")
@@ -63,6 +60,37 @@ class Examples:
             seen.update(f"{self.labels.dtype} {tuple(self.labels.shape)}".encode())
             seen.update(self.labels.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"{len(self)} rows, {seen.hexdigest()[:16]}"
+
+
+def _column(number: int, column: object) -> list[str]:
+    """Return a column as a list, which the caller may change. Raises as `Examples`."""
+    if isinstance(column, (str, bytes)):
+        raise TypeError(f"column {number} is one text: a column is a list of texts")
+    if not isinstance(column, Iterable):
+        raise TypeError(f"column {number} is of type {type(column).__name__}: a column is a list of texts")
+    try:
+        texts = list(as_list(column))
+        check_texts(texts)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"column {number}: {error}") from None
+    return texts
+
+
+def _as_numbers(labels: Any) -> Tensor:
+    """Return labels as a tensor. Raises ValueError, which names the first row whose label is no number."""
+    labels = list(labels) if isinstance(labels, Iterator) else labels
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error)
+    for row, label in enumerate(labels if isinstance(labels, Iterable) else [labels]):
+        try:
+            torch.as_tensor(label)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"the label of row {row} is not a number, or a row of numbers, but {label!r:.80}"
+            ) from None
+    raise ValueError(f"labels must be a number for each row, or as many numbers for each: {reason}")
 
 
 def epoch(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -21,17 +21,18 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint.atomic import refuse_file
+from ..config import check_count
 from ..display import progress_bar
 from ..fast.prepare import keep_freed_memory
 from ..fused import fused
 from ..model import Encoder
 from . import parallel
 from .examples import epoch
-from .run_folder import RunState
+from .run_folder import RunState, refuse_used
 from .settings import Settings
 from .task import Task
 
-Evaluator = Callable[[Any], "dict[str, float]"]  # the task's model -> scores by name, higher is better
+Evaluator = Callable[[Any], Mapping[str, Any]]  # the task's model -> scores (numbers) by name, higher is better
 
 
 class DivergedError(ValueError):
@@ -57,8 +58,9 @@ def train(
     Args:
         task: On its device. It ends in eval mode, with the last step's weights.
         folder: Gets `model/` (the best by its score, else the last), `log.jsonl` and, with ``save_every``,
-            `checkpoint.pt`.
-        evaluate: Called with the task's model in eval mode, every ``evaluate_every`` steps and after the last.
+            `checkpoint.pt`. It must not hold a training already, unless you ``resume`` that.
+        evaluate: Called with the task's model in eval mode, every ``evaluate_every`` steps and after the last. If it
+            raises, a checkpoint is written first, from which to ``resume`` with it.
         score: The name of the score that selects the best model. Optional if there is only one.
         save_every: Steps between checkpoints. The last step has one too.
         resume: Continue from the folder's checkpoint, to the same bits as an uninterrupted training.
@@ -67,26 +69,41 @@ def train(
         CheckpointError: There is a folder, but the model has no published form (a part of one's own, an adapter).
         DivergedError: The loss or the gradients are not finite. Model and checkpoint stay as they were saved.
         ResumeError: There is no checkpoint, or it belongs to another training.
-        ValueError: Settings, task and machine don't fit together.
+        ValueError: Arguments, task and machine don't fit, the folder is in use, or ``evaluate`` gave no such ``score``.
         OSError: A file can't be written. Earlier files stay whole.
     """
+    _check(evaluate, score, evaluate_every, save_every, resume)
     settings = settings or Settings()
     total = settings.total_steps(len(task.lengths))
     with _set_up(task, settings):
         run = _start(task, settings, folder, checkpointed=resume or save_every is not None, resume=resume)
+        measure = partial(_measure, run, evaluate, score, evaluate_every, total)
+        measure()  # where a resumed training's evaluation failed
         with progress_bar(total, "steps", show_progress_bar and parallel.is_first(), done=run.step) as bar:
             for record in _steps(run, settings, total):
                 run.add(**record)
                 bar.set_postfix(loss=f"{record['loss']:.4f}", rate=f"{record['rate']:.2e}", refresh=False)
                 bar.update(1)
-                if evaluate and (run.step == total or (evaluate_every and run.step % evaluate_every == 0)):
-                    _evaluate(run, evaluate, score)
+                measure()
                 if save_every and (run.step == total or run.step % save_every == 0):
                     run.save()
-        if not evaluate:
-            run.save_model()
         parallel.wait()
     return run.records
+
+
+def _check(evaluate: object, score: object, evaluate_every: object, save_every: object, resume: object) -> None:
+    """Raise ValueError for arguments of `train` that make no sense."""
+    check_count("evaluate_every", evaluate_every, optional=True)
+    check_count("save_every", save_every, optional=True)
+    if not isinstance(resume, bool):
+        raise ValueError(f"resume must be True or False, not {resume!r:.80}")
+    if not isinstance(score, str | None):
+        raise ValueError(f"score must be the name of one of evaluate's scores, not {score!r:.80}")
+    if evaluate is not None and not callable(evaluate):
+        raise ValueError(f"evaluate must be a function from the model to its scores, not {evaluate!r:.80}")
+    given = {"score": score, "evaluate_every": evaluate_every}
+    if evaluate is None and (vain := [name for name, value in given.items() if value is not None]):
+        raise ValueError(f"without evaluate there are no scores for {' and '.join(vain)}")
 
 
 @contextmanager
@@ -109,12 +126,16 @@ def _start(
 ) -> RunState:
     if folder is None and checkpointed:
         raise ValueError("save_every and resume need a folder")
+    if folder is not None and not resume:
+        refuse_used(Path(folder))
     scaler = GradScaler(next(task.parameters()).device.type, enabled=settings.autocast == "float16")
     run = RunState(task, make_optimizer(task, settings), scaler, Path(folder) if folder is not None else None)
     if run.folder is not None:
         refuse_file(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
         run.identity = {**asdict(settings), "processes": parallel.world(), **task.identity()}
+        if frozen := [name for name, weight in task.named_parameters() if not weight.requires_grad]:
+            run.identity["frozen"] = frozen
         run.check_saving()
         if resume:
             run.load()
@@ -184,8 +205,14 @@ def step(
 
 
 def make_optimizer(task: nn.Module, settings: Settings) -> Optimizer:
-    """Return AdamW with weight decay for matrices only: pulling a bias or a norm to 0 regularises nothing."""
+    """Return AdamW with weight decay for matrices only: pulling a bias or a norm to 0 regularises nothing.
+
+    Raises:
+        ValueError: There is no parameter to learn.
+    """
     learning = [value for value in task.parameters() if value.requires_grad]
+    if not learning:
+        raise ValueError("no parameter of the task requires gradients: all are frozen, so nothing would be learned")
     matrices = [value for value in learning if value.ndim >= 2]
     others = [value for value in learning if value.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -221,20 +248,41 @@ def _order(sort_key: np.ndarray, settings: Settings, steps: int) -> Iterator[np.
         done = 0
 
 
-def _evaluate(run: RunState, evaluate: Evaluator, score: str | None) -> None:
-    """Log the scores; save the model if it is the best so far. Only the first process does it, the others wait."""
-    if parallel.is_first():
+def _measure(run: RunState, evaluate: Evaluator | None, score: str | None, every: int | None, total: int) -> None:
+    """If it is time, log the scores, and save the model if it is the best so far; without scores the last is saved.
+
+    Only the first process does it, the others wait.
+    """
+    if not run.step or not (run.step == total or (evaluate and every and run.step % every == 0)):
+        return
+    if evaluate is None:
+        run.save_model()
+    elif parallel.is_first() and not any("scores" in record for record in run.records[-1:]):  # else it was done before
         run.task.eval()
-        with torch.no_grad():
-            scores = evaluate(run.task.model)
+        with run.kept_if_it_fails():
+            with torch.no_grad():
+                found = evaluate(run.task.model)
+            scores, best = _scores(found, score)
         run.task.train()
         run.add(step=run.step, scores=scores)
-        if score is None and len(scores) == 1:
-            (score,) = scores
-        if score not in scores:
-            names = ", ".join(scores)
-            raise ValueError(f"which score selects the best model? score must be one of {names}, not {score!r}")
-        if run.best is None or math.isnan(run.best) or scores[score] > run.best:
-            run.best = scores[score]
+        if run.best is None or math.isnan(run.best) or best > run.best:
+            run.best = best
             run.save_model()
     parallel.wait()
+
+
+def _scores(found: Any, score: str | None) -> tuple[dict[str, float], float]:
+    """Return what `evaluate` gave as Python's numbers, and that which selects the best model."""
+    scores: dict[str, float] = {}
+    if isinstance(found, Mapping) and all(
+        isinstance(k, str) and not isinstance(v, str | bytes) for k, v in found.items()
+    ):
+        with suppress(TypeError, ValueError, RuntimeError):  # torch's, for a tensor of several numbers
+            scores = {name: float(value) for name, value in found.items()}
+    if not scores:
+        raise ValueError(f'evaluate must return numbers by name, as {{"accuracy": 0.9}}, not {found!r:.200}')
+    if score is None and len(scores) == 1:
+        (score,) = scores
+    if score not in scores:
+        raise ValueError(f"which score selects the best model? score must be one of {', '.join(scores)}, not {score!r}")
+    return scores, scores[score]

@@ -23,6 +23,7 @@ from ..checkpoint.atomic import replacing_all
 from ..checkpoint.hub import CheckpointFiles, HubOptions, open_files
 from ..checkpoint.load import WrongTensorsError, find_device, load_files, read_config
 from ..checkpoint.names import head_of
+from ..checkpoint.structure import departures
 from ..config import BertConfig, ConfigError
 from ..heads import BertForMaskedLM, BertWithMaskedLM
 from ..model import Bert
@@ -110,7 +111,8 @@ class MaskedLMTask(Task):
     def identity(self) -> dict[str, Any]:
         """Return the blocks, the model, and the share."""
         seen = hashlib.sha256(self.blocks.starts.tobytes() + self.blocks.ids.tobytes())
-        return {"blocks": seen.hexdigest(), "model": repr(self.model), "share": self.masking.share}
+        own = {"changes": found} if (found := departures(self.model)) else {}
+        return {"blocks": seen.hexdigest(), "model": repr(self.model), "share": self.masking.share, **own}
 
 
 class MaskedLMEvaluator:

@@ -60,7 +60,8 @@ class Objective(nn.Module):
         outside = ~((labels >= low) & (labels <= high))
         if labels.is_cpu and bool(outside.any()):  # a GPU would stall
             row = int(outside.int().argmax())
-            found = f"row {row} has {labels[row].item()}"
+            value = labels[row].item()
+            found = f"row {row} has {value:g}" if labels.is_floating_point() else f"row {row} has {value}"
             raise ValueError(f"{type(self).__name__} takes labels from {low} to {high}, but {found}{advice}")
         return labels
 

@@ -7,7 +7,8 @@ checkpoint needs only the weights, the optimizer and the number of the step.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -112,6 +113,23 @@ class RunState:
             part.load_state_dict(state[name])
         self.step, self.best = state["step"], state["best"]
 
+    @contextmanager
+    def kept_if_it_fails(self) -> Iterator[None]:
+        """If the block raises, write a checkpoint, and the model unless a better one is there; then the error goes on.
+
+        To resume from that checkpoint begins with what failed. Raises OSError if it can't be written.
+        """
+        try:
+            yield
+        except BaseException as error:  # Ctrl-C too: what was learned may have taken days, an evaluation minutes
+            self.save()
+            if self.best is None:
+                self.save_model()
+            if self.checkpoint is not None and hasattr(error, "add_note"):  # from Python 3.11 on
+                where = f"the weights of step {self.step} are not lost: they are in {self.checkpoint}"
+                error.add_note(f"{where}. The same training with resume=True goes on with this evaluation")
+            raise
+
     def check_saving(self) -> None:
         """Save the model for a trial, and remove it: raise before the first step what would be raised after the last.
 
@@ -131,6 +149,18 @@ class RunState:
         if self.folder is not None and parallel.is_first():
             with replacing_all(self.folder / "model", whole=True) as new:
                 self.task.save(new)
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise ValueError if a folder holds a training, which another one would overwrite."""
+    # A training that was killed before its first checkpoint left a log only: it begins anew.
+    if (folder / "checkpoint.pt").exists():
+        advice = "resume=True (--resume) goes on with it, or name another folder"
+    elif (folder / "model").exists():
+        advice = "name another folder"
+    else:
+        return
+    raise ValueError(f"{folder} holds a training already: {advice}")
 
 
 def _difference(name: str, was: Any, now: Any) -> str:

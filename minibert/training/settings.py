@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from ..config import check_count
 
 AUTOCASTS = ("bfloat16", "float16")
+KINDS: dict[str, tuple[Any, str]] = {
+    "bool": (bool, "True or False"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+}
 
 
 def _of(default: Any, text: str) -> Any:
@@ -20,7 +26,7 @@ class Settings:
     """The defaults are Sentence-BERT's (arXiv 1908.10084, section 3.1), with AdamW's weight decay of 0.01.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is of another type, or out of range.
     """
 
     epochs: float = _of(1, "passes over the data; a fraction is allowed")
@@ -40,6 +46,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
             check_count(name, getattr(self, name), optional=name == "steps")
+        self._check_types()
         for name in ("epochs", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -49,6 +56,18 @@ class Settings:
                 raise ValueError(f"{name} must be from {low} to {high}, not {getattr(self, name)}")
         if self.autocast not in (None, *AUTOCASTS):
             raise ValueError(f"autocast must be None or one of {', '.join(AUTOCASTS)}, not {self.autocast!r}")
+
+    def _check_types(self) -> None:
+        for setting in fields(self):
+            kind, *others = str(setting.type).split(" | ")
+            name, value = setting.name, getattr(self, setting.name)
+            if kind not in KINDS or (value is None and others):
+                continue
+            of, what = KINDS[kind]
+            if not isinstance(value, of) or isinstance(value, bool) != (of is bool):
+                raise ValueError(f"{name} must be {what}, not {value!r:.80}")
+            if of is not bool:  # numpy's numbers become Python's: a checkpoint with others could not be read
+                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def total_steps(self, rows: int) -> int:
         """Return the optimizer steps for so many rows. A step may begin in one epoch and end in the next."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint.structure import changes
 from ..config import check_count
 from ..text_model import TextModel
 from ..tokenizer import Tokens
@@ -126,12 +127,15 @@ class SentenceTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """Return data, model, objective, and how they are combined."""
+        keep = getattr(self.model, "truncate_dim", None)
         return {
             "examples": self.examples.digest(),
             "objective": repr(self.objective),
             "model": repr(self.model),
             "max_seq_length": self.model.max_seq_length,
             "chunk_size": self.chunk_size,
+            **({} if keep is None else {"truncate_dim": keep}),
+            **({"changes": own} if (own := changes(self.model)) else {}),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -32,6 +33,19 @@ class ClsLayer(EncoderLayer):
         attended = own.core(q, k, v, mask)  # (B, H, 1, K)
         first = self.attention_norm(first + own.out(attended.transpose(1, 2).flatten(2)))
         return self.feed_forward_norm(first + self.feed_forward(first))
+
+
+class Student(SentenceEncoder):
+    """An encoder whose last layer trains fast."""
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write it with the page's layer in that place: the weights are the same."""
+        last = self.model.layers[-1]
+        last.__class__ = EncoderLayer
+        try:
+            super().save_pretrained(folder)
+        finally:
+            last.__class__ = ClsLayer
 
 
 def make_student(
@@ -82,7 +96,7 @@ def assemble(config: BertConfig, weights: Mapping[str, Tensor], tokenizer: Token
     model.layers[-1] = ClsLayer(config)
     model.load_state_dict(weights)
     modules = SentenceModules(after=[Pooling("cls"), Normalize()], max_seq_length=POSITIONS)
-    return SentenceEncoder(model, tokenizer, modules, truncation="silent").eval()
+    return Student(model, tokenizer, modules, truncation="silent").eval()
 
 
 @torch.no_grad()
