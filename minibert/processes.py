@@ -23,7 +23,7 @@ import torch
 
 from .call import trim_memory
 from .checkpoint.load import find_device
-from .checkpoint.structure import changes, content
+from .checkpoint.structure import SETTINGS, changes, content
 from .display import progress_bar
 from .fast.changes import track, version
 from .fused import has_hooks
@@ -49,8 +49,6 @@ class WorkerError(RuntimeError):
 class _Copied:
     """What a copy was made of, to tell whether the model has changed since."""
 
-    SETTINGS = "max_seq_length", "prompts", "default_prompt_name", "truncate_dim", "fast"  # which no call sends
-
     def __init__(self, model: Any) -> None:
         self.model = weakref.ref(model)
         self.settings, self.versions, self.content = self._settings(model), self._versions(model), content(model)
@@ -68,9 +66,8 @@ class _Copied:
     def _settings(self, model: Any) -> list[str]:
         """Return all but weights: parts, hooks, and what calls do without being asked."""
         hooked = [name for name, part in model.named_modules() if name and has_hooks(part)]
-        return [
-            repr(x) for x in (model, changes(model), hooked, *(getattr(model, name, None) for name in self.SETTINGS))
-        ]
+        unasked = [getattr(model, name, None) for name in (*SETTINGS, "fast")]
+        return [repr(x) for x in (model, changes(model), hooked, *unasked)]
 
     def _versions(self, model: Any) -> list[Any]:
         return [(id(weight), version(weight)) for weight in track(model)]

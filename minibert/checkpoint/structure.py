@@ -14,7 +14,8 @@ from torch import nn
 from .tensors import build_on_meta
 
 FUSED = "minibert.fused"
-IGNORED = frozenset({"training", "report", "config"})
+IGNORED = frozenset({"training", "report", "config", "padding_idx"})  # the last counts in training only
+SETTINGS = "max_seq_length", "prompts", "default_prompt_name", "truncate_dim"  # of encoders: what calls do unasked
 PLAIN = bool, int, float, str
 
 
@@ -45,7 +46,8 @@ def changes(encoder: nn.Module) -> dict[str, str]:
 
 def content(encoder: nn.Module) -> str:
     """Return a digest of an encoder's weights, parts and settings: another one if any of them is another."""
-    digest = hashlib.sha256(repr((encoder, changes(encoder))).encode())
+    settings = [getattr(encoder, name, None) for name in SETTINGS]
+    digest = hashlib.sha256(repr((encoder, changes(encoder), settings)).encode())
     add_weights(digest, encoder)
     return digest.hexdigest()
 
