@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
+USUAL_PROMPTS = "query", "document"  # of every model of sentence-transformers, empty unless it says otherwise
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MOST_LABELS = 1 << 20  # more names than this could fill the memory
 LARGEST = 1 << 30  # the product of two larger sizes could overflow

@@ -18,7 +18,7 @@ from .call import as_list, check_texts
 from .checkpoint.hub import HubOptions
 from .checkpoint.load import find_device
 from .checkpoint.sentence_transformers import SentenceModules
-from .config import check_count
+from .config import USUAL_PROMPTS, check_count
 from .model_calls import ELSEWHERE, ModelCalls
 from .processes import WorkerPool, in_processes
 from .settings import check_prompts
@@ -32,6 +32,7 @@ BOTH = "prompt_name", "prompt", "batch_size", "show_progress_bar"
 FORM = "convert_to_numpy", "convert_to_tensor", "device"
 ENCODE = (*BOTH, "output_value", "precision", *FORM, "normalize_embeddings", "truncate_dim", "pool", "chunk_size")
 PREDICT = (*BOTH, "activation_fn", "apply_softmax", *FORM, "pool", "chunk_size")
+POOLED = "prompt_name", "prompt", "batch_size", "chunk_size", "show_progress_bar", "precision", *ENCODE[-4:-2]
 OTHERS = {"sentences", "inputs", "device", "pool", "chunk_size", "num_workers", "activation_fct"}
 SETTINGS = "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim", "max_active_dims"
 ATTENTIONS = None, "eager", "sdpa", "flash_attention_2", "flex_attention"  # the same numbers
@@ -50,8 +51,12 @@ class SentenceTransformersCalls(ModelCalls):
     def encode_multi_process(
         self, sentences: Sequence[str], pool: WorkerPool, *arguments: Any, **options: Any
     ) -> np.ndarray:
-        """Return ``encode(sentences, ..., pool=pool)``, whose arguments it takes."""
-        vectors: np.ndarray = cast(Any, self).encode(sentences, *arguments, pool=pool, **options)
+        """Return ``encode(sentences, ..., pool=pool)``. By position it takes options in the order of ``POOLED``."""
+        if len(arguments) > len(POOLED):
+            raise TypeError(f"encode_multi_process takes {', '.join(POOLED)} by position, and got {len(arguments)}")
+        vectors: np.ndarray = cast(Any, self).encode(
+            sentences, pool=pool, **dict(zip(POOLED, arguments, strict=False)), **options
+        )
         return vectors
 
     def tokenize(self, texts: str | Iterable[str], prompt: str | None = None) -> dict[str, Any]:
@@ -66,7 +71,9 @@ class SentenceTransformersCalls(ModelCalls):
         length = self._prompt_tokens(prompt) if prompt else 0
         return {**self._pad(tokens, range(len(tokens.lengths))), **({"prompt_length": length} if length else {})}
 
-    preprocess = tokenize
+    def preprocess(self, inputs: str | Iterable[str], prompt: str | None = None) -> dict[str, Any]:
+        """Return what `tokenize` returns."""
+        return self.tokenize(inputs, prompt)
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Let the pooling read a prompt's tokens, or not."""
@@ -169,7 +176,7 @@ def put_settings(modules: SentenceModules, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         setattr(modules, name, getattr(value, "value", value))  # of an enumeration of measures
         modules.notes.append(f"{name} was given in place of the checkpoint's")
-    if modules.default_prompt_name not in [None, *modules.prompts]:
+    if modules.default_prompt_name not in [None, *modules.prompts, *USUAL_PROMPTS]:
         raise ValueError(f"default_prompt_name {modules.default_prompt_name!r} is not one of the prompts")
     if "similarity_fn_name" in settings:
         modules.source = "similarity_fn_name"

@@ -187,7 +187,7 @@ class SentenceEncoder(SentenceTransformersCalls):
             sentences: One string, or any iterable of strings.
             output_value: "sentence_embedding"; "token_embeddings": a tensor (tokens, D) per text, without padding;
                 None: a dict per text of everything computed.
-            convert_to_numpy: numpy arrays, the default. False: a list of tensors (of arrays with a ``precision``).
+            convert_to_numpy: numpy arrays, the default. False: a list of tensors.
             convert_to_tensor: One tensor, on the encoder's device.
             options: See ``EncodeOptions`` (precision, lengths) and ``CallOptions`` (prompts, truncation, batches).
 
@@ -296,4 +296,4 @@ class SentenceEncoder(SentenceTransformersCalls):
     def _prompt_tokens(self, prompt: str) -> int:
         """Count them with [CLS] and without [SEP]; none where the pooling reads them too."""
         included = not isinstance(self.pooling, Pooling) or self.pooling.include_prompt
-        return 0 if included else len(self.tokenizer.encode([prompt]).ids) - 1
+        return 0 if included else min(len(self.tokenizer.encode([prompt]).ids), self.max_seq_length) - 1

@@ -84,7 +84,13 @@ class ModelCalls(TextModel):
         """
         rows = as_list(texts)
         check_texts(rows)
-        return rows, isinstance(texts, str), options
+        return rows, isinstance(texts, str), self._as_set_now(**options)
+
+    def _as_set_now(self, prompt_name: Any = None, prompt: Any = None, **options: Any) -> dict[str, Any]:
+        """Return a call's options with what may have been set since processes got their copies."""
+        if "truncate_dim" in vars(self) and options.get("truncate_dim") is None:
+            options["truncate_dim"] = vars(self)["truncate_dim"]
+        return {**options, "prompt": self.choose_prompt(prompt, prompt_name)}
 
     def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None, reading: Mapping[str, Any]) -> Tokens:
         length = vars(self.model).get("max_seq_length", self.max_seq_length)
@@ -94,8 +100,17 @@ class ModelCalls(TextModel):
             )
         return super()._tokenize(texts, pairs, reading)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Save as `save_pretrained`."""
+    def save(
+        self,
+        path: str | PathLike[str],
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: object = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Save as `save_pretrained`, which writes no card. Raise ValueError for weights in a pickle."""
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False: weights are written as safetensors only")
         cast(Any, self).save_pretrained(path)
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:

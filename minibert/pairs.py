@@ -75,7 +75,8 @@ class PairCalls(ModelCalls):
         rows, single = as_pairs(texts)
         check_texts([first for first, _ in rows], "the first text of pair {}")
         check_texts([second for _, second in rows], "the second text of pair {}")
-        return rows, single, {**options, "activation_fn": chosen_activation(options.get("activation_fn"), self)}
+        activation = chosen_activation(options.get("activation_fn"), self)
+        return rows, single, {**self._as_set_now(**options), "activation_fn": activation}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check an activation. A torch.nn.Sigmoid() is no part of the model, and may give way to a function."""

@@ -23,7 +23,7 @@ import torch
 
 from .call import trim_memory
 from .checkpoint.load import find_device
-from .checkpoint.structure import SETTINGS, changes, content
+from .checkpoint.structure import changes, content
 from .display import progress_bar
 from .fast.changes import track, version
 from .fused import has_hooks
@@ -66,8 +66,8 @@ class _Copied:
     def _settings(self, model: Any) -> list[str]:
         """Return all but weights: parts, hooks, and what calls do without being asked."""
         hooked = [name for name, part in model.named_modules() if name and has_hooks(part)]
-        unasked = [getattr(model, name, None) for name in (*SETTINGS, "fast")]
-        return [repr(x) for x in (model, changes(model), hooked, *unasked)]
+        words = model.tokenizer._backend.to_str(), {**vars(model.tokenizer), "_backend": None, "_types": None}
+        return [repr(x) for x in (model, changes(model), hooked, model.max_seq_length, model.fast, words)]
 
     def _versions(self, model: Any) -> list[Any]:
         return [(id(weight), version(weight)) for weight in track(model)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar, overload
 
-from .config import ConfigError, check_count
+from .config import USUAL_PROMPTS, ConfigError, check_count
 
 Value = TypeVar("Value")
 
@@ -77,9 +77,10 @@ def choose_prompt(prompts: Mapping[str, str], default: str | None, prompt: str |
     """Return a prompt as given, else by its name, else the default, else none. See `TextModel.choose_prompt`."""
     name = default if name is None and prompt is None else name
     if name is not None:
-        if name not in list(prompts):
+        known = {**dict.fromkeys(USUAL_PROMPTS, ""), **prompts}
+        if name not in list(known):
             raise ValueError(f"the model has no prompt {name!r}; it has {', '.join(map(repr, prompts)) or 'none'}")
-        prompt = prompts[name] if prompt is None else prompt
+        prompt = known[name] if prompt is None else prompt
     if not isinstance(prompt, str | None):
         raise TypeError(f"prompt must be a string, not {type(prompt).__name__}")
     return prompt or ""

@@ -148,7 +148,8 @@ def quantize_embeddings(
     ``calibration_embeddings`` are vectors (n, D) whose ranges count for int8 and uint8, where ``ranges`` are not given.
     """
     single = getattr(embeddings, "ndim", 2) == 1
-    vectors = as_matrix(embeddings).detach().cpu().numpy()
+    vectors = as_matrix(embeddings).detach().cpu()
+    vectors = vectors.float() if vectors.dtype is torch.bfloat16 else vectors
     if ranges is None and calibration_embeddings is not None and precision in ("int8", "uint8"):
-        ranges = find_ranges(as_matrix(calibration_embeddings).cpu().numpy(), precision)
+        ranges = find_ranges(as_matrix(calibration_embeddings).detach().float().cpu().numpy(), precision)
     return quantize(vectors[0] if single else vectors, precision, ranges)

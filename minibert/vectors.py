@@ -25,18 +25,12 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a) @ normalize(b).T
 
 
-def _distances(a: Tensor, b: Tensor, **options: Any) -> Tensor:
-    """Return torch.cdist's distances, in the vectors' dtype. It has no 16-bit floats."""
-    wide = torch.promote_types(a.dtype, torch.float32)
-    return torch.cdist(a.to(wide), b.to(wide), **options).to(a.dtype)
-
-
 # a (n, D), b (m, D) -> (n, m). A distance is negative, so that a higher number means more similar.
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
     "dot": lambda a, b: a @ b.T,
-    "euclidean": lambda a, b: -_distances(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"),
-    "manhattan": lambda a, b: -_distances(a, b, p=1),
+    "euclidean": lambda a, b: -torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"),
+    "manhattan": lambda a, b: -torch.cdist(a, b, p=1),
 }
 
 
@@ -64,19 +58,20 @@ def similarity_pairwise(a: Vectors, b: Vectors, measure: str = "cosine") -> Tens
     a, b = _matrices(a, b)
     if len(a) != len(b):
         raise ValueError(f"pairs need as many vectors on both sides, not {len(a)} and {len(b)}")
-    dtype, wide = a.dtype, torch.promote_types(a.dtype, torch.float32)  # products leave the range of 16 bits
-    a, b = (normalize(x.to(wide)) if measure == "cosine" else x.to(wide) for x in (a, b))
     if measure in ("cosine", "dot"):
-        return (a * b).sum(-1).to(dtype)
-    return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1).to(dtype)
+        return ((normalize(a) * normalize(b)) if measure == "cosine" else a * b).sum(-1)
+    return -torch.linalg.vector_norm(a - b, ord=2 if measure == "euclidean" else 1, dim=-1)
 
 
 def _matrices(a: Vectors, b: Vectors) -> tuple[Tensor, Tensor]:
-    """Check both, and return them in one dtype and on one device. (n, D), (m, D)"""
+    """Check both, and return them in one dtype, of 32 bits at least, and on one device. (n, D), (m, D)
+
+    16 bits have too few digits to rank by, and products leave float16's range.
+    """
     first, second = as_matrix(a), as_matrix(b)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"the vectors are of different widths: {first.shape[1]} and {second.shape[1]}")
-    dtype = torch.promote_types(first.dtype, second.dtype)
+    dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     return first.to(dtype), second.to(device=first.device, dtype=dtype)
 
 
@@ -108,7 +103,9 @@ def as_matrix(vectors: Vectors) -> Tensor:
     return torch.atleast_2d(vectors if vectors.is_floating_point() else vectors.float())
 
 
-def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarray | None = None) -> np.ndarray:
+def quantize_embeddings(
+    embeddings: np.ndarray | Tensor, precision: str, ranges: np.ndarray | None = None
+) -> np.ndarray:
     """Store vectors in fewer bytes, as quantize_embeddings in sentence-transformers.
 
     Args:
@@ -124,6 +121,9 @@ def quantize_embeddings(embeddings: np.ndarray, precision: str, ranges: np.ndarr
             lack ``ranges`` for a single vector, which has none.
     """
     check_precision(precision)
+    if isinstance(embeddings, Tensor):
+        embeddings = embeddings.detach().cpu()
+        embeddings = (embeddings.float() if embeddings.dtype is torch.bfloat16 else embeddings).numpy()
     embeddings = np.asarray(embeddings)
     if precision == "float32":
         return embeddings.astype(np.float32)
@@ -188,7 +188,7 @@ def deliver(
     vectors: Any = result
     if precision != "float32":
         vectors = quantize_embeddings(result.cpu().numpy(), precision, ranges)
-        vectors = torch.from_numpy(vectors).to(result.device) if as_tensor else vectors
+        vectors = vectors if as_numpy and not as_tensor else torch.from_numpy(vectors).to(result.device)
     elif as_numpy and not as_tensor:
         vectors = result.numpy()
     if not as_numpy and not as_tensor:

@@ -16,7 +16,7 @@ from tiny_folder import MEAN, TEXTS, write_encoder, write_json
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from minibert import Bert, CheckpointError, ConfigError, SentenceEncoder, Tokenizer
+from minibert import Bert, CheckpointError, ConfigError, SentenceEncoder, Tokenizer, quantize_embeddings
 from minibert.checkpoint.load import find_device
 from minibert.checkpoint.sentence_transformers import SentenceModules
 from minibert.model import Activation
@@ -833,3 +833,21 @@ def test_a_mode_that_changes_torchs_functions_is_heeded(folder):
         assert "fast" in encoder.explain()
     finally:
         torch.set_default_device(None)
+
+
+def test_the_usual_prompts_are_empty_where_there_are_none(tiny):
+    tiny.prompts = {}
+    assert np.array_equal(tiny.encode(TEXTS, prompt_name="query"), tiny.encode(TEXTS))
+    assert np.array_equal(tiny.encode(TEXTS, prompt_name="document"), tiny.encode(TEXTS))
+
+
+def test_a_prompt_that_fills_the_model_leaves_its_end_to_the_pooling(tiny):
+    tiny.pooling, tiny.truncation = Pooling("mean", include_prompt=False), "silent"
+    assert np.abs(tiny.encode("a cat", prompt="the " * 100)).max() > 0
+
+
+def test_bits_of_a_bfloat16_tensor_are_those_of_its_numbers():
+    vectors = torch.randn(5, 16, requires_grad=True)
+    expected = quantize_embeddings(vectors.detach().numpy(), "binary")
+    assert np.array_equal(quantize_embeddings(vectors, "binary"), expected)
+    assert np.array_equal(quantize_embeddings(vectors.bfloat16(), "binary"), expected)

@@ -536,3 +536,32 @@ def test_a_module_of_one_s_own_is_not_written(tmp_path):
     with pytest.raises(ConfigError, match="Mine is not a module of sentence-transformers"):
         write_modules(SentenceModules(after=[Mine()]), D, tmp_path)
     assert not (tmp_path / "modules.json").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+        {"config_kwargs": {"num_hidden_layers": 1}},
+        {"config_args": {"hidden_act": "relu"}},
+        {"tokenizer_args": {"do_lower_case": False}},
+        {"transformer_task": "fill-mask"},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", 2]}}},
+        {"model_args": {"num_hidden_layers": 1}},
+        {"something": 1},
+    ],
+    ids=str,
+)
+def test_settings_that_change_vectors_are_refused_by_name(settings, tmp_path):
+    folder = write_encoder(tmp_path, ("Pooling", MEAN))
+    write_json(folder, "sentence_bert_config.json", {"max_seq_length": 8, "do_lower_case": False} | settings)
+    with pytest.raises(ConfigError, match=rf"sentence_bert_config.json: .*{next(iter(settings))}"):
+        SentenceEncoder.from_pretrained(folder)
+
+
+def test_settings_that_change_no_vector_are_taken(tmp_path):
+    folder = write_encoder(tmp_path, ("Pooling", MEAN))
+    harmless = {"model_args": {"add_pooling_layer": False}, "tokenizer_args": {}, "config_args": None}
+    usual = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    write_json(folder, "sentence_bert_config.json", {"max_seq_length": 8, **harmless, **usual})
+    assert SentenceEncoder.from_pretrained(folder).max_seq_length == 8

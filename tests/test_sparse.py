@@ -407,8 +407,8 @@ def test_wrong_values_are_refused_by_name(encoder):
         encoder.encode("the cat", devise="cpu")
     with pytest.raises(ValueError, match="top_k must be"):
         encoder.decode(encoder.encode("the cat"), top_k=0)
-    with pytest.raises(ValueError, match="the model has no prompt 'query'"):
-        encoder.encode("the cat", prompt_name="query")
+    with pytest.raises(ValueError, match="the model has no prompt 'title'"):
+        encoder.encode("the cat", prompt_name="title")
     with pytest.raises(TooLongError):
         encoder.encode("the cat " * 30, truncation="error")
 

@@ -127,9 +127,13 @@ def test_a_zero_vector_is_similar_to_nothing():
 def test_float16_vectors_are_compared_in_float32(measure):
     """Products of 300 are infinite in float16, and so are differences of 40,000 and -40,000."""
     a, b = torch.tensor([[300.0, 300, 1], [40000, 1, 0]]), torch.tensor([[300.0, -300, 1], [-40000, 1, 0]])
-    expected = similarity_pairwise(a, b, measure).half()
-    assert torch.equal(similarity_pairwise(a.half(), b.half(), measure), expected)
-    assert torch.equal(similarity(a.half(), b.half(), measure).diagonal(), expected)
+    expected = similarity_pairwise(a, b, measure)
+    for dtype in (torch.float16, torch.bfloat16):
+        a, b = a.to(dtype), b.to(dtype)
+        assert similarity_pairwise(a, b, measure).dtype == similarity(a, b, measure).dtype == torch.float32
+    a, b = a.half(), b.half()
+    torch.testing.assert_close(similarity_pairwise(a, b, measure), expected, rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(similarity(a, b, measure).diagonal(), expected, rtol=1e-2, atol=1e-5)
 
 
 @every_measure

@@ -348,3 +348,18 @@ def test_an_open_patch_is_named_where_a_model_cant_be_sent():
     encoder = SentenceEncoder.from_pretrained(device="cpu")
     with pytest.raises(TypeError, match="an open `patch`"), patch(encoder, "layers.1.attention", lambda x: x * 0.5):
         encoder.encode(TEXTS, device=["cpu"])
+
+
+def test_prompts_and_lengths_that_are_set_after_the_start_count():
+    encoder = SentenceEncoder.from_pretrained(device="cpu")
+    with encoder.start_multi_process_pool(["cpu"]) as pool:
+        encoder.prompts, encoder.default_prompt_name, encoder.truncate_dim = {"q": "query: "}, "q", 7
+        assert np.abs(encoder.encode(TEXTS, pool=pool) - encoder.encode(TEXTS)).max() < 1e-5
+        encoder.default_prompt_name = None
+        by_name = encoder.encode(TEXTS, prompt_name="q")
+        assert np.abs(encoder.encode_multi_process(TEXTS, pool, "q", None, None, 5, False) - by_name).max() < 1e-5
+        with pytest.raises(TypeError, match="by position"):
+            encoder.encode_multi_process(TEXTS, pool, *[None] * 9)
+        encoder.tokenizer.truncation_side = "left"
+        with pytest.raises(ValueError, match="before it was changed"):
+            encoder.encode(TEXTS, pool=pool)

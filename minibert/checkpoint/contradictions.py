@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ..config import BertConfig, is_integer, read_json
 from .added_tokens import CONFIG, SPECIAL, read_settings, read_special
 from .hub import CheckpointFiles
-from .sentence_transformers import TRANSFORMER_SETTINGS, read_entries
+from .sentence_transformers import read_entries
+from .transformer import TRANSFORMER_SETTINGS
 
 JSON, VOCAB = "tokenizer.json", "vocab.txt"
 OK, WARNING, FAILED = "ok", "warning", "FAILED"

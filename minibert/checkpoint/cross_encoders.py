@@ -24,6 +24,7 @@ from .sentence_transformers import (
     read_settings,
     write_settings,
 )
+from .transformer import PAIRS, check_transformer
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -52,6 +53,7 @@ def read_cross_modules(files: CheckpointFiles, *, activation: bool = True) -> Cr
             )
         found.transformer = entries[0]["path"]
         read_settings(files, found)
+        check_transformer(files.below(found.transformer), PAIRS, "cross-encoder")
     if activation:
         found.activation = _activation(files, found.transformer, modules=path is not None)
     return found

@@ -19,7 +19,6 @@ from .save import write_json, write_tensors
 from .sentence_transformers import (
     PLACES,
     SETTINGS,
-    TRANSFORMER_SETTINGS,
     Fields,
     dense_config,
     flag,
@@ -30,6 +29,7 @@ from .sentence_transformers import (
     whole_number,
     write_settings,
 )
+from .transformer import SENTENCES, TRANSFORMER_SETTINGS
 from .weights import SAFETENSORS
 
 MEASURES = ("maxsim", "meanmaxsim")
@@ -37,11 +37,6 @@ TOKENS = "token_embeddings"
 MASK = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 POOLING = ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks")
 # Of sentence_bert_config.json, the only values that are computed.
-TRANSFORMER = {
-    "transformer_task": "feature-extraction",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-    "module_output_name": TOKENS,
-}
 EXPANSION = QueryExpansion.__dataclass_fields__.keys()
 TYPES = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
@@ -110,10 +105,10 @@ def _add(found: LateModules, kind: str, files: CheckpointFiles, entry: Fields, w
 def _read_transformer(files: CheckpointFiles, found: LateModules, *, masked: bool) -> None:
     """Read the lengths and the query expansion from sentence_bert_config.json."""
     values, where = files.read_object(TRANSFORMER_SETTINGS), f"{files.name}/{TRANSFORMER_SETTINGS}"
-    known = (*TRANSFORMER, "query_length", "document_length", "query_expansion", "max_seq_length", "do_lower_case")
+    known = (*SENTENCES, "query_length", "document_length", "query_expansion", "max_seq_length", "do_lower_case")
     if unknown := [name for name in values if name not in known and values[name] is not None]:
         raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown):.200}")
-    for name, value in TRANSFORMER.items():
+    for name, value in SENTENCES.items():
         if values.get(name, value) != value:
             raise ConfigError(f"{where}: {name} {values[name]!r:.200} is not supported, only {value!r}")
     found.query_length = whole_number(values, "query_length", where)
@@ -184,6 +179,6 @@ def write_late_modules(modules: LateModules, folder: Path) -> None:
             write_tensors(part.state_dict(), below / SAFETENSORS)
         entries.append((TYPES[kind], below.name))
     lengths = {name: getattr(modules, name) for name in ("query_length", "document_length")}
-    transformer = {**TRANSFORMER, **lengths, "query_expansion": expansion and asdict(expansion)}
+    transformer = {**SENTENCES, **lengths, "query_expansion": expansion and asdict(expansion)}
     settings = {"model_type": "MultiVectorEncoder", "similarity_fn_name": modules.similarity_fn_name}
     write_settings(modules, folder, entries, transformer, settings)

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import ConfigError, is_integer, read_json
+from ..config import USUAL_PROMPTS, ConfigError, is_integer, read_json
 from ..pooling import DENSE_ACTIVATIONS, POOLINGS, Dense, Normalize, Pooling
 from .hub import CheckpointFiles
 from .load import read_tensor
 from .save import write_json, write_tensors
 from .tensors import CheckpointError, on_meta
+from .transformer import SENTENCES, TRANSFORMER_SETTINGS, check_transformer
 from .weights import PICKLE, SAFETENSORS, open_weights
 
 Fields = dict[str, Any]  # of a JSON object
 
 SETTINGS = "config_sentence_transformers.json"
-TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 
 # In the order in which sentence-transformers concatenates several of them.
 BOOLEANS = {
@@ -82,6 +82,7 @@ def read_modules(files: CheckpointFiles) -> SentenceModules:
     if odd := [name for name in ("query_length", "document_length") if values.get(name) is not None]:
         text = f"{odd[0]}, a limit for `encode_{odd[0].split('_')[0]}` alone, is for MultiVectorEncoder only"
         raise ConfigError(f"{below.name}/{TRANSFORMER_SETTINGS}: {text}: delete it, and set max_seq_length")
+    check_transformer(below, SENTENCES, "sentence encoder")
     return found
 
 
@@ -159,7 +160,7 @@ def read_settings(files: CheckpointFiles, found: SentenceModules) -> None:
     prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise ConfigError(f"{where}: prompts must map names to texts, not {prompts!r}")
-    if default not in [None, *prompts]:
+    if default not in [None, *prompts, *USUAL_PROMPTS]:
         raise ConfigError(f"{where}: default_prompt_name {default!r} is not one of its prompts")
     found.prompts = {name: text or "" for name, text in prompts.items()}
     found.default_prompt_name, found.source = default, where

@@ -26,7 +26,6 @@ from .load import read_tensor
 from .save import write_json, write_tensors
 from .sentence_transformers import (
     SETTINGS,
-    TRANSFORMER_SETTINGS,
     Fields,
     SentenceModules,
     flag,
@@ -37,6 +36,7 @@ from .sentence_transformers import (
     write_settings,
 )
 from .tensors import CheckpointError
+from .transformer import TRANSFORMER_SETTINGS, check_transformer, usual
 from .weights import PICKLE, SAFETENSORS, open_weights
 from .wordpiece import open_tokenizer
 
@@ -47,12 +47,7 @@ SPLADE_SETTINGS = (
     *("word_embedding_dimension", "chunk_size"),  # of version 5; how many tokens at a time
 )
 # Of the masked LM's settings: the only values that are computed, and those that matter elsewhere or not at all.
-PLAIN: Fields = {
-    "transformer_task": "fill-mask",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-    "module_output_name": "token_embeddings",
-}
-HARMLESS = ("max_seq_length", "do_lower_case", "unpad_inputs")
+WORDS = usual("fill-mask", "logits", "token_embeddings")
 TASKS = ("query", "document")
 ROUTED = f"document_0_{MASKED_LM}", f"query_0_{STATIC[0]}"  # where the two are saved
 
@@ -109,7 +104,7 @@ def _read_route(
         text = f"minibert computes Transformer and {SPLADE}, and for queries SparseStaticEmbedding"
         raise ConfigError(f"{where}: {', '.join(kinds) or 'no module'}: {text}")
     found.transformer = route[0]
-    _check_transformer(files.below(route[0]), PLAIN if kinds[0] == MASKED_LM else {})
+    _check_transformer(files.below(route[0]), WORDS if kinds[0] == MASKED_LM else {})
     values, where = read_module_config(files.below(route[1]), SPLADE_SETTINGS)
     chosen = {name: values[name] for name in SPLADE_SETTINGS[:2] if name in values}
     try:
@@ -118,15 +113,11 @@ def _read_route(
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _check_transformer(files: CheckpointFiles, usual: Fields) -> None:
+def _check_transformer(files: CheckpointFiles, implied: Fields) -> None:
     """Refuse settings of the masked LM that give other numbers than the scores of its words."""
-    values, where = files.read_object(TRANSFORMER_SETTINGS), f"{files.name}/{TRANSFORMER_SETTINGS}"
-    for name, value in (usual | values).items():
-        if name not in (*PLAIN, *HARMLESS) and value not in (None, {}):
-            raise ConfigError(f"{where}: minibert does not know the setting {name}")
-        if name in PLAIN and value != PLAIN[name]:
-            raise ConfigError(f"{where}: {name} {value!r:.80} is not a sparse encoder's {PLAIN[name]!r}")
-    if "transformer_task" not in usual | values:
+    values = check_transformer(files, WORDS, "sparse encoder")
+    if "transformer_task" not in {**implied, **values}:
+        where = f"{files.name}/{TRANSFORMER_SETTINGS}"
         raise ConfigError(f"{where}: no transformer_task, so there are no scores of words: it must be 'fill-mask'")
 
 
