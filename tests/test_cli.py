@@ -232,3 +232,25 @@ def test_a_reader_that_has_had_enough_is_no_error():
     )
     assert json.loads(process.stdout)["text"] == "some text"
     assert process.stderr == b""
+
+
+def test_an_unknown_flag_is_said_with_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["embed", "a", "--foo"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: minibert embed")
+    assert said.endswith("minibert embed: error: unrecognized arguments: --foo\n")
+
+
+def test_several_poolings_stand_side_by_side(tmp_path):
+    target = tmp_path / "x.npy"
+    assert main(["embed", "a", "b", "--pooling", "cls,mean", "--output", str(target)]) == 0
+    assert np.load(target).shape == (2, 768)
+
+
+def test_a_name_and_a_form_that_contradict_each_other_are_refused(tmp_path, capsys):
+    target = tmp_path / "x.npy"
+    assert main(["embed", "a", "--format", "jsonl", "--output", str(target)]) == 1
+    assert "x.npy: the name says npy, and --format jsonl: leave out one of them" in capsys.readouterr().err
+    assert not target.exists()

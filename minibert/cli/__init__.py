@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _ended_by_sigterm():
             parser = _parser()
-            options = parser.parse_args(arguments)
+            options, unknown = parser.parse_known_args(arguments)
+            if unknown:  # with the usage of the command, and not of all
+                options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             if getattr(options, "toml", None):  # its values become defaults, so that flags win over them
                 options.parser.set_defaults(**read_toml(options.parser, options.toml))
                 options = parser.parse_args(arguments)

@@ -82,7 +82,10 @@ def _form(options: Namespace) -> str:
         return options.format or ("table" if sys.stdout.isatty() else "jsonl")
     check_folder(output)
     through = is_stdout(output) or (output.exists() and not output.is_file())  # a device, or a pipe
-    form = options.format or {".npy": "npy", ".jsonl": "jsonl"}.get(output.suffix, "jsonl" if through else None)
+    named = {".npy": "npy", ".jsonl": "jsonl"}.get(output.suffix)
+    if named and options.format not in (None, "table", named):
+        raise ValueError(f"{output}: the name says {named}, and --format {options.format}: leave out one of them")
+    form = options.format or named or ("jsonl" if through else None)
     if form == "table":
         raise ValueError("a table is for the terminal: leave out --output, or --format table")
     if form is None:

@@ -26,12 +26,18 @@ if TYPE_CHECKING:
 def add_encoder(parser: ArgumentParser) -> None:
     """Add the flags of an encoder and its arithmetic."""
     add_model(parser)
-    parser.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
+    add_pooling(parser)
     parser.add_argument("--dtype", help="float32 (default), bfloat16, int8, float16, float64")
     text = "run a folder's machine code whoever compiled it (default: if you did, here), or never"
     parser.add_argument("--compiled", action=BooleanOptionalAction, help=text)
     text = "for a text that is too long: truncate and report, refuse, or truncate silently (default: %(default)s)"
     parser.add_argument("--truncation", default="report", choices=("report", "error", "silent"), help=text)
+
+
+def add_pooling(parser: _ActionsContainer) -> None:
+    """Add the flag of the pooling."""
+    text = "cls, mean, max, ... instead of the checkpoint's own; with commas several, side by side"
+    parser.add_argument("--pooling", type=lambda way: way.split(",") if "," in way else way, metavar="WAY", help=text)
 
 
 def add_model(parser: _ActionsContainer) -> None:

@@ -14,7 +14,7 @@ from ..checkpoint.atomic import refuse_file
 from ..config import check_count
 from ..training.settings import Settings
 from .evaluate import SCORES, make_evaluator
-from .options import Several, add_columns, add_model, add_settings, keywords, load_encoder
+from .options import Several, add_columns, add_model, add_pooling, add_settings, keywords, load_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.set_defaults(dtype=None, truncation="report")
     start = parser.add_argument_group("what to start from")
     add_model(start)
-    start.add_argument("--pooling", metavar="WAY", help="cls, mean, max, ... instead of the checkpoint's own")
+    add_pooling(start)
     start.add_argument("--max-seq-length", type=int, metavar="N", help="truncate longer texts, in tokens")
 
     data = parser.add_argument_group("what to learn from")
