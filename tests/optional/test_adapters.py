@@ -324,6 +324,7 @@ def test_mtebs_wrapper_gives_the_score_of_the_evaluator(encoder):
 
     wrapper = mteb.models.SentenceTransformerEncoderWrapper(encoder)
     assert isinstance(wrapper, mteb.models.EncoderProtocol)
+    assert wrapper.mteb_model_meta.revision == encoder.model_card_data.base_model_revision  # its cache goes by it
     result = mteb.evaluate(wrapper, Local(), cache=None, co2_tracker=False)
     found = result.task_results[0].scores["test"][0]
     expected = STSEvaluator(Examples([first, second], torch.tensor(scores)))(encoder)
