@@ -851,3 +851,18 @@ def test_bits_of_a_bfloat16_tensor_are_those_of_its_numbers():
     expected = quantize_embeddings(vectors.detach().numpy(), "binary")
     assert np.array_equal(quantize_embeddings(vectors, "binary"), expected)
     assert np.array_equal(quantize_embeddings(vectors.bfloat16(), "binary"), expected)
+
+
+def test_bytes_come_as_tensors_where_no_arrays_are_asked_for(folder):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    found = encoder.encode(TEXTS, precision="binary", convert_to_numpy=False)
+    assert all(isinstance(vector, Tensor) and vector.dtype == torch.int8 for vector in found)
+    assert np.array_equal(torch.stack(found).numpy(), encoder.encode(TEXTS, precision="binary"))
+
+
+def test_saving_takes_the_keywords_of_sentence_transformers(folder, tmp_path):
+    encoder = SentenceEncoder.from_pretrained(folder)
+    encoder.save(tmp_path / "x", create_model_card=False)
+    assert np.array_equal(SentenceEncoder.from_pretrained(tmp_path / "x").encode("a cat"), encoder.encode("a cat"))
+    with pytest.raises(ValueError, match="safetensors only"):
+        encoder.save(tmp_path / "y", safe_serialization=False)
