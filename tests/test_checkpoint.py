@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from minibert import Bert, BertConfig, CheckpointError, SentenceEncoder
 from minibert.checkpoint import save
 from minibert.checkpoint.atomic import replacing
 from minibert.checkpoint.names import PUBLISHED_NAMES, by_canonical_name, canonical_name, published_name
+from minibert.checkpoint.structure import departures
 from minibert.fused import fuse
 from minibert.model import Activation, EncoderLayer
 
@@ -481,6 +483,29 @@ def test_what_a_checkpoint_does_not_hold_is_named(named: str, tmp_path: Path) ->
     CHANGES_WITHOUT_WEIGHTS[named](model.layers[0])
     with pytest.warns(UserWarning, match=named):
         model.save_pretrained(tmp_path)
+
+
+def power(exponent: int, x: Tensor) -> Tensor:
+    return x**exponent
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k: lambda x: x**k,
+        lambda k: lambda x, k=k: x**k,
+        lambda k: functools.partial(power, k),
+        lambda k: functools.partial(lambda x, exponent: x**exponent, exponent=k),
+    ],
+    ids=["closure", "default", "partial", "keyword"],
+)
+def test_functions_are_told_apart_by_what_they_hold(make: Callable[[int], Callable[[Tensor], Tensor]]) -> None:
+    model = wide()
+    found = []
+    for formula in (make(2), make(2), make(3)):
+        model.layers[0].feed_forward.activation.formula = formula
+        found.append(departures(model))
+    assert found[0] == found[1] != found[2]
 
 
 STRANGE = """

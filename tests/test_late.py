@@ -215,7 +215,7 @@ def test_folders(encoder, tmp_path):
         ({"query_length": "many"}, "query_length must be a whole number"),
         ({"query_expansion": {"length": 8}}, "query_expansion must have length and strategy"),
         ({"query_expansion": {"length": 8, "strategy": "most"}}, "strategy must be fixed or min"),
-        ({"module_output_name": "x"}, "module_output_name 'x' is not supported"),
+        ({"module_output_name": "x"}, "module_output_name 'x' is not a late-interaction model's"),
     ):
         file.write_text(json.dumps(values | change))
         with pytest.raises(ConfigError, match=said):

@@ -29,14 +29,13 @@ from .sentence_transformers import (
     whole_number,
     write_settings,
 )
-from .transformer import SENTENCES, TRANSFORMER_SETTINGS
+from .transformer import SENTENCES, TRANSFORMER_SETTINGS, check_transformer
 from .weights import SAFETENSORS
 
 MEASURES = ("maxsim", "meanmaxsim")
 TOKENS = "token_embeddings"
 MASK = ("skiplist_words", "skiplist_tasks", "keep_only_token_ids")
 POOLING = ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks")
-# Of sentence_bert_config.json, the only values that are computed.
 EXPANSION = QueryExpansion.__dataclass_fields__.keys()
 TYPES = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
@@ -104,13 +103,9 @@ def _add(found: LateModules, kind: str, files: CheckpointFiles, entry: Fields, w
 
 def _read_transformer(files: CheckpointFiles, found: LateModules, *, masked: bool) -> None:
     """Read the lengths and the query expansion from sentence_bert_config.json."""
-    values, where = files.read_object(TRANSFORMER_SETTINGS), f"{files.name}/{TRANSFORMER_SETTINGS}"
-    known = (*SENTENCES, "query_length", "document_length", "query_expansion", "max_seq_length", "do_lower_case")
-    if unknown := [name for name in values if name not in known and values[name] is not None]:
-        raise ConfigError(f"{where}: minibert does not know the setting {', '.join(unknown):.200}")
-    for name, value in SENTENCES.items():
-        if values.get(name, value) != value:
-            raise ConfigError(f"{where}: {name} {values[name]!r:.200} is not supported, only {value!r}")
+    own = ("query_length", "document_length", "query_expansion")
+    values = check_transformer(files, SENTENCES, "late-interaction model", own)
+    where = f"{files.name}/{TRANSFORMER_SETTINGS}"
     found.query_length = whole_number(values, "query_length", where)
     found.document_length = whole_number(values, "document_length", where)
     expansion = values.get("query_expansion")

@@ -50,8 +50,10 @@ def save_model(
     """
     config: Any = model.config
     ours = model.state_dict()
-    plain = build_on_meta(build, config).state_dict()
-    shapes, published = ({name: value.shape for name, value in weights.items()} for weights in (ours, plain))
+    unchanged = build_on_meta(build, config)
+    shapes, published = (
+        {name: value.shape for name, value in weights.items()} for weights in (ours, unchanged.state_dict())
+    )
     bert: Any = getattr(model, "bert", model)
     if (count := len(bert.layers)) != config.num_hidden_layers:
         advice = f"model.config = dataclasses.replace(model.config, num_hidden_layers={count})"
@@ -59,7 +61,7 @@ def save_model(
     if odd := [name for name in {**shapes, **published} if shapes.get(name) != published.get(name)]:
         text = f"a part of this model was replaced, and its weights have no published form: {', '.join(odd)}"
         raise CheckpointError(f"{text}. Keep them with torch.save(model.state_dict(), ...)")
-    changed = {name: what.partition(" (")[0] for name, what in departures(model, build).items() if name}
+    changed = {name: what.partition(" (")[0] for name, what in departures(model, unchanged).items() if name}
     if outer := [name for name in changed if not any(name.startswith(f"{other}.") for other in changed)]:
         text = in_short(", ".join(f"{name} is {changed[name]}" for name in outer))
         warn(f"a checkpoint does not hold these changes, make them after loading (or in model.config now): {text}")

@@ -46,7 +46,7 @@ SPLADE_SETTINGS = (
     *("pooling_strategy", "activation_function", "embedding_dimension"),
     *("word_embedding_dimension", "chunk_size"),  # of version 5; how many tokens at a time
 )
-# Of the masked LM's settings: the only values that are computed, and those that matter elsewhere or not at all.
+# Of the masked LM's settings, the only values that are computed.
 WORDS = usual("fill-mask", "logits", "token_embeddings")
 TASKS = ("query", "document")
 ROUTED = f"document_0_{MASKED_LM}", f"query_0_{STATIC[0]}"  # where the two are saved

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from inspect import isfunction
-from types import BuiltinFunctionType, CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,17 +20,18 @@ SETTINGS = "max_seq_length", "prompts", "default_prompt_name", "truncate_dim"  #
 PLAIN = bool, int, float, str
 
 
-def departures(model: nn.Module, build: Callable[[], nn.Module] | None = None) -> dict[str, str]:
-    """Return what of a model computes otherwise than in the unchanged one of its config, which ``build`` makes.
+def departures(model: nn.Module, unchanged: nn.Module | None = None) -> dict[str, str]:
+    """Return what of a model computes otherwise than in the ``unchanged`` one of its config.
 
     Keys are parts and their settings, as "layers.0.attention_norm.eps", and "" for a class of one's own; values say
     what is there. Of functions and classes of one's own they hold a digest of the code. Weights, modes, hooks, dropout
     and fused parts do not count.
     """
-    config: Any = model.config
-    kind: Any = next(each for each in type(model).__mro__ if _published(each))
-    made = build_on_meta(build or (lambda: kind.for_checkpoint(config, model.state_dict())), config)
-    ours, published = dict(_structure(model)), dict(_structure(made))
+    if unchanged is None:
+        kind: Any = next(each for each in type(model).__mro__ if _published(each))
+        config: Any = model.config
+        unchanged = build_on_meta(lambda: kind.for_checkpoint(config, model.state_dict()), config)
+    ours, published = dict(_structure(model)), dict(_structure(unchanged))
     found = {name: ours.get(name, "absent") for name in {**ours, **published} if ours.get(name) != published.get(name)}
     return found if _published(type(model)) else {"": _class(type(model)), **found}
 
@@ -77,9 +79,13 @@ def _setting(value: object) -> str:
         return repr(value)
     if isinstance(value, type):
         return _class(value)
-    code = getattr(value, "__code__", None)  # of methods, too
-    if isfunction(value) or code is not None or isinstance(value, BuiltinFunctionType):
-        return _name(value) + (_digest([code]) if code is not None and not _published(value) else "")
+    if isinstance(value, partial):
+        return f"{_setting(value.func)} with {value.args}, {value.keywords}"
+    if isinstance(value, BuiltinFunctionType) or (isinstance(value, (FunctionType, MethodType)) and _published(value)):
+        return _name(value)
+    if isinstance(value, (FunctionType, MethodType)):
+        held = [*(value.__defaults__ or ()), *(cell.cell_contents for cell in value.__closure__ or ())]
+        return _name(value) + _digest([value.__code__], list(map(_setting, held)))
     return ""
 
 
@@ -98,9 +104,9 @@ def _name(value: Any) -> str:
     return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-def _digest(codes: list[CodeType]) -> str:
-    """Return some letters that tell code from other code, in any process of one version of Python."""
-    return f" ({hashlib.sha256(repr([_of_code(code) for code in codes]).encode()).hexdigest()[:12]})"
+def _digest(codes: list[CodeType], held: list[str] | None = None) -> str:
+    """Return some letters that tell code, and what it holds, from other code, in any process of one Python."""
+    return f" ({hashlib.sha256(repr([[_of_code(code) for code in codes], held]).encode()).hexdigest()[:12]})"
 
 
 def _of_code(code: CodeType) -> list[Any]:

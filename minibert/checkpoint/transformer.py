@@ -27,12 +27,17 @@ SENTENCES = usual("feature-extraction", "last_hidden_state", "token_embeddings")
 PAIRS = usual("sequence-classification", "logits", "scores")
 
 
-def check_transformer(files: CheckpointFiles, expected: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the settings. Raise ConfigError for one that would change the numbers, or that is unknown."""
+def check_transformer(
+    files: CheckpointFiles, expected: dict[str, Any], kind: str, own: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the settings. Raise ConfigError for one that would change the numbers, or that is unknown.
+
+    ``own`` are settings that the kind of model reads by itself.
+    """
     values, where = files.read_object(TRANSFORMER_SETTINGS), f"{files.name}/{TRANSFORMER_SETTINGS}"
     for name, value in values.items():
         inner = set(value) - HARMLESS_ARGUMENTS if name in ARGUMENTS and isinstance(value, dict) else value
-        if name in (*READ, *HARMLESS) or (name not in expected and not inner):
+        if name in (*READ, *HARMLESS, *own) or (name not in expected and not inner):
             continue
         if name not in expected:
             raise ConfigError(f"{where}: minibert does not know the setting {name} {value!r:.200}")
